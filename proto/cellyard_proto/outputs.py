@@ -1,0 +1,208 @@
+"""How a cell's outputs come from the events of its execution, and outputs between protobuf and nbformat.
+
+An output is a dict as nbformat 4 has it, plus, on displays that can be updated, `transient.display_id` as in
+Jupyter's messages. Controller and SDK fold the same events with the same rules, so both see the same outputs.
+Rules: Jupyter messaging (stream, display_data, update_display_data, clear_output) and JupyterLab's output area.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from cellyard_proto.v1 import outputs_pb2 as pb
+
+NbOutput: TypeAlias = dict[str, Any]
+
+_JSON_TYPE = re.compile(r"^application/(.*\+)?json$")
+_CONTROLS = re.compile(r"[\r\b]")
+
+
+def is_json_type(mime: str) -> bool:
+    """Whether nbformat keeps this MIME type as a JSON document rather than as text."""
+    return _JSON_TYPE.match(mime) is not None
+
+
+class OutputFold:
+    """The outputs of one execution, built event by event."""
+
+    def __init__(self, outputs: Iterable[NbOutput] = ()) -> None:
+        self._outputs: list[NbOutput] = []
+        self._tail: list[str] = []  # chunks of the stream output that stands last, not yet joined
+        self._clear_pending = False
+        for output in outputs:
+            self.append(output)
+
+    def joins(self, output: NbOutput) -> bool:
+        """Whether it is a chunk of the stream that stands last, and so no output of its own."""
+        last = self._outputs[-1] if self._outputs and not self._clear_pending else None
+        return (
+            last is not None
+            and output["output_type"] == last["output_type"] == "stream"
+            and output["name"] == last["name"]
+        )
+
+    def append(self, output: NbOutput) -> None:
+        """Adds an output; a chunk of the stream that stands last is joined to it."""
+        if self._clear_pending:
+            self.clear(wait=False)
+        if self.joins(output):
+            self._tail.append(output["text"])
+            return
+        self._join()
+        self._outputs.append(dict(output))
+        if output["output_type"] == "stream":
+            self._tail = [output["text"]]
+
+    def clear(self, *, wait: bool) -> None:
+        """Empties the outputs, now or when the next one comes."""
+        self._clear_pending = wait
+        if not wait:
+            self._outputs.clear()
+            self._tail = []
+
+    def update_display(self, display_id: str, data: dict[str, Any], metadata: dict[str, Any]) -> bool:
+        """Replaces what was displayed under this id; False where nothing was."""
+        found = False
+        for output in self._outputs:
+            if display_id and output.get("transient", {}).get("display_id") == display_id:
+                output["data"] = data
+                output["metadata"] = metadata
+                found = True
+        return found
+
+    def display_ids(self) -> set[str]:
+        """The ids under which something is displayed."""
+        ids = {output.get("transient", {}).get("display_id", "") for output in self._outputs}
+        return ids - {""}
+
+    def outputs(self) -> list[NbOutput]:
+        """The outputs as they stand, streams with carriage returns and backspaces applied."""
+        self._join()
+        return [
+            {**output, "text": apply_controls(output["text"])} if output["output_type"] == "stream" else dict(output)
+            for output in self._outputs
+        ]
+
+    def _join(self) -> None:
+        if self._tail:
+            self._outputs[-1]["text"] = "".join(self._tail)
+            self._tail = [self._outputs[-1]["text"]] if self._outputs[-1]["output_type"] == "stream" else []
+
+
+def apply_controls(text: str) -> str:
+    """Carriage returns and backspaces as JupyterLab shows them; everything else stays as it was printed.
+
+    A carriage return goes back to the start of its line, and what follows overwrites what was there. A backspace
+    removes the character before it on its line.
+    """
+    if _CONTROLS.search(text) is None:
+        return text
+    return "\n".join(_apply_to_line(line) if _CONTROLS.search(line) else line for line in text.split("\n"))
+
+
+def _apply_to_line(line: str) -> str:
+    ended_by_return = line.endswith("\r")
+    shown = ""
+    for part in (line.rstrip("\r") if ended_by_return else line).split("\r"):
+        part = _apply_backspaces(part)
+        shown = part + shown[len(part) :]
+    return shown
+
+
+def _apply_backspaces(text: str) -> str:
+    if "\b" not in text:
+        return text
+    kept: list[str] = []
+    for char in text:
+        if char != "\b":
+            kept.append(char)
+        elif kept:
+            kept.pop()
+    return "".join(kept)
+
+
+def to_nbformat(output: pb.Output) -> NbOutput:
+    """An output from its protobuf form. Raises ValueError where its JSON is none or its kind is not set."""
+    kind = output.WhichOneof("kind")
+    if kind == "stream":
+        return {"output_type": "stream", "name": output.stream.name, "text": output.stream.text}
+    if kind == "error":
+        error = output.error
+        return {
+            "output_type": "error",
+            "ename": error.ename,
+            "evalue": error.evalue,
+            "traceback": list(error.traceback),
+        }
+    if kind == "display_data":
+        shown: pb.DisplayData | pb.ExecuteResult = output.display_data
+        result: NbOutput = {"output_type": "display_data"}
+    elif kind == "execute_result":
+        shown = output.execute_result
+        result = {"output_type": "execute_result", "execution_count": output.execute_result.execution_count}
+    else:
+        raise ValueError("an output of no kind")
+    result["data"] = data_to_nbformat(shown.data)
+    result["metadata"] = metadata_to_nbformat(shown.metadata_json)
+    if shown.display_id:
+        result["transient"] = {"display_id": shown.display_id}
+    return result
+
+
+def from_nbformat(output: Mapping[str, Any]) -> pb.Output:
+    """An output in its protobuf form. Raises ValueError for an unknown output_type."""
+    kind = output["output_type"]
+    if kind == "stream":
+        return pb.Output(stream=pb.StreamOutput(name=output["name"], text=output["text"]))
+    if kind == "error":
+        return pb.Output(
+            error=pb.ErrorOutput(ename=output["ename"], evalue=output["evalue"], traceback=list(output["traceback"]))
+        )
+    shown: dict[str, Any] = {
+        "data": data_from_nbformat(output["data"]),
+        "metadata_json": metadata_from_nbformat(output.get("metadata", {})),
+        "display_id": output.get("transient", {}).get("display_id", ""),
+    }
+    if kind == "display_data":
+        return pb.Output(display_data=pb.DisplayData(**shown))
+    if kind == "execute_result":
+        count = output.get("execution_count") or 0
+        return pb.Output(execute_result=pb.ExecuteResult(execution_count=count, **shown))
+    raise ValueError(f"an output of an unknown kind: {kind!r}")
+
+
+def data_to_nbformat(data: Mapping[str, pb.MimeValue]) -> dict[str, Any]:
+    """A MIME bundle as nbformat keeps it: JSON types as objects, all others as text."""
+    return {
+        mime: json.loads(value.json) if value.WhichOneof("value") == "json" else value.text
+        for mime, value in data.items()
+    }
+
+
+def data_from_nbformat(data: Mapping[str, Any]) -> dict[str, pb.MimeValue]:
+    """A MIME bundle in its protobuf form."""
+    return {mime: _mime_value(mime, value) for mime, value in data.items()}
+
+
+def _mime_value(mime: str, value: Any) -> pb.MimeValue:
+    if isinstance(value, str) and not is_json_type(mime):
+        return pb.MimeValue(text=value)
+    if isinstance(value, list) and not is_json_type(mime) and all(isinstance(line, str) for line in value):
+        return pb.MimeValue(text="".join(value))  # nbformat's multi-line text
+    return pb.MimeValue(json=json.dumps(value, separators=(",", ":")))
+
+
+def metadata_to_nbformat(text: str) -> dict[str, Any]:
+    """Metadata from its JSON text; empty text is {}. Raises ValueError where it is no object."""
+    metadata = json.loads(text) if text else {}
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata is no JSON object")
+    return metadata
+
+
+def metadata_from_nbformat(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON text; {} is empty."""
+    return json.dumps(metadata, separators=(",", ":")) if metadata else ""
