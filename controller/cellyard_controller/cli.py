@@ -1,0 +1,280 @@
+"""The operator's commands: serve, doctor, tenants, images, config. `cellyard` takes them over from here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from cellyard_controller.config import Config
+
+DONE, FAILED, USAGE, NO_CONTROLLER, REFUSED = 0, 1, 2, 3, 4
+
+commands = typer.Typer(add_completion=False, no_args_is_help=True, help="Commands of a Cellyard controller.")
+tenants = typer.Typer(no_args_is_help=True, help="Who may use the controller.")
+images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are made from.")
+config_commands = typer.Typer(no_args_is_help=True, help="The configuration in force.")
+commands.add_typer(tenants, name="tenants")
+commands.add_typer(images, name="images")
+commands.add_typer(config_commands, name="config")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder.", show_default="the user's own")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Entry point of `python -m cellyard_controller`."""
+    commands(prog_name="cellyard")
+
+
+@commands.command()
+def serve(
+    listen: Annotated[list[str] | None, typer.Option("--listen", help="unix:PATH or HOST:PORT; several.")] = None,
+    data: Data = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtimes, the default first: docker,process")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain for TCP, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key for TCP, PEM.")] = None,
+    insecure_listen: Annotated[bool, typer.Option(help="Allow TCP beyond loopback without TLS.")] = False,
+    on_stop: Annotated[str | None, typer.Option(help="Claimed sandboxes at SIGTERM: remove or keep.")] = None,
+    linger: Annotated[float | None, typer.Option(help="End after this many unused seconds.")] = None,
+    ready_fd: Annotated[int | None, typer.Option(help="Write a line to this descriptor when ready.")] = None,
+) -> None:
+    """Runs a controller in the foreground until SIGTERM or SIGINT."""
+    from cellyard_controller import logs
+    from cellyard_controller.api.server import CannotListen
+    from cellyard_controller.app import Controller
+    from cellyard_controller.store import StoreFailed
+
+    flags: dict[str, Any] = {
+        "listen": tuple(listen) if listen else None,
+        "data": data,
+        "runtime": runtime,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "insecure_listen": insecure_listen or None,
+        "on_stop": on_stop,
+        "linger": linger,
+    }
+    settings = _configuration(config, flags)
+    if not settings.listen:
+        settings = settings.model_copy(update={"listen": (f"unix:{_own_socket()}",)})
+    logs.configure(settings.log)
+
+    def ready() -> None:
+        if ready_fd is not None:
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
+
+    async def run() -> None:
+        await Controller(settings).run(ready)
+
+    try:
+        _run_fast(run)
+    except* CannotListen as refused:
+        first = refused.exceptions[0]
+        _end(USAGE if isinstance(first, CannotListen) and first.usage else NO_CONTROLLER, str(first))
+    except* StoreFailed as failed:
+        _end(NO_CONTROLLER, str(failed.exceptions[0]))
+
+
+@commands.command()
+def doctor(data: Data = None, as_json: AsJson = False) -> None:
+    """Asks the machine: engine, image, capabilities as probed. Exit code 0 where all is well, else 3."""
+    from cellyard_controller.app import configured_runtimes
+
+    settings = _configuration(None, {"data": data, "runtime": "docker"})
+
+    async def ask() -> list[dict[str, Any]]:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        runtime = configured_runtimes(settings, "doctor")["docker"]
+        template = settings.templates["default"].template("default")
+        checks: list[dict[str, Any]] = []
+        try:
+            readiness = await runtime.readiness(template)
+            checks.append({"check": "docker runtime", "ok": readiness.ready, "says": readiness.reason or "ready"})
+            if readiness.ready:
+                for fact in await runtime.capabilities(template):
+                    checks.append({"check": fact.name, "ok": fact.granted, "says": fact.evidence})
+        finally:
+            await runtime.close()
+        return checks
+
+    checks = asyncio.run(ask())
+    healthy = all(check["ok"] for check in checks)
+    if as_json:
+        typer.echo(json.dumps({"ok": healthy, "checks": checks}, indent=2))
+    else:
+        for check in checks:
+            typer.echo(f"{'ok' if check['ok'] else 'FAILED':<7}{check['check']}: {check['says']}")
+    raise typer.Exit(DONE if healthy else NO_CONTROLLER)
+
+
+@tenants.command("create")
+def create_tenant(name: str, data: Data = None) -> None:
+    """Adds a tenant and prints its token, this once."""
+    from cellyard_controller.tenants import tokens
+    from cellyard_proto.v1 import tenants_pb2
+
+    typer.echo(
+        _administer(
+            data,
+            partial(tokens.create, name=name),
+            lambda stub: str(stub.Create(tenants_pb2.CreateTenant(name=name), timeout=10).token),
+        )
+    )
+
+
+@tenants.command("list")
+def list_tenants(data: Data = None, as_json: AsJson = False) -> None:
+    """All tenants."""
+    from cellyard_controller.tenants import tokens
+    from cellyard_proto.v1 import tenants_pb2
+
+    found = _administer(
+        data, tokens.listed, lambda stub: list(stub.List(tenants_pb2.ListTenants(), timeout=10).tenants)
+    )
+    rows = [{"name": each.name, "created_at": each.created_at, "tokens": each.tokens} for each in found]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        for row in rows:
+            typer.echo(f"{row['name']}\t{row['tokens']} tokens")
+
+
+@tenants.command("revoke")
+def revoke_tenant(name: str, data: Data = None) -> None:
+    """Takes all tokens of a tenant away."""
+    from cellyard_controller.tenants import tokens
+    from cellyard_proto.v1 import tenants_pb2
+
+    _administer(
+        data,
+        partial(tokens.revoke, name=name),
+        lambda stub: stub.Revoke(tenants_pb2.RevokeTenant(name=name), timeout=10),
+    )
+
+
+@images.command("build")
+def build_images() -> None:
+    """Builds the images that the default templates need, where they are missing."""
+    from cellyard_controller.runtimes.docker import images as docker_images
+
+    docker_images.main(["build"])
+
+
+@images.command("list")
+def list_images(as_json: AsJson = False) -> None:
+    """The images of this release that the engine has."""
+    from cellyard_controller.runtimes.docker import images as docker_images
+
+    docker_images.main(["list", "--json"] if as_json else ["list"])
+
+
+@config_commands.command("show")
+def show_config(
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The configuration in force, each value with where it comes from."""
+    from cellyard_controller.config import with_sources
+
+    values = with_sources(_configuration(config, {}), config)
+    typer.echo(json.dumps(values, indent=2) if as_json else "\n".join(_lines(values)))
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, value in values.items():
+        if set(value) == {"value", "source"}:
+            lines.append(f"{prefix}{name} = {json.dumps(value['value'])}  ({value['source']})")
+        else:
+            lines += _lines(value, f"{prefix}{name}.")
+    return lines
+
+
+def _configuration(file: Path | None, flags: dict[str, Any]) -> Config:
+    """The configuration in force; ends the process with a sentence where it is wrong."""
+    if file is not None:
+        if not file.is_file():
+            _end(USAGE, f"the configuration file {file} does not exist")
+        os.environ["CELLYARD_CONFIG"] = str(file)
+    try:
+        return Config(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as bad:
+        first = bad.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        _end(USAGE, f"configuration: {key}: {first['msg']}")
+    except ValueError as bad:
+        _end(USAGE, f"configuration: {bad}")
+
+
+def _administer(data: Path | None, offline: Callable[[Any], Any], online: Callable[[Any], Any]) -> Any:
+    """Through the running controller where there is one, else straight in the data folder."""
+    import grpc
+
+    from cellyard_controller.api.server import CannotListen, lock
+    from cellyard_controller.app import control_socket
+    from cellyard_controller.errors import Refused
+    from cellyard_controller.store import Store, StoreFailed
+    from cellyard_proto.v1 import tenants_pb2_grpc
+
+    folder = _configuration(None, {"data": data}).data
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = lock(folder / "lock", "the data folder")
+    except (CannotListen, OSError):
+        held = -1
+    try:
+        if held < 0:
+            with grpc.insecure_channel(f"unix:{control_socket(folder)}") as channel:
+                return online(tenants_pb2_grpc.TenantsStub(channel))
+        store = Store.open(folder / "cellyard.sqlite")
+        try:
+            return asyncio.run(store.write(offline))
+        finally:
+            store.close()
+    except Refused as refused:
+        _end(USAGE, refused.message)
+    except grpc.RpcError as failed:
+        refused_by_code = failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+        _end(USAGE if refused_by_code else NO_CONTROLLER, str(failed.details()))
+    except (OSError, StoreFailed) as failed:
+        _end(NO_CONTROLLER, str(failed))
+    finally:
+        if held >= 0:
+            os.close(held)
+
+
+def _own_socket() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "cellyard" / "controller.sock"
+    from cellyard_controller.config import default_data
+
+    return default_data() / "run" / "controller.sock"
+
+
+def _run_fast(work: Callable[[], Any]) -> None:
+    """Runs the controller on uvloop. Errors come as a group, as from the task group inside."""
+    import uvloop
+
+    try:
+        uvloop.run(work())
+    except BaseExceptionGroup:
+        raise
+    except Exception as failed:
+        raise ExceptionGroup("the controller ended", [failed]) from failed
+
+
+def _end(code: int, message: str) -> NoReturn:
+    print(f"cellyard: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,162 @@
+"""The controller's configuration: defaults < file (TOML) < CELLYARD_* environment < flags.
+
+Names are the same in all four: `pool.size`, `CELLYARD_POOL__SIZE`. `cellyard config show` prints what is in force.
+Sizes are bytes, times are seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from cellyard_controller.runtimes import MIB, Template
+
+Positive = Annotated[float, Field(gt=0)]
+Size = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TemplateConfig(_Section):
+    """One template: image and limits of its sandboxes."""
+
+    runtime: Literal["docker", "process"] | None = None
+    image: str = Field(default="", description="Image reference; empty for the image that this release builds.")
+    oci_runtime: str = Field(default="", description="OCI runtime of the engine; empty for the engine's default.")
+    network: Literal["none"] = Field(default="none", description="Network policy of its sandboxes.")
+    memory: Size = Field(default=1024 * MIB, description="Memory of a sandbox, swap included.")
+    cpus: Positive = Field(default=1.0, description="Processors of a sandbox.")
+    pids: Annotated[int, Field(ge=32)] = Field(default=256, description="Processes and threads of a sandbox.")
+    home: Size = Field(default=512 * MIB, description="Size of the home folder, counted as memory.")
+    tmp: Size = Field(default=256 * MIB, description="Size of /tmp, counted as memory.")
+    shm: Size = Field(default=64 * MIB, description="Size of /dev/shm, counted as memory.")
+
+    def template(self, name: str) -> Template:
+        """The template as runtimes take it."""
+        return Template(
+            name=name,
+            image=self.image,
+            oci_runtime=self.oci_runtime,
+            network=self.network,
+            memory_bytes=self.memory,
+            cpus=self.cpus,
+            pids=self.pids,
+            home_bytes=self.home,
+            tmp_bytes=self.tmp,
+            shm_bytes=self.shm,
+        )
+
+
+class SandboxesConfig(_Section):
+    """Lives of sandboxes and kernels."""
+
+    start_timeout: Positive = Field(default=300.0, description="From accepting an execution to its start.")
+    idle_timeout: Positive = Field(default=1800.0, description="A sandbox that nobody uses ends after this.")
+    ttl: Positive = Field(default=86400.0, description="A sandbox ends this long after its claim.")
+    link_grace: Positive = Field(default=600.0, description="An agent without a controller ends after this.")
+    ping_interval: Positive = Field(default=5.0, description="Between two pings of an agent; three misses end it.")
+    engine_calls: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="Engine calls at a time.")
+
+
+class SessionsConfig(_Section):
+    """Presence of clients."""
+
+    grace: Positive = Field(default=30.0, description="A client that vanished counts as gone after this.")
+
+
+class LimitsConfig(_Section):
+    """What one request or one execution may be."""
+
+    source: Size = Field(default=4 * MIB, description="Source of a cell.")
+    identifier: Size = Field(default=256, description="Characters of an id.")
+    metadata: Size = Field(default=1 * MIB, description="One value of metadata.")
+    output_bytes: Size = Field(default=16 * MIB, description="Output of one execution.")
+    output_count: Size = Field(default=10_000, description="Outputs of one execution.")
+    files: Size = Field(default=10 * MIB, description="Files that travel with a request, all together.")
+
+
+class LogConfig(_Section):
+    """What the controller writes to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Config(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(env_prefix="CELLYARD_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data: Path = Field(default_factory=lambda: default_data(), description="Data folder, 0700.")
+    listen: tuple[str, ...] = Field((), description="Where to listen: unix:PATH or HOST:PORT, several allowed.")
+    insecure_listen: bool = Field(default=False, description="Allow a TCP address beyond loopback without TLS.")
+    tls_cert: Path | None = Field(default=None, description="Certificate chain for every TCP listener, PEM.")
+    tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM.")
+    runtime: tuple[Literal["docker", "process"], ...] = Field(("docker",), description="Runtimes, default first.")
+    on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of claimed sandboxes at SIGTERM.")
+    linger: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="End by itself after this long without session, execution or kernel; 0 means never."
+    )
+    sandboxes: SandboxesConfig = SandboxesConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
+    templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
+
+    @field_validator("templates")
+    @classmethod
+    def _has_default(cls, templates: dict[str, TemplateConfig]) -> dict[str, TemplateConfig]:
+        return {"default": TemplateConfig(), **templates}
+
+    @field_validator("runtime", "listen", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get("CELLYARD_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+
+def default_data() -> Path:
+    """Where a controller keeps its data when nothing else is said: XDG's folder for state."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "cellyard"
+
+
+def with_sources(config: Config, file: Path | None) -> dict[str, Any]:
+    """The configuration nested as in the TOML, each leaf with `value` and `source` (default, file, environment)."""
+    in_file = tomllib.loads(file.read_text()) if file else {}
+
+    def explain(value: Any, path: tuple[str, ...], from_file: Any) -> Any:
+        if isinstance(value, dict):
+            nested = from_file if isinstance(from_file, dict) else {}
+            return {name: explain(each, (*path, name), nested.get(name)) for name, each in value.items()}
+        source = "default" if from_file is None else "file"
+        if "CELLYARD_" + "__".join(path).upper() in os.environ:
+            source = "environment"
+        return {"value": value, "source": source}
+
+    explained = explain(config.model_dump(mode="json"), (), in_file)
+    return dict(explained)

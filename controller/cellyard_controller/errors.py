@@ -1,0 +1,100 @@
+"""Why the controller refuses something. The api turns these into gRPC status; nothing else knows gRPC.
+
+Each error has a `reason`, the name of a value of the protocol's ErrorReason without its prefix.
+"""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """A request that is not carried out. Nothing of it has happened."""
+
+    reason = "INVALID_REQUEST"
+    retryable = False
+
+    def __init__(self, message: str, /, *, retry_after_s: float | None = None, **details: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.details = details
+
+
+class InvalidRequest(Refused):
+    """The request itself is wrong; it would be refused again."""
+
+
+class NotebookNotFound(Refused):
+    """No such notebook in this tenant's namespace."""
+
+    reason = "NOTEBOOK_NOT_FOUND"
+
+
+class CellNotFound(Refused):
+    """No such cell in the notebook."""
+
+    reason = "CELL_NOT_FOUND"
+
+
+class CellChanged(Refused):
+    """The cell's source is another one than the caller has seen."""
+
+    reason = "CELL_CHANGED"
+
+
+class ExecutionNotFound(Refused):
+    """No such execution in the notebook, or its time of retention is over."""
+
+    reason = "EXECUTION_NOT_FOUND"
+
+
+class NoKernel(Refused):
+    """The call needs a running kernel."""
+
+    reason = "NO_KERNEL"
+
+
+class KernelMismatch(Refused):
+    """Another kernel runs than the one asked for."""
+
+    reason = "KERNEL_MISMATCH"
+
+
+class EnvironmentFailed(Refused):
+    """The environment cannot be had."""
+
+    reason = "ENVIRONMENT_FAILED"
+
+
+class CapabilityUnavailable(Refused):
+    """What was required has not been proven, or the runtime is not there."""
+
+    reason = "CAPABILITY_UNAVAILABLE"
+
+
+class QuotaExceeded(Refused):
+    """The tenant has used up what it may have."""
+
+    reason = "QUOTA_EXCEEDED"
+    retryable = True
+
+
+class Unauthenticated(Refused):
+    """No token, or one that is not in force. Both answer alike."""
+
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__("authentication failed")
+
+
+class PermissionDenied(Refused):
+    """The caller is known, and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class Unavailable(Refused):
+    """The controller cannot do it now: it is stopping, or its store does not take writes."""
+
+    reason = "CONTROLLER_UNAVAILABLE"
+    retryable = True

@@ -1,0 +1,219 @@
+"""Opening the database, the one writer thread, and reads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from cellyard_controller.store import schema
+
+T = TypeVar("T")
+
+_READERS = 2
+
+
+class StoreFailed(Exception):
+    """The store did not take a transaction (disk full, disk gone). Nothing of it is stored."""
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class Store:
+    """The database of one data folder.
+
+    `write` runs a function in a transaction on the writer's thread and returns when it is committed. Exceptions
+    that the function raises undo its own transaction only and reach the caller; errors of the database reach all
+    callers of that commit as StoreFailed (IntegrityError reaches its own caller as it is).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._write_engine = _engine(path)
+        self._read_engine = _engine(path, read_only=True)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
+        self._writer = threading.Thread(target=self._write_loop, name="store-write", daemon=True)
+        self.controller_id = ""
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Opens or makes the database. Blocks; raises StoreFailed with what is wrong and what to do."""
+        store = cls(path)
+        try:
+            with store._write_engine.begin() as connection:
+                store.controller_id = _prepare(connection)
+        except (DBAPIError, sqlite3.Error) as failed:
+            store._dispose()
+            raise StoreFailed(
+                f"the database {path} cannot be opened: {_cause(failed)}. Check the disk and the file's owner, "
+                "or move the file away to begin with an empty one."
+            ) from failed
+        except StoreFailed:
+            store._dispose()
+            raise
+        store._writer.start()
+        return store
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Commits what `work` does, and only then returns its result.
+
+        A caller that is cancelled while it waits does not take its transaction back.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.put(_Job(work, loop, future))
+        return await future
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` on a reading connection; it sees everything committed before the call."""
+
+        def run() -> T:
+            with self._read_engine.connect() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+    def close(self) -> None:
+        """Commits what waits and lets go of the file. Blocks."""
+        if self._writer.is_alive():
+            self._jobs.put(None)
+            self._writer.join()
+        self._readers.shutdown(wait=True)
+        self._dispose()
+
+    def _dispose(self) -> None:
+        self._write_engine.dispose()
+        self._read_engine.dispose()
+
+    def _write_loop(self) -> None:
+        with self._write_engine.connect() as connection:
+            while (first := self._jobs.get()) is not None:
+                jobs = [first]
+                stop = False
+                while not self._jobs.empty():
+                    job = self._jobs.get()
+                    if job is None:
+                        stop = True
+                        break
+                    jobs.append(job)
+                _settle(_commit(connection, jobs))
+                if stop:
+                    return
+
+
+_Outcome = tuple[_Job, Any, BaseException | None]
+
+
+def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
+    """Runs the jobs and commits once; where the database itself fails, no job is stored."""
+    outcomes: list[_Outcome] = []
+    broken: BaseException | None = None
+    try:
+        with connection.begin():
+            for job in jobs:
+                try:
+                    with connection.begin_nested():
+                        outcomes.append((job, job.work(connection), None))
+                except IntegrityError as conflict:
+                    outcomes.append((job, None, conflict))
+                except DBAPIError as failed:
+                    # SQLite ends the whole transaction when the disk is full; then undoing the savepoint
+                    # fails too, and hides why.
+                    broken = _first(failed)
+                    raise
+                except Exception as refused:  # the job's own; only its savepoint is undone
+                    outcomes.append((job, None, refused))
+    except (DBAPIError, sqlite3.Error) as failed:
+        error = StoreFailed(f"the store does not take writes: {_cause(broken or failed)}")
+        return [(job, None, error) for job in jobs]
+    return outcomes
+
+
+def _first(failed: BaseException) -> BaseException:
+    while failed.__context__ is not None:
+        failed = failed.__context__
+    return failed
+
+
+def _settle(outcomes: list[_Outcome]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].loop, []).append(outcome)
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, settled)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for job, result, error in outcomes:
+        if job.future.done():
+            continue
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(result)
+
+
+def _engine(path: Path, *, read_only: bool = False) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}", connect_args={"timeout": 10, "check_same_thread": False}, pool_size=_READERS
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(raw: sqlite3.Connection, _record: object) -> None:
+        raw.isolation_level = None  # transactions are begun below, not by the driver
+        raw.execute("PRAGMA journal_mode=WAL")
+        raw.execute("PRAGMA synchronous=FULL")  # a commit survives the loss of power
+        raw.execute("PRAGMA foreign_keys=ON")
+        raw.execute("PRAGMA temp_store=MEMORY")
+        if read_only:
+            raw.execute("PRAGMA query_only=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _prepare(connection: Connection) -> str:
+    """Makes the tables of a new database, checks an old one's version; returns the controller's id."""
+    if not connection.dialect.has_table(connection, "meta"):
+        schema.metadata.create_all(connection)
+        connection.execute(
+            insert(schema.meta),
+            [
+                {"key": "schema_version", "value": str(schema.SCHEMA_VERSION)},
+                {"key": "controller_id", "value": uuid.uuid4().hex},
+            ],
+        )
+    stored = {row.key: row.value for row in connection.execute(select(schema.meta))}
+    version = int(stored["schema_version"])
+    if version != schema.SCHEMA_VERSION:
+        raise StoreFailed(
+            f"the database was written by a later version (schema {version}, this one knows "
+            f"{schema.SCHEMA_VERSION}): use that version or a data folder of its own"
+        )
+    return str(stored["controller_id"])
+
+
+def _cause(failed: BaseException) -> str:
+    return str(failed.orig) if isinstance(failed, DBAPIError) and failed.orig else str(failed)

@@ -1,0 +1,150 @@
+"""The tables. Times are seconds since the epoch, JSON is text."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+notebooks = Table(
+    "notebooks",
+    metadata,
+    Column("key", Integer, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("notebook_id", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    # What kernel is wanted or runs: settings as JSON, sealed, because they may carry secrets.
+    Column("kernel_settings", LargeBinary),
+    # Why the last kernel ended.
+    Column("kernel_end", Text, nullable=False, default=""),
+    UniqueConstraint("tenant", "notebook_id"),
+)
+
+# A document is its chunks in order: one saved document, then changes. Automerge loads them concatenated.
+document_chunks = Table(
+    "document_chunks",
+    metadata,
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("chunk", LargeBinary, nullable=False),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("ordinal", Integer, primary_key=True),  # in the order of acceptance
+    Column("execution_id", Text, nullable=False, unique=True),
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
+    Column("cell_id", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("timeout_s", Float),
+    Column("start_deadline", Float, nullable=False),
+    Column("stop_on_error", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("end_wanted", Text, nullable=False, default=""),
+    Column("end", Text, nullable=False, default=""),
+    Column("end_reason", Text, nullable=False, default=""),
+    Column("end_message", Text, nullable=False, default=""),
+    Column("execution_count", Integer, nullable=False, default=0),
+    Column("accepted_at", Float, nullable=False),
+    Column("started_at", Float, nullable=False, default=0.0),
+    Column("ended_at", Float, nullable=False, default=0.0),
+    Column("last_seq", Integer, nullable=False, default=0),
+    Column("outputs", Text, nullable=False, default="[]"),
+    Column("value", Text),  # tagged JSON, as the kernel gave it
+    Column("value_is_repr", Boolean, nullable=False, default=False),
+    Column("cpu_s", Float, nullable=False, default=0.0),
+    Column("peak_memory_bytes", BigInteger, nullable=False, default=0),
+    Column("wall_s", Float, nullable=False, default=0.0),
+    Index("executions_by_notebook", "notebook_key", "ordinal"),
+    Index("executions_by_cell", "notebook_key", "cell_id", "ordinal"),
+    Index("executions_unfinished", "state", sqlite_where=Column("state") != "ended"),
+)
+
+# Events in the batches in which they were committed.
+event_batches = Table(
+    "event_batches",
+    metadata,
+    Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
+    Column("last_seq", Integer, primary_key=True),
+    Column("events", Text, nullable=False),
+)
+
+# Under which ids an execution displays something that another cell may update.
+displays = Table(
+    "displays",
+    metadata,
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
+    Column("display_id", Text, primary_key=True),
+    Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("at", Float, nullable=False, index=True),
+)
+
+sandboxes = Table(
+    "sandboxes",
+    metadata,
+    Column("sandbox_id", Text, primary_key=True),
+    Column("runtime", Text, nullable=False),
+    Column("template", Text, nullable=False),
+    Column("instance_id", Text, nullable=False, default="", index=True),
+    Column("uid", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="SET NULL")),
+    Column("kernel_type", Text, nullable=False, default=""),
+    Column("env_source", Text, nullable=False, default=""),
+    Column("capabilities", Text, nullable=False, default="[]"),
+    Column("created_at", Float, nullable=False),
+    Column("claimed_at", Float, nullable=False, default=0.0),
+    Column("ended_at", Float, nullable=False, default=0.0),
+    Column("end_reason", Text, nullable=False, default=""),
+    # The last event of its agent that is committed.
+    Column("committed_number", BigInteger, nullable=False, default=0),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Float, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),  # SHA-256 of the token
+    Column("tenant", ForeignKey("tenants.name", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
