@@ -1,0 +1,1 @@
+"""Executions: which one runs next, what happens to it, and how it ends."""

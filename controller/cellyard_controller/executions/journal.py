@@ -1,0 +1,125 @@
+"""The executions of one notebook that are in memory, and what of them is not yet in the store.
+
+The room's task changes them and decides when to commit; `unwritten` gives the transaction's steps, and what to do
+when they are on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy import Connection
+
+from cellyard_controller.config import LimitsConfig
+from cellyard_controller.errors import ExecutionNotFound
+from cellyard_controller.executions import records
+from cellyard_controller.executions.live import LiveExecution
+from cellyard_controller.executions.model import Event, Execution, State
+from cellyard_controller.ids import ExecutionId, NotebookKey
+from cellyard_controller.store import Store
+
+Row = Callable[[Connection], None]
+"""One step of a transaction."""
+
+_KEEP_ENDED = 16
+_FETCH_BATCHES = 64
+
+
+class Journal:
+    """Executions of one notebook in memory: all unfinished ones and a few that ended."""
+
+    def __init__(self, notebook: NotebookKey, store: Store, limits: LimitsConfig) -> None:
+        self._notebook = notebook
+        self._store = store
+        self._limits = limits
+        self._live: dict[ExecutionId, LiveExecution] = {}
+
+    def add(self, execution: Execution) -> LiveExecution:
+        """Takes an execution into memory."""
+        live = LiveExecution(
+            execution,
+            partial(self._fetch, execution.execution_id),
+            max_bytes=self._limits.output_bytes,
+            max_outputs=self._limits.output_count,
+        )
+        self._live[execution.execution_id] = live
+        return live
+
+    def live(self, execution_id: ExecutionId) -> LiveExecution:
+        """An unfinished execution."""
+        return self._live[execution_id]
+
+    def drop(self, execution_id: ExecutionId) -> None:
+        """Forgets an execution whose acceptance did not reach the disk."""
+        self._live.pop(execution_id, None)
+
+    def find(self, execution_id: ExecutionId) -> LiveExecution | None:
+        """An execution that is in memory."""
+        return self._live.get(execution_id)
+
+    async def open(self, execution_id: ExecutionId) -> LiveExecution:
+        """An execution, from memory or from the store. Raises ExecutionNotFound."""
+        live = self._live.get(execution_id)
+        if live is None:
+            execution = await self._store.read(
+                partial(records.load, notebook=self._notebook, execution_id=execution_id)
+            )
+            if execution is None:
+                raise ExecutionNotFound(f"execution {execution_id!r} not found", execution_id=str(execution_id))
+            live = self.add(execution)
+        return live
+
+    async def recover(self) -> list[Execution]:
+        """Takes the unfinished executions of the store into memory, with the outputs that were committed."""
+        unfinished = await self._store.read(partial(records.unfinished, notebook=self._notebook))
+        for execution in unfinished:
+            live = self.add(execution)
+            seq = 0
+            while events := await self._fetch(execution.execution_id, seq):
+                live.replay(events)
+                seq = events[-1].seq
+        return unfinished
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait to be committed."""
+        return sum(live.pending_size for live in self._live.values())
+
+    def unwritten(self) -> tuple[list[Row], list[Callable[[], None]]]:
+        """The steps that store what is not stored yet, and what to do when they are committed."""
+        rows: list[Row] = []
+        done: list[Callable[[], None]] = []
+        for live in self._live.values():
+            if not live.pending:
+                continue
+            ended = live.execution.state is State.ENDED
+            execution = live.snapshot(with_outputs=ended)  # of a running one its events tell the outputs
+            events = tuple(live.pending)
+            rows.append(partial(_write, self._notebook, execution, events, ended, live.display_ids()))
+            done.append(partial(live.publish, len(live.pending)))
+        return rows, done
+
+    def forget_ended(self) -> None:
+        """Lets go of the oldest executions that have ended and are stored."""
+        ended = [name for name, live in self._live.items() if live.execution.state is State.ENDED and not live.pending]
+        for name in ended[:-_KEEP_ENDED]:
+            del self._live[name]
+
+    async def _fetch(self, execution_id: ExecutionId, after_seq: int) -> list[Event]:
+        return await self._store.read(
+            partial(records.events_after, execution_id=execution_id, after_seq=after_seq, limit=_FETCH_BATCHES)
+        )
+
+
+def _write(
+    notebook: NotebookKey,
+    execution: Execution,
+    events: tuple[Event, ...],
+    ended: bool,
+    display_ids: set[str],
+    connection: Connection,
+) -> None:
+    records.save(connection, execution, with_outputs=ended)
+    records.add_events(connection, execution.execution_id, events)
+    records.add_displays(connection, notebook, execution.execution_id, display_ids)

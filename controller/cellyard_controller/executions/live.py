@@ -1,0 +1,156 @@
+"""An execution in memory: its outputs as they come, the events that are not committed yet, and who watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cellyard_controller.executions.log import EventLog, Fetch
+from cellyard_controller.executions.model import End, Event, Execution, State
+from cellyard_controller.executions.reports import Clear, Ended, Output, Started, Truncated, Update
+from cellyard_proto.outputs import OutputFold
+
+_SLACK_BYTES = 1024 * 1024
+_SLACK_OUTPUTS = 1000
+
+
+def finished_body(execution: Execution) -> dict[str, Any]:
+    """The body of an ended execution's `finished` event."""
+    return {
+        "end": execution.end,
+        "end_reason": execution.end_reason,
+        "end_message": execution.end_message,
+        "ended_at": execution.ended_at,
+        "execution_count": execution.execution_count,
+        "value": [execution.value.json, execution.value.is_repr] if execution.value else None,
+        "usage": [execution.usage.cpu_s, execution.usage.peak_memory_bytes, execution.usage.wall_s],
+    }
+
+
+class LiveExecution:
+    """One execution that is being worked on.
+
+    The agent keeps the limits of output; the same limits with some slack are enforced here, because an agent may
+    lie. What is discarded here is announced in the output.
+    """
+
+    def __init__(self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int) -> None:
+        self.execution = execution
+        self.pending: list[Event] = []
+        self.sizes: list[int] = []
+        self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED)
+        self._fold = OutputFold(execution.outputs)
+        self._last_seq = execution.last_seq
+        self._max_bytes = max_bytes
+        self._bytes_left = max_bytes + _SLACK_BYTES
+        self._outputs_left = max_outputs + _SLACK_OUTPUTS
+        self._cut = False
+
+    @property
+    def pending_size(self) -> int:
+        """Characters of what waits to be committed."""
+        return sum(self.sizes)
+
+    def started(self, report: Started) -> None:
+        """The kernel has taken it up."""
+        now = time.time()
+        self.execution = replace(
+            self.execution, state=State.STARTED, started_at=now, execution_count=report.execution_count
+        )
+        self._add("started", {"execution_count": report.execution_count, "started_at": now})
+
+    def output(self, report: Output | Clear | Truncated, size: int) -> None:
+        """It has shown something."""
+        if isinstance(report, Truncated):
+            self._cut = True
+        elif isinstance(report, Clear):
+            self._fold.clear(wait=report.wait)
+            self._add("clear_output", {"wait": report.wait})
+        elif self._within_limits(size, new=not self._fold.joins(report.output)):
+            self._fold.append(report.output)
+            self._add("output", report.output, size)
+
+    def update_display(self, report: Update, size: int) -> bool:
+        """Something that it displays was replaced, by itself or by another cell; False where it displays none."""
+        if report.display_id not in self._fold.display_ids() or not self._within_limits(size, new=False):
+            return False
+        self._fold.update_display(report.display_id, report.data, report.metadata)
+        body = {"display_id": report.display_id, "data": report.data, "metadata": report.metadata}
+        self._add("display_updated", body, size)
+        return True
+
+    def finish(self, end: End, reason: str, message: str, report: Ended | None = None) -> None:
+        """Its one end."""
+        if self.execution.state is State.ENDED:
+            raise RuntimeError(f"{self.execution.execution_id} has ended already")
+        if end is End.LOST:
+            lost = {
+                "output_type": "error",
+                "ename": "KernelDied",
+                "evalue": message or reason,
+                "traceback": [f"KernelDied: {message or reason}"],
+            }
+            self._fold.append(lost)
+            self._add("output", lost)
+        now = time.time()
+        count = report.execution_count if report else 0
+        self.execution = replace(
+            self.execution,
+            state=State.ENDED,
+            end=end,
+            end_reason=reason,
+            end_message=message,
+            ended_at=now,
+            execution_count=count or self.execution.execution_count,
+            value=report.value if report else None,
+            usage=report.usage if report else self.execution.usage,
+        )
+        self._add("finished", finished_body(self.execution))
+
+    def snapshot(self, *, with_outputs: bool = True) -> Execution:
+        """The execution as it stands, what is not committed yet included."""
+        outputs = self._fold.outputs() if with_outputs else []
+        return replace(self.execution, last_seq=self._last_seq, outputs=outputs)
+
+    def replay(self, events: Sequence[Event]) -> None:
+        """Builds the outputs again from events that were committed before a restart."""
+        for event in events:
+            if event.kind == "output":
+                self._fold.append(event.body)
+            elif event.kind == "clear_output":
+                self._fold.clear(wait=event.body["wait"])
+            elif event.kind == "display_updated":
+                body = event.body
+                self._fold.update_display(body["display_id"], body["data"], body["metadata"])
+
+    def display_ids(self) -> set[str]:
+        """Under which ids it displays something."""
+        return self._fold.display_ids()
+
+    def publish(self, committed: int) -> None:
+        """The first `committed` pending events are on disk: show them."""
+        self.log.publish(self.pending[:committed], self.sizes[:committed])
+        del self.pending[:committed], self.sizes[:committed]
+
+    def _within_limits(self, size: int, *, new: bool) -> bool:
+        self._bytes_left -= size
+        self._outputs_left -= new
+        if self._bytes_left >= 0 and self._outputs_left >= 0:
+            return True
+        if not self._cut:
+            self._cut = True
+            notice = {
+                "output_type": "stream",
+                "name": "stderr",
+                "text": f"\n[cellyard: output truncated after {self._max_bytes} bytes]\n",
+            }
+            self._fold.append(notice)
+            self._add("output", notice)
+        return False
+
+    def _add(self, kind: str, body: dict[str, Any], size: int = 64) -> None:
+        self._last_seq += 1
+        self.pending.append(Event(self._last_seq, kind, body))
+        self.sizes.append(size)

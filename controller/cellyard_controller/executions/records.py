@@ -1,0 +1,212 @@
+"""Executions and their events in the store. Each function is one step of somebody's transaction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
+from cellyard_controller.store.schema import displays, event_batches, executions
+
+
+def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> None:
+    """Stores an accepted execution."""
+    connection.execute(
+        insert(executions).values(
+            execution_id=execution.execution_id,
+            notebook_key=notebook,
+            cell_id=execution.cell_id,
+            session_id=execution.session_id,
+            source=execution.source,
+            timeout_s=execution.timeout_s,
+            start_deadline=execution.start_deadline,
+            stop_on_error=execution.stop_on_error,
+            state=execution.state,
+            accepted_at=execution.accepted_at,
+        )
+    )
+
+
+def set_dispatched(connection: Connection, execution_id: ExecutionId) -> None:
+    """The kernel may have it from now on: it is never given to another one."""
+    _update(connection, execution_id, state=State.DISPATCHED)
+
+
+def set_end_wanted(connection: Connection, execution_id: ExecutionId, why: str) -> None:
+    """An interrupt was decided; it is delivered again after a restart."""
+    _update(connection, execution_id, end_wanted=why)
+
+
+def save(connection: Connection, execution: Execution, *, with_outputs: bool) -> None:
+    """Stores state, end and count of an execution as they stand, and its outputs where they changed for good."""
+    values: dict[str, Any] = {
+        "state": execution.state,
+        "end": execution.end or "",
+        "end_reason": execution.end_reason,
+        "end_message": execution.end_message,
+        "execution_count": execution.execution_count,
+        "started_at": execution.started_at,
+        "ended_at": execution.ended_at,
+        "last_seq": execution.last_seq,
+    }
+    if execution.state is State.ENDED:
+        values |= {
+            "value": execution.value.json if execution.value else None,
+            "value_is_repr": execution.value.is_repr if execution.value else False,
+            "cpu_s": execution.usage.cpu_s,
+            "peak_memory_bytes": execution.usage.peak_memory_bytes,
+            "wall_s": execution.usage.wall_s,
+        }
+    if with_outputs:
+        values["outputs"] = _json(execution.outputs)
+    _update(connection, execution.execution_id, **values)
+
+
+def add_events(connection: Connection, execution_id: ExecutionId, events: Sequence[Event]) -> None:
+    """Stores one batch of events."""
+    body = _json([[event.seq, event.kind, event.body] for event in events])
+    connection.execute(insert(event_batches).values(execution_id=execution_id, last_seq=events[-1].seq, events=body))
+
+
+def add_displays(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId, ids: Iterable[str]) -> None:
+    """Notes under which ids an execution displays something."""
+    for display_id in ids:
+        known = select(displays.c.execution_id).where(
+            displays.c.notebook_key == notebook,
+            displays.c.display_id == display_id,
+            displays.c.execution_id == execution_id,
+        )
+        if connection.execute(known).first() is None:
+            connection.execute(
+                insert(displays).values(notebook_key=notebook, display_id=display_id, execution_id=execution_id)
+            )
+
+
+def displaying(connection: Connection, notebook: NotebookKey, display_id: str) -> list[ExecutionId]:
+    """The executions of a notebook that display something under this id."""
+    found = select(displays.c.execution_id).where(
+        displays.c.notebook_key == notebook, displays.c.display_id == display_id
+    )
+    return [ExecutionId(name) for name in connection.execute(found).scalars()]
+
+
+def load(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId) -> Execution | None:
+    """One execution with its outputs."""
+    row = connection.execute(
+        select(executions).where(executions.c.notebook_key == notebook, executions.c.execution_id == execution_id)
+    ).first()
+    return _execution(row) if row else None
+
+
+def load_many(
+    connection: Connection, notebook: NotebookKey, ids: Sequence[ExecutionId]
+) -> dict[ExecutionId, Execution]:
+    """Executions by id, with their outputs."""
+    found: dict[ExecutionId, Execution] = {}
+    for start in range(0, len(ids), 500):  # SQLite bounds the number of parameters
+        rows = connection.execute(
+            select(executions).where(
+                executions.c.notebook_key == notebook,
+                executions.c.execution_id.in_(ids[start : start + 500]),
+            )
+        )
+        found |= {ExecutionId(row.execution_id): _execution(row) for row in rows}
+    return found
+
+
+def unfinished(connection: Connection, notebook: NotebookKey) -> list[Execution]:
+    """Executions that have not ended, in the order of their acceptance."""
+    rows = connection.execute(
+        select(executions)
+        .where(executions.c.notebook_key == notebook, executions.c.state != State.ENDED)
+        .order_by(executions.c.ordinal)
+    )
+    return [_execution(row) for row in rows]
+
+
+def notebooks_with_unfinished(connection: Connection) -> set[NotebookKey]:
+    """Notebooks that have something to go on with."""
+    rows = connection.execute(select(executions.c.notebook_key).where(executions.c.state != State.ENDED).distinct())
+    return {NotebookKey(key) for key in rows.scalars()}
+
+
+def recent(connection: Connection, notebook: NotebookKey, limit: int, before: ExecutionId | None) -> list[Execution]:
+    """Executions, newest first, without outputs."""
+    columns = [column for column in executions.c if column is not executions.c.outputs]
+    query = select(*columns).where(executions.c.notebook_key == notebook)
+    if before is not None:
+        older = select(executions.c.ordinal).where(
+            executions.c.execution_id == before, executions.c.notebook_key == notebook
+        )
+        query = query.where(executions.c.ordinal < older.scalar_subquery())
+    rows = connection.execute(query.order_by(executions.c.ordinal.desc()).limit(limit))
+    return [_execution(row) for row in rows]
+
+
+def last_by_cell(connection: Connection, notebook: NotebookKey) -> dict[CellId, ExecutionId]:
+    """Each cell's last execution that was started."""
+    newest = (
+        select(func.max(executions.c.ordinal))
+        .where(executions.c.notebook_key == notebook, executions.c.started_at > 0)
+        .group_by(executions.c.cell_id)
+    )
+    rows = connection.execute(
+        select(executions.c.cell_id, executions.c.execution_id).where(executions.c.ordinal.in_(newest))
+    )
+    return {CellId(row.cell_id): ExecutionId(row.execution_id) for row in rows}
+
+
+def events_after(connection: Connection, execution_id: ExecutionId, after_seq: int, limit: int) -> list[Event]:
+    """Events after a number, from at most `limit` batches."""
+    rows = connection.execute(
+        select(event_batches.c.events)
+        .where(event_batches.c.execution_id == execution_id, event_batches.c.last_seq > after_seq)
+        .order_by(event_batches.c.last_seq)
+        .limit(limit)
+    )
+    return [
+        Event(seq, kind, body) for text in rows.scalars() for seq, kind, body in json.loads(text) if seq > after_seq
+    ]
+
+
+def remove_all(connection: Connection, notebook: NotebookKey) -> None:
+    """Removes every execution of a notebook with its events and outputs."""
+    connection.execute(delete(executions).where(executions.c.notebook_key == notebook))
+
+
+def _update(connection: Connection, execution_id: ExecutionId, **values: Any) -> None:
+    connection.execute(update(executions).where(executions.c.execution_id == execution_id).values(**values))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _execution(row: Row[Any]) -> Execution:
+    values = row._mapping
+    return Execution(
+        execution_id=ExecutionId(values["execution_id"]),
+        cell_id=CellId(values["cell_id"]),
+        session_id=SessionId(values["session_id"]),
+        source=values["source"],
+        state=State(values["state"]),
+        accepted_at=values["accepted_at"],
+        start_deadline=values["start_deadline"],
+        timeout_s=values["timeout_s"],
+        stop_on_error=values["stop_on_error"],
+        end_wanted=values["end_wanted"],
+        end=End(values["end"]) if values["end"] else None,
+        end_reason=values["end_reason"],
+        end_message=values["end_message"],
+        execution_count=values["execution_count"],
+        started_at=values["started_at"],
+        ended_at=values["ended_at"],
+        last_seq=values["last_seq"],
+        outputs=json.loads(values["outputs"]) if "outputs" in values else [],
+        value=Value(values["value"], values["value_is_repr"]) if values["value"] is not None else None,
+        usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"]),
+    )

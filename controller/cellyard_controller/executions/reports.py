@@ -1,0 +1,69 @@
+"""What a sandbox reports of an execution. Untrusted: believed for that sandbox alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cellyard_controller.executions.model import Outcome, Usage, Value
+from cellyard_controller.ids import ExecutionId
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The kernel has taken it up."""
+
+    execution_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output as nbformat has it, plus `transient.display_id`."""
+
+    output: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Empties its outputs, now or when the next one comes."""
+
+    wait: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Replaces what any execution displays under this id."""
+
+    display_id: str
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """Output past the limit was discarded in the sandbox."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It is over in the sandbox."""
+
+    outcome: Outcome
+    execution_count: int
+    value: Value | None
+    interrupted_by: str
+    reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One report; numbers go up by one over an agent's life."""
+
+    number: int
+    execution_id: ExecutionId
+    what: Started | Output | Clear | Update | Truncated | Ended
+    size: int
+    """Bytes on the link, for limits."""
