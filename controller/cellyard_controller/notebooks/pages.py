@@ -1,0 +1,141 @@
+"""A room's document: edited, stored change by change, and read joined with executions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.exc import IntegrityError
+
+from cellyard_controller.errors import InvalidRequest, Refused
+from cellyard_controller.executions import records as execution_records
+from cellyard_controller.executions.journal import Journal
+from cellyard_controller.executions.model import Execution
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
+from cellyard_controller.notebooks import records
+from cellyard_controller.notebooks.document import Document, DocumentCell
+from cellyard_controller.notebooks.ledger import Change, Ledger
+from cellyard_controller.notebooks.records import Request
+from cellyard_controller.store import Store
+
+_LARGE_SOURCE = 20_000
+"""Characters above which an edit goes to a thread, so that other notebooks do not wait for it."""
+_FOLD_AFTER = 500
+"""Stored changes after which the document is written whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of the document, joined with its last execution."""
+
+    document: DocumentCell
+    execution: Execution | None
+
+
+class Pages:
+    """The document of one room. Used by the room's task alone."""
+
+    def __init__(
+        self,
+        notebook: NotebookKey,
+        document: Document,
+        chunk_count: int,
+        last_by_cell: dict[CellId, ExecutionId],
+        *,
+        store: Store,
+        journal: Journal,
+        ledger: Ledger,
+    ) -> None:
+        self.document = document
+        self.last_by_cell = last_by_cell
+        """Each cell's last execution that was started."""
+        self.edited_at = time.time()
+        self._notebook, self._chunks = notebook, chunk_count
+        self._store, self._journal, self._ledger = store, journal, ledger
+
+    async def edit(self, request: Request, edit: Callable[[Document], None], *, size: int = 0) -> bool:
+        """One change of the document, committed; False where this request was carried out before.
+
+        `size`: characters that are written.
+        """
+
+        async def attempt() -> bool:
+            try:
+                await self._apply(edit, size)
+                change = Change()
+                self.store(change)
+                self._ledger.remember(request, "", change)
+                await self._ledger.commit(change)
+            except (Refused, IntegrityError):
+                await self.reload()
+                raise
+            self.edited_at = time.time()
+            return True
+
+        async def again(_: str) -> bool:
+            return False
+
+        return await self._ledger.once(request, attempt, again)
+
+    async def add_code(self, cell_id: CellId, source: str, index: int | None) -> None:
+        """Adds a code cell, not yet stored. Raises InvalidRequest where the id is taken."""
+        await self._apply(lambda document: document.insert_cell(cell_id, "code", source, index), len(source))
+
+    def code_of(self, cell_id: CellId) -> str:
+        """A code cell's source. Raises CellNotFound, InvalidRequest."""
+        cell = self.document.cell(cell_id)
+        if cell.cell_type != "code":
+            raise InvalidRequest(
+                f"cannot execute non-code cell {cell_id!r} (type: {cell.cell_type})", cell_id=str(cell_id)
+            )
+        return cell.source
+
+    def store(self, change: Change) -> None:
+        """Adds what was edited to a change."""
+        chunk = self.document.take_change()
+        if not chunk:
+            return
+        number = self._chunks
+        if number < _FOLD_AFTER:
+            change.rows.append(partial(records.add_chunk, key=self._notebook, number=number, chunk=chunk))
+        else:
+            number = 0
+            whole = self.document.save()
+            change.rows.append(partial(records.replace_chunks, key=self._notebook, snapshot=whole))
+        change.done.append(partial(self._count_chunks, number + 1))
+
+    async def reload(self) -> None:
+        """Goes back to the document as it is stored."""
+        chunks = await self._store.read(partial(records.chunks, key=self._notebook))
+        self.document = await asyncio.to_thread(Document.load, chunks)
+
+    async def join(self, cells: list[DocumentCell]) -> list[Cell]:
+        """Cells with their last executions, from memory or from the store."""
+        found: dict[ExecutionId, Execution] = {}
+        stored: list[ExecutionId] = []
+        for cell in cells:
+            execution_id = self.last_by_cell.get(cell.cell_id)
+            if execution_id is None:
+                continue
+            live = self._journal.find(execution_id)
+            if live is None:
+                stored.append(execution_id)
+            else:
+                found[execution_id] = live.snapshot()
+        if stored:
+            load = partial(execution_records.load_many, notebook=self._notebook, ids=stored)
+            found |= await self._store.read(load)
+        none = ExecutionId("")
+        return [Cell(cell, found.get(self.last_by_cell.get(cell.cell_id, none))) for cell in cells]
+
+    async def _apply(self, edit: Callable[[Document], None], size: int) -> None:
+        if size > _LARGE_SOURCE:
+            await asyncio.to_thread(edit, self.document)
+        else:
+            edit(self.document)
+
+    def _count_chunks(self, count: int) -> None:
+        self._chunks = count

@@ -1,0 +1,154 @@
+"""Notebooks, their documents and their answered requests in the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
+from cellyard_controller.store.schema import document_chunks, notebooks, requests
+
+KEEP_REQUESTS_S = 24 * 3600.0
+"""How long a request id is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotebookRecord:
+    """One stored notebook."""
+
+    key: NotebookKey
+    ref: NotebookRef
+    created_at: float
+    changed_at: float
+    kernel_settings: bytes | None
+    kernel_end: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A mutating request, so that a repeated one is answered and not carried out again."""
+
+    request_id: str
+    """Empty where the client gave none: then nothing is remembered."""
+    digest: bytes
+    """Of the content: the same id with other content is refused."""
+
+
+def find(connection: Connection, ref: NotebookRef) -> NotebookRecord | None:
+    """The notebook of this id in this tenant's namespace."""
+    row = connection.execute(
+        select(notebooks).where(notebooks.c.tenant == ref.tenant, notebooks.c.notebook_id == ref.notebook_id)
+    ).first()
+    return _record(row) if row else None
+
+
+def by_key(connection: Connection, key: NotebookKey) -> NotebookRecord:
+    """The notebook of this key."""
+    return _record(connection.execute(select(notebooks).where(notebooks.c.key == key)).one())
+
+
+def find_or_add(connection: Connection, ref: NotebookRef, document: bytes) -> NotebookRecord:
+    """The notebook of this id; where there is none, one with this document."""
+    found = find(connection, ref)
+    if found is not None:
+        return found
+    now = time.time()
+    added = connection.execute(
+        insert(notebooks).values(
+            tenant=ref.tenant, notebook_id=ref.notebook_id, created_at=now, changed_at=now, kernel_end=""
+        )
+    )
+    assert added.inserted_primary_key is not None
+    key = NotebookKey(added.inserted_primary_key[0])
+    add_chunk(connection, key, 0, document)
+    return NotebookRecord(key, ref, now, now, None, "")
+
+
+def listed(connection: Connection, tenant: TenantName, limit: int, after: str) -> list[NotebookRecord]:
+    """A tenant's notebooks by id."""
+    rows = connection.execute(
+        select(notebooks)
+        .where(notebooks.c.tenant == tenant, notebooks.c.notebook_id > after)
+        .order_by(notebooks.c.notebook_id)
+        .limit(limit)
+    )
+    return [_record(row) for row in rows]
+
+
+def chunks(connection: Connection, key: NotebookKey) -> list[bytes]:
+    """The document, in the order in which automerge loads it."""
+    rows = connection.execute(
+        select(document_chunks.c.chunk).where(document_chunks.c.notebook_key == key).order_by(document_chunks.c.number)
+    )
+    return list(rows.scalars())
+
+
+def chunk_count(connection: Connection, key: NotebookKey) -> int:
+    """The number that the next chunk bears."""
+    last = select(func.max(document_chunks.c.number)).where(document_chunks.c.notebook_key == key)
+    return (connection.execute(last).scalar_one_or_none() or 0) + 1
+
+
+def add_chunk(connection: Connection, key: NotebookKey, number: int, chunk: bytes) -> None:
+    """Appends a change to the document."""
+    connection.execute(insert(document_chunks).values(notebook_key=key, number=number, chunk=chunk))
+    if number:
+        change(connection, key, changed_at=time.time())
+
+
+def replace_chunks(connection: Connection, key: NotebookKey, snapshot: bytes) -> None:
+    """Folds all chunks into one."""
+    connection.execute(delete(document_chunks).where(document_chunks.c.notebook_key == key))
+    add_chunk(connection, key, 0, snapshot)
+
+
+def change(connection: Connection, key: NotebookKey, **values: Any) -> None:
+    """Stores what has become of a notebook."""
+    connection.execute(update(notebooks).where(notebooks.c.key == key).values(**values))
+
+
+def remove(connection: Connection, key: NotebookKey) -> None:
+    """Removes a notebook and all that hangs on it."""
+    connection.execute(delete(notebooks).where(notebooks.c.key == key))
+
+
+def remember(connection: Connection, tenant: TenantName, request: Request, answer: str) -> None:
+    """Notes that a request was carried out. A repeated id is a conflict of the primary key."""
+    connection.execute(
+        insert(requests).values(
+            tenant=tenant,
+            request_id=request.request_id,
+            digest=request.digest,
+            answer=answer,
+            at=time.time(),
+        )
+    )
+
+
+def answered(connection: Connection, tenant: TenantName, request_id: str) -> tuple[bytes, str] | None:
+    """Digest and answer of a request that was carried out."""
+    row = connection.execute(
+        select(requests.c.digest, requests.c.answer).where(
+            requests.c.tenant == tenant, requests.c.request_id == request_id
+        )
+    ).first()
+    return (row.digest, row.answer) if row else None
+
+
+def forget_requests(connection: Connection, before: float) -> None:
+    """Forgets requests of long ago."""
+    connection.execute(delete(requests).where(requests.c.at < before))
+
+
+def _record(row: Any) -> NotebookRecord:
+    return NotebookRecord(
+        key=NotebookKey(row.key),
+        ref=NotebookRef(TenantName(row.tenant), NotebookId(row.notebook_id)),
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+        kernel_settings=row.kernel_settings,
+        kernel_end=row.kernel_end,
+    )

@@ -1,0 +1,167 @@
+"""All rooms in memory: opened when somebody comes, recovered at start, dropped when nothing keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from cellyard_controller.config import Config
+from cellyard_controller.errors import NotebookNotFound, Unavailable
+from cellyard_controller.executions import records as execution_records
+from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
+from cellyard_controller.notebooks import records
+from cellyard_controller.notebooks.document import Document, DocumentDamaged
+from cellyard_controller.notebooks.room import Room
+from cellyard_controller.sandboxes import records as sandbox_records
+from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.sandbox import Sandbox
+from cellyard_controller.sandboxes.supervisor import Supervisor
+from cellyard_controller.seal import Seal
+from cellyard_controller.store import Store, StoreFailed
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A room and how many callers are in it."""
+
+    room: Room
+    task: asyncio.Task[None]
+    users: int = 0
+    sweep: asyncio.TimerHandle | None = field(default=None)
+
+
+class Rooms:
+    """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice."""
+
+    def __init__(self, store: Store, supervisor: Supervisor, seal: Seal, config: Config) -> None:
+        self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
+        self._seats: dict[NotebookRef, _Seat] = {}
+        self._opening: dict[NotebookRef, asyncio.Lock] = {}
+        self._last_busy = time.monotonic()
+
+    @asynccontextmanager
+    async def use(self, ref: NotebookRef, *, create: bool = True) -> AsyncIterator[Room]:
+        """The notebook's room, kept in memory meanwhile. Raises NotebookNotFound where it must exist and does not."""
+        seat = await self._enter(ref, create)
+        try:
+            yield seat.room
+        finally:
+            seat.users -= 1
+            self._last_busy = time.monotonic()
+            self._drop_later(ref, seat)
+
+    async def recover(self) -> None:
+        """Opens every notebook that has something to go on with, and gives adopted sandboxes back to theirs."""
+        unfinished = await self._store.read(execution_records.notebooks_with_unfinished)
+        living = await self._store.read(sandbox_records.living)
+        claimed = {r.notebook: r for r in living if r.state is SandboxState.CLAIMED and r.notebook is not None}
+        for key in sorted(unfinished | claimed.keys()):
+            record = await self._store.read(partial(records.by_key, key=key))
+            stored = claimed.get(key)
+            sandbox = self._supervisor.find(stored.sandbox_id) if stored else None
+            committed = stored.committed_number if stored else 0
+            seat = await self._open(record, sandbox, committed)
+            if sandbox is not None:
+                sandbox.notebook = record.ref
+                await sandbox.link.open()
+            self._drop_later(record.ref, seat)
+
+    async def list(self, tenant: TenantName, limit: int, after: str) -> list[records.NotebookRecord]:
+        """A tenant's notebooks."""
+        return await self._store.read(partial(records.listed, tenant=tenant, limit=limit, after=after))
+
+    async def delete(self, ref: NotebookRef) -> None:
+        """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""
+        async with self.use(ref, create=False) as room:
+            await room.shutdown_kernel(EndReason.SHUTDOWN, "the notebook was deleted")
+            seat = self._seats.pop(ref)
+            await self._end(seat)
+            await self._store.write(partial(records.remove, key=room.key))
+
+    async def close(self) -> None:
+        """Commits what is left in every room and ends them."""
+        seats, self._seats = list(self._seats.values()), {}
+        await asyncio.gather(*(self._end(seat) for seat in seats))
+
+    @property
+    def unused_since(self) -> float | None:
+        """Since when (monotonic time) nobody is here and no room holds anything; None while somebody is."""
+        return None if self._seats else self._last_busy
+
+    # Inside
+
+    async def _enter(self, ref: NotebookRef, create: bool) -> _Seat:
+        lock = self._opening.setdefault(ref, asyncio.Lock())
+        async with lock:
+            seat = self._seats.get(ref)
+            if seat is None:
+                seat = await self._open(await self._record(ref, create))
+            seat.users += 1
+        if not lock.locked():
+            self._opening.pop(ref, None)
+        return seat
+
+    async def _record(self, ref: NotebookRef, create: bool) -> records.NotebookRecord:
+        found = await self._store.read(partial(records.find, ref=ref))
+        if found is not None:
+            return found
+        if not create:
+            raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
+        document = Document.new().save()
+        try:
+            return await self._store.write(partial(records.find_or_add, ref=ref, document=document))
+        except StoreFailed as failed:
+            raise Unavailable(str(failed)) from failed
+
+    async def _open(self, record: records.NotebookRecord, sandbox: Sandbox | None = None, committed: int = 0) -> _Seat:
+        key: NotebookKey = record.key
+        chunks = await self._store.read(partial(records.chunks, key=key))
+        try:
+            document = await asyncio.to_thread(Document.load, chunks)
+        except DocumentDamaged as damaged:
+            log.error("a document is damaged", notebook=record.ref.notebook_id, why=str(damaged))
+            raise Unavailable(f"the document of notebook {record.ref.notebook_id!r} is damaged: {damaged}") from damaged
+        room = Room(
+            record,
+            document,
+            await self._store.read(partial(records.chunk_count, key=key)),
+            await self._store.read(partial(execution_records.last_by_cell, notebook=key)),
+            store=self._store,
+            supervisor=self._supervisor,
+            seal=self._seal,
+            config=self._config,
+        )
+        await room.recover(sandbox, committed)
+        seat = _Seat(room, asyncio.ensure_future(room.run()))
+        self._seats[record.ref] = seat
+        return seat
+
+    def _drop_later(self, ref: NotebookRef, seat: _Seat) -> None:
+        """A room that nobody is in and that is at rest goes; one that is not is looked at again later."""
+        if seat.users or self._seats.get(ref) is not seat:
+            return
+        if seat.room.at_rest:
+            del self._seats[ref]
+            self._last_busy = time.monotonic()
+            seat.task.cancel()
+        else:
+            if seat.sweep is not None:
+                seat.sweep.cancel()
+            loop = asyncio.get_running_loop()
+            seat.sweep = loop.call_later(self._config.sessions.grace, self._drop_later, ref, seat)
+
+    async def _end(self, seat: _Seat) -> None:
+        if seat.sweep is not None:
+            seat.sweep.cancel()
+        seat.task.cancel()
+        with suppress(asyncio.CancelledError):
+            await seat.task
+        await seat.room.close()

@@ -1,0 +1,266 @@
+"""A room's executions: the queue's decisions carried out, and the sandbox's reports taken in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+
+from cellyard_controller.errors import Refused
+from cellyard_controller.executions import queue as q
+from cellyard_controller.executions import records
+from cellyard_controller.executions.journal import Journal
+from cellyard_controller.executions.live import LiveExecution
+from cellyard_controller.executions.model import Execution, Notice, State
+from cellyard_controller.executions.reports import Clear, Ended, Output, Report, Started, Truncated, Update
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, new_execution_id
+from cellyard_controller.notebooks.kernel import Kernel
+from cellyard_controller.notebooks.ledger import Change, Ledger
+from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
+from cellyard_controller.sandboxes.sandbox import KernelSettings
+from cellyard_controller.store import Store
+
+_OVERDUE = 20.0
+"""Seconds past its timeout at which a running cell's agent cannot be keeping time."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An execution that a client asks for: of a new cell with this source, or of a cell that is there."""
+
+    request: Request
+    session_id: SessionId
+    cell_id: CellId
+    settings: KernelSettings
+    new_source: str | None = None
+    index: int | None = None
+    timeout_s: float | None = None
+    stop_on_error: bool = False
+    coalesce: bool = False
+
+
+class Runner:
+    """Executions of one room. Used by the room's task alone.
+
+    What the queue decides is written with the next commit, and acts after it: `take` asks for no commit itself.
+    """
+
+    def __init__(
+        self,
+        notebook: NotebookKey,
+        *,
+        store: Store,
+        journal: Journal,
+        kernel: Kernel,
+        ledger: Ledger,
+        on_started: Callable[[CellId, ExecutionId], None],
+    ) -> None:
+        self.queue = q.Queue()
+        self._notebook = notebook
+        self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
+        self._on_started = on_started
+
+    # Accepting
+
+    def waiting_like(self, order: Order, source: str) -> Execution | None:
+        """The execution of this cell that the same session has waiting or running with the same source."""
+        for entry in reversed(self._unfinished()):
+            if entry.cell_id == order.cell_id and entry.session_id == order.session_id:
+                live = self._journal.live(entry.execution_id)
+                return live.snapshot() if live.execution.source == source else None
+        return None
+
+    def accept(self, order: Order, source: str, change: Change) -> LiveExecution:
+        """Adds an execution to a change; it counts once that is committed, or is dropped."""
+        now = time.time()
+        execution = Execution(
+            execution_id=new_execution_id(),
+            cell_id=order.cell_id,
+            session_id=order.session_id,
+            source=source,
+            state=State.QUEUED,
+            accepted_at=now,
+            start_deadline=now + order.settings.start_timeout_s,
+            timeout_s=order.timeout_s,
+            stop_on_error=order.stop_on_error,
+        )
+        queue, decisions = q.accept(self.queue, _entry(execution))
+        change.rows.append(partial(records.add, notebook=self._notebook, execution=execution))
+        change.done.append(partial(self._take_over, queue))
+        for decision in decisions:
+            if isinstance(decision, q.Dispatch):
+                self._dispatch(decision, change)
+        change.done.append(self.tell_positions)
+        return self._journal.add(execution)
+
+    # The queue
+
+    def recover(self, unfinished: list[Execution]) -> None:
+        """Takes the unfinished executions of the store over, after a restart."""
+        for execution in unfinished:
+            entry = _entry(execution)
+            if execution.state is State.QUEUED:
+                self.queue = replace(self.queue, waiting=(*self.queue.waiting, entry))
+            else:
+                self.queue = replace(self.queue, running=entry)
+
+    def take(self, step: q.Step, message: str = "", report: Ended | None = None) -> None:
+        """Takes a step of the queue over."""
+        queue, decisions = step
+        self._take_over(queue)
+        for decision in decisions:
+            if isinstance(decision, q.Dispatch):
+                self._dispatch(decision, self._ledger.kept)
+            elif isinstance(decision, q.SendInterrupt):
+                name = decision.execution_id
+                wanted = partial(records.set_end_wanted, execution_id=name, why=q.INTERRUPT)
+                self._ledger.kept.rows.append(wanted)
+                self._ledger.kept.done.append(partial(self.send_interrupt, name))
+            else:
+                of_report = report if decision is decisions[0] else None
+                live = self._journal.live(decision.execution_id)
+                live.finish(decision.end, decision.reason, message, of_report)
+        self.tell_positions()
+
+    def lose_kernel(self, reason: EndReason, message: str) -> None:
+        """The kernel is gone: what ran is lost, what waited for it is cancelled."""
+        self.take(q.kernel_lost(self.queue, reason), message)
+
+    def send_again(self, held: frozenset[ExecutionId]) -> None:
+        """After a reconnection: what the agent never got, and the interrupt that it may have missed."""
+        running = self.queue.running
+        if running is None:
+            return
+        if running.execution_id not in held:
+            self._send(running.execution_id)
+        if running.interrupting:
+            self.send_interrupt(running.execution_id)
+
+    def send_interrupt(self, execution_id: ExecutionId, restart_after_s: float = 0.0) -> None:
+        """Tells the agent to interrupt."""
+        if self._kernel.sandbox is not None:
+            self._kernel.sandbox.link.interrupt(execution_id, restart_after_s)
+
+    def tell_positions(self) -> None:
+        """Tells those who watch waiting executions how many are ahead."""
+        for ahead, entry in enumerate(self.queue.waiting, start=int(self.queue.running is not None)):
+            if ahead:
+                self._journal.live(entry.execution_id).log.tell(Notice("queued", {"ahead": ahead}))
+
+    def tell_progress(self, stage: str, message: str) -> None:
+        """Tells those who watch waiting executions how far their kernel is."""
+        for entry in self.queue.waiting:
+            body = {"stage": stage, "message": message}
+            self._journal.live(entry.execution_id).log.tell(Notice("progress", body))
+
+    def overdue(self) -> float | None:
+        """When the running cell's timeout has passed so long ago that its agent cannot be keeping time."""
+        running = self.queue.running
+        if running is None:
+            return None
+        execution = self._journal.live(running.execution_id).execution
+        if execution.timeout_s is None or not execution.started_at:
+            return None
+        return execution.started_at + execution.timeout_s + _OVERDUE
+
+    # Reports
+
+    async def reports(self, reports: list[Report]) -> bool:
+        """Takes reports in, those of a resend once; True where an execution has ended by them."""
+        ended = False
+        for report in reports:
+            if report.number <= self._kernel.received:
+                continue
+            if report.number != self._kernel.received + 1:
+                log.warning("an agent's numbers have a gap", notebook_key=self._notebook, number=report.number)
+            self._kernel.received = report.number
+            ended = await self._report(report) or ended
+        return ended
+
+    async def _report(self, report: Report) -> bool:
+        what = report.what
+        if isinstance(what, Ended):
+            step = q.ended(self.queue, report.execution_id, what.outcome, what.interrupted_by, what.reason)
+            self._kernel.last_used = time.time()
+            self.take(step, _sentence(what), what)
+            return bool(step[1])
+        if isinstance(what, Update):
+            await self._update_displays(report, what)
+            return False
+        live = await self._subject(report.execution_id)
+        if live is None:
+            return False
+        if isinstance(what, Started):
+            queue, _ = q.started(self.queue, report.execution_id)
+            if queue is not self.queue:
+                self._take_over(queue)
+                live.started(what)
+                self._on_started(live.execution.cell_id, report.execution_id)
+        elif isinstance(what, Output | Clear | Truncated):
+            live.output(what, report.size)
+        return False
+
+    async def _subject(self, execution_id: ExecutionId) -> LiveExecution | None:
+        """The execution that a report is about; none for one that was never sent."""
+        if any(entry.execution_id == execution_id for entry in self.queue.waiting):
+            return None
+        try:
+            return await self._journal.open(execution_id)
+        except Refused:
+            return None
+
+    async def _update_displays(self, report: Report, what: Update) -> None:
+        """A display may belong to any cell: the update goes to every execution that shows it."""
+        stored = await self._store.read(
+            partial(records.displaying, notebook=self._notebook, display_id=what.display_id)
+        )
+        for execution_id in {*stored, report.execution_id}:
+            live = await self._subject(execution_id)
+            if live is not None:
+                live.update_display(what, report.size)
+
+    # Inside
+
+    def _unfinished(self) -> list[q.Entry]:
+        running = [self.queue.running] if self.queue.running else []
+        return [*running, *self.queue.waiting]
+
+    def _take_over(self, queue: q.Queue) -> None:
+        self.queue = queue
+        if self._kernel.takes_cells:
+            self._kernel.move(KernelState.BUSY if queue.running else KernelState.IDLE)
+
+    def _dispatch(self, decision: q.Dispatch, change: Change) -> None:
+        name = decision.execution_id
+        change.rows.append(partial(records.set_dispatched, execution_id=name))
+        change.done.append(partial(self._send, name))
+
+    def _send(self, execution_id: ExecutionId) -> None:
+        sandbox = self._kernel.sandbox
+        if sandbox is not None:
+            execution = self._journal.live(execution_id).execution
+            sandbox.link.dispatch(execution_id, execution.source, execution.timeout_s, execution.cell_id)
+
+
+def _entry(execution: Execution) -> q.Entry:
+    return q.Entry(
+        execution_id=execution.execution_id,
+        cell_id=execution.cell_id,
+        session_id=execution.session_id,
+        start_deadline=execution.start_deadline,
+        stop_on_error=execution.stop_on_error,
+        state=execution.state,
+        interrupting=bool(execution.end_wanted),
+    )
+
+
+def _sentence(ended: Ended) -> str:
+    if ended.reason == EndReason.KERNEL_RESTARTED:
+        return "the cell ignored its interrupt and the kernel was restarted"
+    return f"the kernel died: {ended.reason}" if ended.reason else ""

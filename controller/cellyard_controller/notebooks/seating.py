@@ -1,0 +1,265 @@
+"""A room's kernel and sandbox: claimed when needed, heard, restarted, and let go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from cellyard_controller.errors import KernelMismatch, NoKernel, Refused, Unavailable
+from cellyard_controller.executions import queue as q
+from cellyard_controller.ids import NotebookKey, NotebookRef
+from cellyard_controller.notebooks import records
+from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
+from cellyard_controller.notebooks.ledger import Change, Ledger
+from cellyard_controller.notebooks.runner import Runner
+from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
+from cellyard_controller.sandboxes.link import AgentHello, KernelReport
+from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone, SandboxOwner
+from cellyard_controller.sandboxes.supervisor import Supervisor
+from cellyard_controller.seal import Seal
+from cellyard_controller.store import StoreFailed
+
+News = tuple[str, str] | KernelView | Exception
+"""Progress (stage, message) of a start, or its end."""
+
+
+class Seating:
+    """The kernel of one room. Used by the room's task alone; claims run beside it and report back."""
+
+    def __init__(
+        self,
+        notebook: NotebookKey,
+        ref: NotebookRef,
+        *,
+        supervisor: Supervisor,
+        seal: Seal,
+        kernel: Kernel,
+        runner: Runner,
+        ledger: Ledger,
+        owner: SandboxOwner,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    ) -> None:
+        """`owner` hears the sandbox's link; `spawn` runs work beside the room, `ask` brings it back into its task."""
+        self._notebook, self._ref = notebook, ref
+        self._supervisor, self._seal = supervisor, seal
+        self._kernel, self._runner, self._ledger = kernel, runner, ledger
+        self._owner, self._spawn, self._ask = owner, spawn, ask
+        self._claim: asyncio.Task[None] | None = None
+        self._watching: set[asyncio.Queue[News]] = set()
+        self._hello = AgentHello(KernelReport("none", 0, ""), frozenset(), 0)
+        self._hello_pending = False
+
+    @property
+    def claiming(self) -> bool:
+        """Whether a sandbox is on its way."""
+        return self._claim is not None
+
+    # Wanting a kernel
+
+    async def choose(self, settings: KernelSettings, change: Change) -> None:
+        """Notes which kernel is to be started where none runs; refuses what does not fit the one that does.
+
+        Raises KernelMismatch, CapabilityUnavailable, InvalidRequest.
+        """
+        if self._kernel.running:
+            self._check_fits(settings)
+            return
+        await self._supervisor.require(settings)
+        sealed = self._seal.close(settings_to_json(settings))
+        change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
+        change.done.append(partial(setattr, self._kernel, "settings", settings))
+
+    def watch(self, news: asyncio.Queue[News]) -> None:
+        """Sends what happens to the kernel's start here, until `unwatch`."""
+        self._watching.add(news)
+
+    def unwatch(self, news: asyncio.Queue[News]) -> None:
+        """Sends nothing more."""
+        self._watching.discard(news)
+
+    def start(self) -> None:
+        """Claims a sandbox where none is there or on its way; those who watch hear how it ends."""
+        if self._kernel.takes_cells:
+            self._tell(self._kernel.view())
+        elif not self._kernel.running:
+            assert self._kernel.settings is not None
+            self._kernel.move(KernelState.STARTING)
+            request = ClaimRequest(self._notebook, self._ref, self._kernel.settings)
+            self._claim = self._spawn(self._claim_sandbox(request))
+
+    def start_if_wanted(self) -> None:
+        """Claims a sandbox where cells wait for one."""
+        if self._runner.queue.waiting and not self._kernel.running:
+            self.start()
+
+    def adopt(self, sandbox: Sandbox, committed: int) -> None:
+        """After the controller's restart: the notebook still has this sandbox."""
+        self._kernel.seat(sandbox, committed=committed)
+        self._kernel.state = KernelState.BUSY if self._runner.queue.running else KernelState.IDLE
+        sandbox.hand_over(self._owner)
+
+    # Letting go
+
+    def lose(self, reason: EndReason, message: str) -> None:
+        """Kernel and sandbox are gone, or go now; everything that needed them ends."""
+        sandbox = self._kernel.sandbox
+        if self._kernel.running:
+            self._kernel.unseat(KernelState.NONE if reason is EndReason.SHUTDOWN else KernelState.DEAD, reason)
+        self._runner.lose_kernel(reason, message)
+        self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
+        if sandbox is not None and sandbox.end is None:
+            self._spawn(self._supervisor.release(sandbox.sandbox_id, reason, message))
+
+    async def shut_down(self, reason: EndReason, message: str) -> None:
+        """Ends the kernel, or its start; without one it does nothing."""
+        if self._claim is not None:
+            self._claim.cancel()
+            self._claim = None
+            self._tell(NoKernel("the kernel was shut down while it started"))
+        if self._kernel.running or not self._runner.queue.empty:
+            self.lose(reason, message)
+            await self._ledger.commit()
+        elif self._kernel.state is KernelState.DEAD:
+            self._kernel.move(KernelState.NONE)
+
+    async def restart(self) -> None:
+        """Asks for a fresh kernel in the same sandbox. Raises NoKernel."""
+        sandbox = self._kernel.sandbox
+        if sandbox is None or not self._kernel.takes_cells:
+            raise NoKernel(f"notebook {self._ref.notebook_id!r} has no kernel to restart")
+        self._kernel.move(KernelState.RESTARTING)
+        self._runner.lose_kernel(EndReason.KERNEL_RESTARTED, "the kernel was restarted")
+        await self._ledger.commit()
+        sandbox.link.restart_kernel(self._kernel.generation)
+
+    def deadline(self) -> float | None:
+        """When `time_passed` has something to do at the earliest."""
+        due = [moment for moment in (self._kernel.deadline(), self._runner.overdue()) if moment is not None]
+        return min(due, default=None)
+
+    def time_passed(self, now: float) -> None:
+        """Ends a kernel whose idle time or life is over, or whose agent does not keep time."""
+        settings, sandbox = self._kernel.settings, self._kernel.sandbox
+        if settings is None or sandbox is None:
+            return
+        due, overdue = self._kernel.deadline(), self._runner.overdue()
+        if sandbox.claimed_at + settings.ttl_s <= now:
+            self.lose(EndReason.TTL, f"the kernel's life of {settings.ttl_s:g} s is over (ttl)")
+        elif due is not None and due <= now:
+            self.lose(EndReason.IDLE, f"nobody used the kernel for {settings.idle_timeout_s:g} s (idle)")
+        elif overdue is not None and overdue <= now:
+            self.lose(EndReason.RUNTIME_LOST, "the sandbox does not keep the cell's timeout")
+
+    # Hearing the agent
+
+    def link_up(self, hello: AgentHello) -> int:
+        """The agent has connected; returns the number up to which its reports are committed."""
+        self._hello, self._hello_pending = hello, True
+        return self._kernel.committed
+
+    async def link_ready(self) -> None:
+        """The agent is greeted: what it may have missed is said again."""
+        sandbox, running = self._kernel.sandbox, self._runner.queue.running
+        if sandbox is None:
+            return
+        if self._kernel.state is KernelState.RESTARTING:
+            sandbox.link.restart_kernel(self._kernel.generation)
+        never_got_it = running is not None and running.execution_id not in self._hello.held
+        if never_got_it and self._hello.kernel.generation > self._kernel.generation:
+            # A cell does not run in a later kernel than the one it was meant for.
+            self._runner.lose_kernel(EndReason.KERNEL_RESTARTED, "the kernel was restarted")
+            await self._ledger.flush()
+        self._runner.send_again(self._hello.held)
+        await self.caught_up()
+
+    async def caught_up(self) -> None:
+        """Takes the Hello's word on the kernel in, once everything that happened before it is taken in too."""
+        if self._hello_pending and self._kernel.received >= self._hello.last_number:
+            self._hello_pending = False
+            await self.kernel_report(self._hello.kernel)
+
+    async def kernel_report(self, report: KernelReport) -> None:
+        """The agent says how its kernel is."""
+        kernel = self._kernel
+        if kernel.sandbox is None:
+            return
+        if report.state == "dead":
+            reason = EndReason.OOM if "oom" in report.reason else EndReason.EXIT
+            self.lose(reason, f"the kernel died: {report.reason}")
+            await self._ledger.flush()
+            self._tell(NoKernel(f"the kernel died: {report.reason}"))
+        elif report.state == "ready":
+            restarted = report.generation > kernel.generation
+            kernel.generation = max(kernel.generation, report.generation)
+            if kernel.state is KernelState.RESTARTING:
+                if not restarted:
+                    return  # still the old one
+                kernel.move(KernelState.IDLE)
+            self._runner.take(q.kernel_ready(self._runner.queue))
+            await self._ledger.flush()
+            self._tell(kernel.view())
+
+    # Inside
+
+    def _check_fits(self, settings: KernelSettings) -> None:
+        """Nobody joins another kernel, or less isolation, than they asked for."""
+        running = self._kernel.settings
+        assert running is not None
+        if settings.kernel_type != running.kernel_type:
+            raise KernelMismatch(
+                f"a {running.kernel_type} kernel runs for notebook {self._ref.notebook_id!r}, "
+                f"not the {settings.kernel_type} kernel that was asked for"
+            )
+        for name in ("runtime", "template", "network"):
+            wanted, has = getattr(settings, name), getattr(running, name)
+            if wanted != has:
+                raise KernelMismatch(f"the running kernel has the {name} {has!r}, not {wanted!r}; shut it down first")
+        if self._kernel.sandbox is not None:
+            self._supervisor.check_proven(settings, self._kernel.sandbox)
+
+    async def _claim_sandbox(self, request: ClaimRequest) -> None:
+        mine = asyncio.current_task()
+        try:
+            sandbox = await self._supervisor.claim(request, self._report_progress)
+        except SandboxGone as gone:
+            failure: Exception = NoKernel(f"no kernel could be started: {gone}", end_reason=str(gone.reason))
+            await self._ask(partial(self._not_granted, mine, gone.reason, failure))
+        except Refused as refused:
+            await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, refused))
+        except StoreFailed as failed:
+            await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, Unavailable(str(failed))))
+        else:
+            await self._ask(partial(self._granted, mine, sandbox))
+
+    async def _granted(self, claim: asyncio.Task[None] | None, sandbox: Sandbox) -> None:
+        if claim is not self._claim:
+            self._spawn(self._supervisor.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more"))
+            return
+        self._claim = None
+        self._kernel.seat(sandbox)
+        self._kernel.move(KernelState.IDLE)
+        sandbox.hand_over(self._owner)
+        if sandbox.end is not None:  # it died before it was handed over
+            self.lose(*sandbox.end)
+        else:
+            self._runner.take(q.kernel_ready(self._runner.queue))
+        await self._ledger.flush()
+        self._tell(self._kernel.view())
+
+    async def _not_granted(self, claim: asyncio.Task[None] | None, reason: EndReason, failure: Exception) -> None:
+        if claim is self._claim:
+            self._claim = None
+            self.lose(reason, str(failure))
+            await self._ledger.flush()
+            self._tell(failure)
+
+    def _report_progress(self, stage: str, message: str) -> None:
+        self._tell((stage, message))
+        self._runner.tell_progress(stage, message)
+
+    def _tell(self, news: News) -> None:
+        for watching in self._watching:
+            watching.put_nowait(news)
