@@ -1,0 +1,1 @@
+"""The public services: translate, authorise, call, translate back."""

@@ -1,0 +1,109 @@
+"""Executions: accepted, followed, read and cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from cellyard_controller.api import requests, responses
+from cellyard_controller.api.access import Access, Caller, stream, unary
+from cellyard_controller.config import Config
+from cellyard_controller.errors import InvalidRequest
+from cellyard_controller.ids import CellId, ExecutionId
+from cellyard_controller.notebooks.room import Room
+from cellyard_controller.notebooks.rooms import Rooms
+from cellyard_controller.notebooks.runner import Order
+from cellyard_proto.v1 import executions_pb2 as pb
+from cellyard_proto.v1 import executions_pb2_grpc
+
+_MAX_LISTED = 1000
+
+
+class Executions(executions_pb2_grpc.ExecutionsServicer):
+    """The Executions service."""
+
+    def __init__(self, access: Access, rooms: Rooms, config: Config) -> None:
+        self.access, self._rooms, self._config = access, rooms, config
+
+    @stream
+    async def Execute(self, message: pb.Start, caller: Caller) -> AsyncIterator[pb.ExecutionEvent]:  # noqa: N802
+        """Accepts an execution and streams what happens."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        order = self._order(message, caller)
+        async with self._rooms.use(ref) as room:
+            accepted = await room.execute(order)
+            yield pb.ExecutionEvent(accepted=responses.execution(ref, accepted))
+            async for event in _events(room, accepted.execution_id, 0):
+                yield event
+
+    @unary
+    async def Enqueue(self, message: pb.Start, caller: Caller) -> pb.Execution:  # noqa: N802
+        """Accepts an execution."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        order = self._order(message, caller)
+        async with self._rooms.use(ref) as room:
+            return responses.execution(ref, await room.execute(order))
+
+    @stream
+    async def Attach(  # noqa: N802
+        self, message: pb.AttachExecution, caller: Caller
+    ) -> AsyncIterator[pb.ExecutionEvent]:
+        """The stream of an execution again."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        execution_id = ExecutionId(message.execution_id)
+        async with self._rooms.use(ref, create=False) as room:
+            found = await room.execution(execution_id)
+            yield pb.ExecutionEvent(accepted=responses.execution(ref, found))
+            async for event in _events(room, execution_id, message.after_seq):
+                yield event
+
+    @unary
+    async def Get(self, message: pb.GetExecution, caller: Caller) -> pb.Execution:  # noqa: N802
+        """One execution with its outputs."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.execution(ref, await room.execution(ExecutionId(message.execution_id)))
+
+    @unary
+    async def List(self, message: pb.ListExecutions, caller: Caller) -> pb.ListExecutionsResponse:  # noqa: N802
+        """Executions, newest first."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        if message.limit < 0:
+            raise InvalidRequest(f"a limit is not negative: {message.limit}")
+        before = ExecutionId(message.before_execution_id) if message.before_execution_id else None
+        async with self._rooms.use(ref, create=False) as room:
+            found = await room.executions(min(message.limit or 100, _MAX_LISTED), before)
+        return pb.ListExecutionsResponse(executions=[responses.execution(ref, each) for each in found])
+
+    @unary
+    async def Cancel(self, message: pb.CancelExecution, caller: Caller) -> pb.Execution:  # noqa: N802
+        """Ends one execution."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        request = requests.request(message, message.request_id, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.execution(ref, await room.cancel(request, ExecutionId(message.execution_id)))
+
+    def _order(self, message: pb.Start, caller: Caller) -> Order:
+        what = message.WhichOneof("what")
+        if what is None:
+            raise InvalidRequest("neither a source nor a cell to execute")
+        new = message.source if what == "source" else None
+        cell_id = CellId(message.cell_id) if new is None else requests.cell(new.cell_id, self._config)
+        timeout = None
+        if message.HasField("timeout_s"):
+            timeout = requests.seconds(message.timeout_s, "the timeout")
+        return Order(
+            request=requests.request(message, message.request_id, self._config),
+            session_id=requests.session(message.session_id, self._config),
+            cell_id=cell_id,
+            settings=requests.kernel_settings(message.kernel, caller, self._config),
+            new_source=requests.source(new.source, self._config.limits) if new else None,
+            index=requests.index(new.index) if new and new.HasField("index") else None,
+            timeout_s=timeout,
+            stop_on_error=message.stop_on_error,
+            coalesce=message.coalesce,
+        )
+
+
+async def _events(room: Room, execution_id: ExecutionId, after_seq: int) -> AsyncIterator[pb.ExecutionEvent]:
+    async for item in room.follow(execution_id, after_seq):
+        yield responses.event(item)

@@ -1,0 +1,67 @@
+"""Kernels: started, interrupted, restarted and shut down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from cellyard_controller.api import requests, responses
+from cellyard_controller.api.access import Access, Caller, stream, unary
+from cellyard_controller.config import Config
+from cellyard_controller.notebooks.kernel import KernelView
+from cellyard_controller.notebooks.rooms import Rooms
+from cellyard_proto.v1 import kernels_pb2 as pb
+from cellyard_proto.v1 import kernels_pb2_grpc
+
+
+class Kernels(kernels_pb2_grpc.KernelsServicer):
+    """The Kernels service."""
+
+    def __init__(self, access: Access, rooms: Rooms, config: Config) -> None:
+        self.access, self._rooms, self._config = access, rooms, config
+
+    @stream
+    async def Start(self, message: pb.StartKernel, caller: Caller) -> AsyncIterator[pb.KernelEvent]:  # noqa: N802
+        """Starts a kernel where none runs, with progress."""
+        settings = requests.kernel_settings(message.settings, caller, self._config)
+        session = requests.session(message.session_id, self._config)
+        async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
+            async for item in room.start_kernel(session, settings):
+                if isinstance(item, KernelView):
+                    yield pb.KernelEvent(kernel=responses.kernel(item))
+                else:
+                    yield pb.KernelEvent(progress=pb.Progress(stage=item[0], message=item[1]))
+
+    @unary
+    async def Get(self, message: pb.GetKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
+        """The kernel as it stands."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.kernel(await room.kernel())
+
+    @unary
+    async def Shutdown(self, message: pb.ShutdownKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
+        """Ends the kernel."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.kernel(await room.shutdown_kernel())
+
+    @unary
+    async def Interrupt(self, message: pb.InterruptKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
+        """Interrupts the running cell."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        request = requests.request(message, message.request_id, self._config)
+        session = requests.session(message.session_id, self._config)
+        restart = (
+            requests.seconds(message.restart_after_s, "restart_after") if message.HasField("restart_after_s") else None
+        )
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.kernel(await room.interrupt(request, session, restart))
+
+    @unary
+    async def Restart(self, message: pb.RestartKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
+        """A fresh kernel in the same sandbox."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        request = requests.request(message, message.request_id, self._config)
+        session = requests.session(message.session_id, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.kernel(await room.restart_kernel(request, session))

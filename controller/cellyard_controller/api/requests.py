@@ -1,0 +1,181 @@
+"""What clients send, checked and in the controller's own terms. Everything here raises InvalidRequest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from google.protobuf.message import Message
+
+from cellyard_controller.api.access import Caller
+from cellyard_controller.config import Config, LimitsConfig
+from cellyard_controller.errors import InvalidRequest, PermissionDenied
+from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
+from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.sandbox import KernelSettings
+from cellyard_proto.v1 import kernels_pb2
+
+KERNEL_TYPES = ("python", "deno")
+CAPABILITIES = (
+    "timeout",
+    "process_isolation",
+    "container_isolation",
+    "network_isolation",
+    "reset",
+    "deps_install",
+)
+NETWORKS = ("none", "allowlist", "open")
+ENV_SOURCES = (
+    "auto",
+    "uv:prewarmed",
+    "uv:inline",
+    "uv:pyproject",
+    "conda:prewarmed",
+    "conda:inline",
+    "conda:env_yml",
+    "pixi:toml",
+    "deno",
+)
+_MAX_FILE_NAME = 255
+
+
+def identifier(value: str, what: str, limits: LimitsConfig) -> str:
+    """An id: 1 to 256 printable characters, otherwise opaque."""
+    if not value:
+        raise InvalidRequest(f"{what} is empty")
+    if len(value) > limits.identifier:
+        raise InvalidRequest(f"{what} has {len(value)} characters; at most {limits.identifier} are allowed")
+    if not value.isprintable():
+        raise InvalidRequest(f"{what} {value!r} has characters that cannot be printed")
+    return value
+
+
+def notebook(notebook_id: str, caller: Caller, config: Config) -> NotebookRef:
+    """The notebook of this id in the caller's namespace."""
+    return NotebookRef(caller.tenant, NotebookId(identifier(notebook_id, "the notebook id", config.limits)))
+
+
+def cell(cell_id: str, config: Config) -> CellId:
+    """A cell id."""
+    return CellId(identifier(cell_id, "the cell id", config.limits))
+
+
+def session(session_id: str, config: Config) -> SessionId:
+    """A session id; empty for none."""
+    return SessionId(identifier(session_id, "the session id", config.limits) if session_id else "")
+
+
+def request(message: Message, request_id: str, config: Config) -> Request:
+    """A mutating request with the digest of its content."""
+    if request_id:
+        identifier(request_id, "the request id", config.limits)
+    content = f"{message.DESCRIPTOR.full_name}\0".encode() + message.SerializeToString(deterministic=True)
+    return Request(request_id, hashlib.sha256(content).digest())
+
+
+def source(text: str, limits: LimitsConfig) -> str:
+    """A cell's source, within its limit."""
+    size = len(text.encode())
+    if size > limits.source:
+        raise InvalidRequest(f"the source has {size} bytes; at most {limits.source} are allowed")
+    return text
+
+
+def metadata(text: str, limits: LimitsConfig) -> dict[str, Any]:
+    """A JSON object."""
+    if len(text.encode()) > limits.metadata:
+        raise InvalidRequest(f"the metadata is larger than {limits.metadata} bytes")
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError as bad:
+        raise InvalidRequest(f"the metadata is no JSON: {bad}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest("the metadata is no JSON object")
+    return value
+
+
+def index(value: int) -> int:
+    """A position from 0."""
+    if value < 0:
+        raise InvalidRequest(f"an index is not negative: {value}")
+    return value
+
+
+def seconds(value: float, what: str) -> float:
+    """A time span above zero."""
+    if not math.isfinite(value) or value <= 0:
+        raise InvalidRequest(f"{what} is a number of seconds above zero, not {value:g}")
+    return value
+
+
+def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config: Config) -> KernelSettings:
+    """Settings of a kernel with the defaults filled in. Raises PermissionDenied for the process runtime."""
+    kernel_type = message.kernel_type or "python"
+    if kernel_type not in KERNEL_TYPES:
+        raise InvalidRequest(f"unsupported kernel type {kernel_type!r}: {' or '.join(KERNEL_TYPES)}")
+    wanted_env = message.env_source or "auto"
+    if wanted_env not in ENV_SOURCES:
+        raise InvalidRequest(f"unsupported env_source {wanted_env!r}: one of {', '.join(ENV_SOURCES)}")
+    runtime = message.runtime or config.runtime[0]
+    if runtime == "process" and not caller.operator:
+        raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
+    template = message.template or "default"
+    network = message.network or "none"
+    if network not in NETWORKS:
+        raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
+    for name in message.require:
+        if name not in CAPABILITIES:
+            raise InvalidRequest(f"unknown capability {name!r}: one of {', '.join(CAPABILITIES)}")
+    sandboxes = config.sandboxes
+    return KernelSettings(
+        kernel_type=kernel_type,
+        env_source=_env_source(kernel_type, wanted_env),
+        runtime=runtime,
+        template=template,
+        network=_network(network),
+        require=frozenset(message.require),
+        env=_env(message.env),
+        files=_files(message.files, config.limits),
+        start_timeout_s=_or(message.start_timeout_s, sandboxes.start_timeout, "start_timeout"),
+        idle_timeout_s=_or(message.idle_timeout_s, sandboxes.idle_timeout, "idle_timeout"),
+        ttl_s=_or(message.ttl_s, sandboxes.ttl, "ttl"),
+    )
+
+
+def _or(value: float, default: float, what: str) -> float:
+    return seconds(value, what) if value else default
+
+
+def _env_source(kernel_type: str, wanted: str) -> str:
+    """The environment that will run. Nothing falls back in silence: what is not there is refused."""
+    if kernel_type == "deno":
+        raise InvalidRequest("unsupported kernel type 'deno': this release runs python kernels")
+    if wanted in ("auto", "uv:prewarmed"):
+        return "uv:prewarmed"
+    raise InvalidRequest(f"unsupported env_source {wanted!r}: this release has uv:prewarmed")
+
+
+def _network(policy: str) -> str:
+    if policy != "none":
+        raise InvalidRequest(f"unsupported network policy {policy!r}: this release has none")
+    return policy
+
+
+def _env(env: Any) -> dict[str, str]:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidRequest(f"{name!r} is no name or value for an environment variable")
+    return dict(env)
+
+
+def _files(files: Any, limits: LimitsConfig) -> dict[str, bytes]:
+    total = sum(len(file.content) for file in files)
+    if total > limits.files:
+        raise InvalidRequest(f"the files have {total} bytes; at most {limits.files} are allowed")
+    for file in files:
+        name = file.name
+        if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > _MAX_FILE_NAME:
+            raise InvalidRequest(f"{name!r} is no plain file name")
+    return {file.name: file.content for file in files}

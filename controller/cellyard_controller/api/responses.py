@@ -1,0 +1,122 @@
+"""What clients get: the controller's plain data as protocol messages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cellyard_controller.executions.model import Event, Execution, Notice
+from cellyard_controller.ids import NotebookRef
+from cellyard_controller.notebooks.kernel import KernelView
+from cellyard_controller.notebooks.pages import Cell
+from cellyard_proto import outputs
+from cellyard_proto.v1 import executions_pb2 as ex
+from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, outputs_pb2
+
+
+def cell(joined: Cell) -> notebooks_pb2.Cell:
+    """A cell with the outputs of its last execution."""
+    document, last = joined.document, joined.execution
+    return notebooks_pb2.Cell(
+        cell_id=document.cell_id,
+        cell_type=document.cell_type,
+        source=document.source,
+        execution_count=last.execution_count if last else 0,
+        outputs=[outputs.from_nbformat(output) for output in last.outputs] if last else [],
+        metadata_json=json.dumps(document.metadata) if document.metadata else "",
+        execution_id=last.execution_id if last else "",
+        version=document.version,
+    )
+
+
+def execution(ref: NotebookRef, value: Execution) -> ex.Execution:
+    """An execution as it stands."""
+    message = ex.Execution(
+        execution_id=value.execution_id,
+        notebook_id=ref.notebook_id,
+        cell_id=value.cell_id,
+        state=ex.ExecutionState.Value(f"EXECUTION_STATE_{value.state.upper()}"),
+        end=_end(value.end or ""),
+        end_reason=value.end_reason,
+        end_message=value.end_message,
+        execution_count=value.execution_count,
+        outputs=[outputs.from_nbformat(output) for output in value.outputs],
+        accepted_at=value.accepted_at,
+        started_at=value.started_at,
+        ended_at=value.ended_at,
+        source=value.source,
+        last_seq=value.last_seq,
+    )
+    if value.value is not None:
+        message.value.CopyFrom(outputs_pb2.Value(json=value.value.json, is_repr=value.value.is_repr))
+    usage = value.usage
+    if usage.wall_s:
+        message.usage.CopyFrom(_usage(usage.cpu_s, usage.peak_memory_bytes, usage.wall_s))
+    return message
+
+
+def event(item: Event | Notice) -> ex.ExecutionEvent:
+    """An event, or a notice with the number 0."""
+    seq = item.seq if isinstance(item, Event) else 0
+    return ex.ExecutionEvent(seq=seq, **{item.kind: _BODY[item.kind](item.body)})
+
+
+def kernel(view: KernelView) -> kernels_pb2.Kernel:
+    """A kernel as it stands."""
+    return kernels_pb2.Kernel(
+        state=kernels_pb2.KernelState.Value(f"KERNEL_STATE_{view.state.upper()}"),
+        generation=view.generation,
+        kernel_type=view.kernel_type,
+        env_source=view.env_source,
+        sandbox_id=view.sandbox_id,
+        runtime=view.runtime,
+        template=view.template,
+        network=view.network,
+        capabilities=view.capabilities,
+        end_reason=view.end_reason,
+        claimed_at=view.claimed_at,
+        expires_at=view.expires_at,
+    )
+
+
+def _end(name: str) -> ex.ExecutionEnd.ValueType:
+    return ex.ExecutionEnd.Value(f"EXECUTION_END_{name.upper()}" if name else "EXECUTION_END_UNSPECIFIED")
+
+
+def _usage(cpu_s: float, peak: int, wall_s: float) -> ex.Usage:
+    return ex.Usage(cpu_s=cpu_s, peak_memory_bytes=peak, wall_s=wall_s)
+
+
+def _finished(body: dict[str, Any]) -> ex.Finished:
+    finished = ex.Finished(
+        end=_end(body["end"]),
+        end_reason=body["end_reason"],
+        end_message=body["end_message"],
+        execution_count=body["execution_count"],
+        ended_at=body["ended_at"],
+        usage=_usage(*body["usage"]),
+    )
+    if body["value"] is not None:
+        text, is_repr = body["value"]
+        finished.value.CopyFrom(outputs_pb2.Value(json=text, is_repr=is_repr))
+    return finished
+
+
+def _display_updated(body: dict[str, Any]) -> outputs_pb2.DisplayUpdated:
+    return outputs_pb2.DisplayUpdated(
+        display_id=body["display_id"],
+        data=outputs.data_from_nbformat(body["data"]),
+        metadata_json=outputs.metadata_from_nbformat(body["metadata"]),
+    )
+
+
+_BODY: dict[str, Any] = {
+    "queued": lambda body: ex.Queued(**body),
+    "waiting": lambda body: ex.Waiting(**body),
+    "progress": lambda body: kernels_pb2.Progress(**body),
+    "started": lambda body: ex.Started(**body),
+    "output": outputs.from_nbformat,
+    "clear_output": lambda body: outputs_pb2.ClearOutput(**body),
+    "display_updated": _display_updated,
+    "finished": _finished,
+}

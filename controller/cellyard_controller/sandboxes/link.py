@@ -1,0 +1,309 @@
+"""The controller's end of the agent link: one unix socket a sandbox, framed protobuf, untrusted input.
+
+The socket is the sandbox's identity: what comes over it is of that sandbox, whatever it says. Protocol buffers stop
+here; owners see plain data. A frame is handled before the next one is read, so a flooding agent waits on its own
+socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from cellyard_controller.executions.model import Outcome, Usage, Value
+from cellyard_controller.executions.reports import Clear, Ended, Output, Report, Started, Truncated, Update
+from cellyard_controller.ids import ExecutionId, SandboxId
+from cellyard_proto import PROTOCOL, framing, outputs
+from cellyard_proto.v1 import link_pb2 as pb
+
+SOCKET_NAME = "agent.sock"
+MAX_SOCKET_PATH = 107
+_MAX_UNSENT = 64 * 1024 * 1024
+_HELLO_WITHIN = 10.0
+_OUTCOMES = {
+    pb.OUTCOME_OK: Outcome.OK,
+    pb.OUTCOME_ERROR: Outcome.ERROR,
+    pb.OUTCOME_KERNEL_GONE: Outcome.KERNEL_GONE,
+}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """The kernel's state, as the agent says."""
+
+    state: str
+    """`none`, `starting`, `ready` or `dead`."""
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHello:
+    """What an agent says first on each connection."""
+
+    kernel: KernelReport
+    held: frozenset[ExecutionId]
+    last_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What the agent is told in return."""
+
+    committed_number: int
+    output_bytes: int
+    output_count: int
+    link_grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The agent's answer to a request with a number. Empty error: done."""
+
+    request: int
+    error: str
+
+
+FromAgent = list[Report] | KernelReport | Answered
+
+
+class LinkOwner(Protocol):
+    """Who a sandbox belongs to: the supervisor until it is claimed, then a room."""
+
+    async def link_up(self, hello: AgentHello) -> Greeting:
+        """The agent has connected. What is returned is sent as the first frame."""
+
+    async def link_ready(self) -> None:
+        """The greeting is sent; from here on the owner may send."""
+
+    async def link_received(self, message: FromAgent) -> None:
+        """The agent says something."""
+
+    async def link_down(self) -> None:
+        """The connection has ended; the agent may come back."""
+
+
+class AgentLink:
+    """The socket of one sandbox and the connection on it, if there is one."""
+
+    def __init__(self, sandbox_id: SandboxId, folder: Path, uid: int, owner: LinkOwner) -> None:
+        self.sandbox_id = sandbox_id
+        self.folder = folder
+        self.owner = owner
+        self.last_heard = 0.0
+        """Loop time of the last frame."""
+        self._uid = uid
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._greeted = False
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def up(self) -> bool:
+        """Whether the agent is connected and greeted."""
+        return self._greeted
+
+    async def open(self) -> None:
+        """Makes the folder and listens. The path stays the same over restarts of the controller."""
+        self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        path = self.folder / SOCKET_NAME
+        path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._accept, str(path))
+        if os.geteuid() == 0:
+            os.chown(path, self._uid, self._uid)
+            path.chmod(0o600)
+        else:
+            path.chmod(0o666)  # the folder above is 0700: only the sandbox's own mount reaches it
+
+    async def close(self) -> None:
+        """Stops listening and hangs up."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def remove_folder(self) -> None:
+        """Takes the socket and its folder away, when the sandbox has ended."""
+        (self.folder / SOCKET_NAME).unlink(missing_ok=True)
+        try:
+            self.folder.rmdir()
+        except FileNotFoundError:
+            pass
+
+    # What the controller says. Without a connection nothing is sent: the owner says it again after link_up.
+
+    def start_kernel(self, kernel_type: str, env: dict[str, str]) -> None:
+        """Starts the kernel; once in a sandbox's life."""
+        self._send(pb.ToAgent(start_kernel=pb.StartKernelHost(kernel_type=kernel_type, env=env)))
+
+    def dispatch(self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str) -> None:
+        """Runs a source; the agent takes an execution id once."""
+        self._send(
+            pb.ToAgent(
+                dispatch=pb.Dispatch(
+                    execution_id=execution_id, source=source, timeout_s=timeout_s or 0.0, cell_id=cell_id
+                )
+            )
+        )
+
+    def interrupt(self, execution_id: ExecutionId, restart_after_s: float = 0.0) -> None:
+        """Interrupts an execution until it is idle."""
+        message = pb.Interrupt(execution_id=execution_id, restart_after_s=restart_after_s)
+        self._send(pb.ToAgent(interrupt=message))
+
+    def acknowledge(self, number: int) -> None:
+        """Reports up to this number are committed."""
+        self._send(pb.ToAgent(acknowledge=pb.Acknowledge(number=number)))
+
+    def restart_kernel(self, generation: int) -> None:
+        """Replaces the kernel of this generation by a fresh one."""
+        self._send(pb.ToAgent(restart_kernel=pb.RestartKernelHost(generation=generation)))
+
+    def put_file(self, request: int, name: str, content: bytes) -> None:
+        """Writes a file into the kernel's home; answered."""
+        self._send(pb.ToAgent(put_file=pb.PutFile(request=request, name=name, content=content)))
+
+    def ping(self) -> None:
+        """Asks for a sign of life."""
+        self._send(pb.ToAgent(ping=pb.Ping(id=1)))
+
+    def goodbye(self, reason: str) -> None:
+        """Ends the agent."""
+        self._send(pb.ToAgent(goodbye=pb.Goodbye(reason=reason)))
+
+    # Inside
+
+    def _send(self, message: pb.ToAgent) -> None:
+        writer = self._writer
+        if writer is None or not self._greeted or writer.is_closing():
+            return
+        if writer.transport.get_write_buffer_size() > _MAX_UNSENT:
+            log.warning("agent does not read, hanging up", sandbox=self.sandbox_id)
+            writer.transport.abort()
+            return
+        writer.write(framing.encode(message))
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (framing.FrameError, ValueError, ConnectionError) as bad:
+            log.warning("link closed", sandbox=self.sandbox_id, why=str(bad)[:200])
+        except TimeoutError:
+            log.warning("link closed", sandbox=self.sandbox_id, why="no hello")
+        except asyncio.CancelledError:
+            pass  # close() ends connections this way
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._writer is not None:
+            raise ValueError("a second connection while the first one stands")
+        async with asyncio.timeout(_HELLO_WITHIN):
+            first = await framing.read(reader, pb.FromAgent)
+        if first is None:
+            return
+        if first.WhichOneof("message") != "hello" or first.hello.protocol != PROTOCOL:
+            raise ValueError("the first frame is no hello of this protocol")
+        if self._writer is not None:
+            raise ValueError("a second connection while the first one stands")
+        self._writer = writer
+        try:
+            loop = asyncio.get_running_loop()
+            self.last_heard = loop.time()
+            greeting = await self.owner.link_up(_hello(first.hello))
+            self._greeted = True
+            self._send(
+                pb.ToAgent(
+                    welcome=pb.Welcome(
+                        committed_number=greeting.committed_number,
+                        output_bytes=greeting.output_bytes,
+                        output_count=greeting.output_count,
+                        link_grace_s=greeting.link_grace_s,
+                    )
+                )
+            )
+            await self.owner.link_ready()
+            while (frame := await framing.read(reader, pb.FromAgent)) is not None:
+                self.last_heard = loop.time()
+                message = _decode(frame)
+                if message is not None:
+                    await self.owner.link_received(message)
+        finally:
+            self._writer = None
+            self._greeted = False
+            await self.owner.link_down()
+
+
+def _hello(hello: pb.Hello) -> AgentHello:
+    return AgentHello(
+        kernel=_kernel(hello.kernel),
+        held=frozenset(ExecutionId(name) for name in hello.held_executions),
+        last_number=hello.last_number,
+    )
+
+
+def _kernel(status: pb.KernelStatus) -> KernelReport:
+    name = pb.HostState.Name(status.state).removeprefix("HOST_STATE_").lower()
+    return KernelReport(name, status.generation, status.reason[:500])
+
+
+def _decode(frame: pb.FromAgent) -> FromAgent | None:
+    """A frame as plain data, None for one that only shows life. Raises ValueError for what makes no sense."""
+    kind = frame.WhichOneof("message")
+    if kind == "batch":
+        return [_report(event) for event in frame.batch.events]
+    if kind == "kernel":
+        return _kernel(frame.kernel)
+    if kind == "reply":
+        return Answered(frame.reply.request, frame.reply.error[:500])
+    if kind == "pong":
+        return None
+    raise ValueError(f"an unexpected frame: {kind}")
+
+
+def _report(event: pb.Event) -> Report:
+    return Report(event.number, ExecutionId(event.execution_id[:256]), _what(event), event.ByteSize())
+
+
+def _what(event: pb.Event) -> Started | Output | Clear | Update | Truncated | Ended:
+    kind = event.WhichOneof("event")
+    if kind == "started":
+        return Started(event.started.execution_count)
+    if kind == "output":
+        return Output(outputs.to_nbformat(event.output))
+    if kind == "clear_output":
+        return Clear(event.clear_output.wait)
+    if kind == "display_updated":
+        update = event.display_updated
+        return Update(
+            update.display_id,
+            outputs.data_to_nbformat(update.data),
+            outputs.metadata_to_nbformat(update.metadata_json),
+        )
+    if kind == "truncated":
+        return Truncated(event.truncated.after_bytes)
+    if kind == "ended":
+        ended = event.ended
+        if ended.outcome not in _OUTCOMES:
+            raise ValueError(f"an unknown outcome: {ended.outcome}")
+        return Ended(
+            outcome=_OUTCOMES[ended.outcome],
+            execution_count=ended.execution_count,
+            value=Value(ended.value.json, ended.value.is_repr) if ended.HasField("value") else None,
+            interrupted_by=ended.interrupted_by,
+            reason=ended.reason[:500],
+            usage=Usage(ended.cpu_s, ended.peak_memory_bytes, ended.wall_s),
+        )
+    raise ValueError(f"an event of an unknown kind: {kind}")

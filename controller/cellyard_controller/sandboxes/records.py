@@ -1,0 +1,108 @@
+"""Sandboxes in the store. A container is known when its id stands here, whatever its labels say."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from cellyard_controller.ids import NotebookKey, SandboxId
+from cellyard_controller.sandboxes.lifecycle import SandboxState
+from cellyard_controller.store.schema import sandboxes
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRecord:
+    """One stored sandbox."""
+
+    sandbox_id: SandboxId
+    runtime: str
+    template: str
+    instance_id: str
+    uid: int
+    state: SandboxState
+    notebook: NotebookKey | None
+    kernel_type: str
+    env_source: str
+    capabilities: tuple[str, ...]
+    created_at: float
+    claimed_at: float
+    committed_number: int
+    end_reason: str
+
+
+def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: str, uid: int) -> None:
+    """A sandbox is about to be created."""
+    connection.execute(
+        insert(sandboxes).values(
+            sandbox_id=sandbox_id,
+            runtime=runtime,
+            template=template,
+            uid=uid,
+            state=SandboxState.CREATING,
+            created_at=time.time(),
+        )
+    )
+
+
+def change(connection: Connection, sandbox_id: SandboxId, **values: Any) -> None:
+    """Stores what has become of a sandbox."""
+    connection.execute(update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id).values(**values))
+
+
+def set_claimed(
+    connection: Connection,
+    sandbox_id: SandboxId,
+    notebook: NotebookKey,
+    *,
+    kernel_type: str,
+    env_source: str,
+    capabilities: tuple[str, ...],
+    at: float,
+) -> None:
+    """It serves this notebook from now on, and never another one."""
+    change(
+        connection,
+        sandbox_id,
+        state=SandboxState.CLAIMED,
+        notebook_key=notebook,
+        kernel_type=kernel_type,
+        env_source=env_source,
+        capabilities=json.dumps(list(capabilities)),
+        claimed_at=at,
+    )
+
+
+def set_ended(connection: Connection, sandbox_id: SandboxId, reason: str) -> None:
+    """It is gone, or about to go for good."""
+    change(connection, sandbox_id, state=SandboxState.ENDED, end_reason=reason, ended_at=time.time())
+
+
+def living(connection: Connection) -> list[SandboxRecord]:
+    """Sandboxes that have not ended, oldest first."""
+    rows = connection.execute(
+        select(sandboxes).where(sandboxes.c.state != SandboxState.ENDED).order_by(sandboxes.c.created_at)
+    )
+    return [_record(row) for row in rows]
+
+
+def _record(row: Row[Any]) -> SandboxRecord:
+    return SandboxRecord(
+        sandbox_id=SandboxId(row.sandbox_id),
+        runtime=row.runtime,
+        template=row.template,
+        instance_id=row.instance_id,
+        uid=row.uid,
+        state=SandboxState(row.state),
+        notebook=NotebookKey(row.notebook_key) if row.notebook_key is not None else None,
+        kernel_type=row.kernel_type,
+        env_source=row.env_source,
+        capabilities=tuple(json.loads(row.capabilities)),
+        created_at=row.created_at,
+        claimed_at=row.claimed_at,
+        committed_number=row.committed_number,
+        end_reason=row.end_reason,
+    )

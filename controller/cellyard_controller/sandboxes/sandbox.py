@@ -1,0 +1,163 @@
+"""One sandbox as the controller holds it, and who it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
+from cellyard_controller.runtimes import Runtime, Template
+from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
+from cellyard_controller.sandboxes.link import (
+    AgentHello,
+    AgentLink,
+    Answered,
+    FromAgent,
+    Greeting,
+    KernelReport,
+    LinkOwner,
+)
+
+_Predicate = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSettings:
+    """What kernel is wanted, and in what sandbox. Checked, with defaults filled in."""
+
+    kernel_type: str
+    env_source: str
+    runtime: str
+    template: str
+    network: str
+    require: frozenset[str] = frozenset()
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    start_timeout_s: float = 300.0
+    idle_timeout_s: float = 1800.0
+    ttl_s: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A notebook wants a sandbox."""
+
+    notebook: NotebookKey
+    ref: NotebookRef
+    settings: KernelSettings
+
+
+class SandboxOwner(LinkOwner, Protocol):
+    """Who a claimed sandbox belongs to."""
+
+    async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
+        """The sandbox is gone; its kernel with it."""
+
+
+class SandboxGone(Exception):
+    """The sandbox ended while somebody waited for it."""
+
+    def __init__(self, reason: EndReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Sandbox:
+    """One sandbox. Owns its link until a room takes it over."""
+
+    def __init__(
+        self, sandbox_id: SandboxId, runtime: Runtime, template: Template, uid: int, created_at: float
+    ) -> None:
+        self.sandbox_id = sandbox_id
+        self.runtime = runtime
+        self.template = template
+        self.uid = uid
+        self.created_at = created_at
+        self.state = SandboxState.CREATING
+        self.instance_id = ""
+        self.notebook: NotebookRef | None = None
+        self.capabilities: tuple[str, ...] = ()
+        self.env_source = ""
+        self.kernel_type = ""
+        self.claimed_at = 0.0
+        self.link: AgentLink
+        self.owner: SandboxOwner | None = None
+        self.kernel = KernelReport("none", 0, "")
+        self.end: tuple[EndReason, str] | None = None
+        self._greeting: Greeting
+        self._answers: dict[int, str] = {}
+        self._changed = asyncio.Condition()
+
+    def attach_link(self, link: AgentLink, greeting: Greeting) -> None:
+        """The link that this sandbox's agent will dial, and what it is told until a room takes over."""
+        self.link = link
+        self._greeting = greeting
+
+    def move(self, state: SandboxState) -> None:
+        """One step of its life."""
+        self.state = step(SANDBOX, self.state, state)
+
+    def hand_over(self, owner: SandboxOwner) -> None:
+        """From now on the link speaks with this room."""
+        self.owner = owner
+        self.link.owner = owner
+
+    async def wait_connected(self) -> None:
+        """Returns when the agent is there. Raises SandboxGone."""
+        await self._wait(lambda: self.link.up)
+
+    async def wait_kernel(self) -> None:
+        """Returns when the kernel is ready. Raises SandboxGone where it or the sandbox died."""
+        await self._wait(lambda: self.kernel.state in ("ready", "dead"))
+        if self.kernel.state == "dead":
+            raise SandboxGone(EndReason.START_FAILED, f"the kernel did not start: {self.kernel.reason}")
+
+    async def wait_answer(self, request: int) -> str:
+        """The agent's answer to a request: empty, or what went wrong. Raises SandboxGone."""
+        await self._wait(lambda: request in self._answers)
+        return self._answers.pop(request)
+
+    async def ended(self, reason: EndReason, message: str) -> None:
+        """It is gone: tells whoever waits, and the room that holds it."""
+        async with self._changed:
+            if self.end is not None:
+                return
+            self.end = (reason, message)
+            self._changed.notify_all()
+        if self.owner is not None:
+            await self.owner.sandbox_ended(self.sandbox_id, reason, message)
+
+    # As the owner of its link, before a room takes over
+
+    async def link_up(self, hello: AgentHello) -> Greeting:
+        """The agent has connected."""
+        self.kernel = hello.kernel
+        return self._greeting
+
+    async def link_ready(self) -> None:
+        """The agent is greeted."""
+        await self._notify()
+
+    async def link_received(self, message: FromAgent) -> None:
+        """The agent says something; before a claim only its kernel's state and answers mean anything."""
+        if isinstance(message, KernelReport):
+            self.kernel = message
+        elif isinstance(message, Answered):
+            self._answers[message.request] = message.error
+        await self._notify()
+
+    async def link_down(self) -> None:
+        """The connection ended; the exit, if it is one, comes from the runtime."""
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, happened: _Predicate) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.end is not None or happened())
+        if self.end is not None:
+            raise SandboxGone(*self.end)

@@ -1,0 +1,362 @@
+"""Starts, watches and ends sandboxes. One supervisor a controller; rooms ask it, nobody else touches runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from cellyard_controller.config import Config
+from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
+from cellyard_controller.ids import SandboxId, new_sandbox_id
+from cellyard_controller.runtimes import (
+    CapabilityFact,
+    Instance,
+    Runtime,
+    RuntimeFailed,
+    SandboxSpec,
+    Template,
+)
+from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.link import AgentLink, Greeting
+from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
+from cellyard_controller.store import Store
+
+Report = Callable[[str, str], None]
+"""Progress of a claim: a stage for programs and a sentence for people."""
+
+_FIRST_UID = 200_000
+_CONNECT_WITHIN = 60.0
+_KERNEL_WITHIN = 60.0
+_STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
+_MISSED_PINGS = 3
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """All sandboxes of this controller."""
+
+    def __init__(
+        self,
+        store: Store,
+        runtimes: Mapping[str, Runtime],
+        config: Config,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._store = store
+        self._runtimes = runtimes
+        self._config = config
+        self._tasks = tasks
+        self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._files_asked = 0
+
+    # What there is
+
+    @property
+    def default_runtime(self) -> str:
+        """The runtime of kernels that name none."""
+        return self._config.runtime[0]
+
+    def runtime(self, name: str) -> Runtime:
+        """A runtime that is served. Raises InvalidRequest, CapabilityUnavailable."""
+        name = name or self.default_runtime
+        if name not in self._runtimes:
+            if name not in ("docker", "process"):
+                raise InvalidRequest(f"unknown runtime {name!r}: docker or process")
+            raise CapabilityUnavailable(f"this controller does not serve the runtime {name!r}", runtime=name)
+        return self._runtimes[name]
+
+    def template(self, name: str) -> Template:
+        """A template that the operator defined. Raises InvalidRequest."""
+        name = name or "default"
+        config = self._config.templates.get(name)
+        if config is None:
+            known = ", ".join(sorted(self._config.templates))
+            raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
+        return config.template(name)
+
+    async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
+        """Whether the default runtime of these can start a sandbox now, and why not."""
+        if not runtimes:
+            return False, "no runtime is served to this caller"
+        readiness = await self.runtime(runtimes[0]).readiness(self.template("default"))
+        return readiness.ready, readiness.reason
+
+    async def capabilities(self, runtime: str, template: str) -> list[CapabilityFact]:
+        """What has been proven for this runtime's sandboxes of this template."""
+        return await self.runtime(runtime).capabilities(self.template(template))
+
+    async def require(self, settings: KernelSettings) -> tuple[str, ...]:
+        """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""
+        facts = await self.capabilities(settings.runtime, settings.template)
+        granted = tuple(fact.name for fact in facts if fact.granted)
+        evidence = {fact.name: fact.evidence for fact in facts}
+        for name in sorted(settings.require - set(granted)):
+            why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
+            raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
+        return granted
+
+    def check_proven(self, settings: KernelSettings, sandbox: Sandbox) -> None:
+        """Nobody joins a sandbox with less than they require. Raises CapabilityUnavailable."""
+        for name in sorted(settings.require - set(sandbox.capabilities)):
+            raise CapabilityUnavailable(
+                f"{name} is required, and the running sandbox does not have it", capability=name
+            )
+
+    def sandboxes(self) -> list[Sandbox]:
+        """Every sandbox that has not ended, oldest first."""
+        return sorted(self._sandboxes.values(), key=lambda sandbox: sandbox.created_at)
+
+    def find(self, sandbox_id: SandboxId) -> Sandbox | None:
+        """One sandbox that has not ended."""
+        return self._sandboxes.get(sandbox_id)
+
+    # Starting up and going down
+
+    async def reconcile(self) -> None:
+        """Adopts what is known and runs, removes what is ours and unknown. Returns when known ones are listening.
+
+        Known means that the container's id stands in the store, whatever labels say.
+        """
+        living = await self._store.read(records.living)
+        found: dict[str, tuple[str, Instance | None]] = {}
+        for runtime in self._runtimes.values():
+            try:
+                for listed in await runtime.instances(self._store.controller_id):
+                    found[listed.instance_id] = (runtime.name, listed)
+            except RuntimeFailed as failed:
+                log.warning("runtime does not answer at start", runtime=runtime.name, why=str(failed))
+        nothing: tuple[str, Instance | None] = ("", None)
+        for record in living:
+            runtime_name, instance = found.pop(record.instance_id, nothing)
+            if record.state is SandboxState.CLAIMED and instance is not None and instance.running:
+                self._adopt(record)
+                continue
+            reason = _why_ended(instance) if instance and not instance.running else EndReason.RUNTIME_LOST
+            await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
+            if instance is not None:
+                self._spawn(self._remove_instance(runtime_name, instance.instance_id))
+        for instance_id, (runtime_name, _) in found.items():
+            log.info("removing an unknown sandbox of ours", instance=instance_id)
+            self._spawn(self._remove_instance(runtime_name, instance_id))
+        for runtime in self._runtimes.values():
+            self._spawn(runtime.watch(self._on_exit))
+        self._spawn(self._ping_all())
+
+    async def stop(self, *, keep_claimed: bool) -> None:
+        """Ends everything, or all but claimed sandboxes, which a successor adopts."""
+        ending = []
+        for sandbox in self.sandboxes():
+            if keep_claimed and sandbox.state is SandboxState.CLAIMED:
+                await sandbox.link.close()
+            else:
+                ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
+        await asyncio.gather(*ending)
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for runtime in self._runtimes.values():
+            await runtime.close()
+
+    # Claims
+
+    async def claim(self, request: ClaimRequest, report: Report) -> Sandbox:
+        """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
+        settings = request.settings
+        granted = await self.require(settings)
+        report("create", "starting a sandbox")
+        sandbox = await self._create(settings)
+        try:
+            sandbox.capabilities = granted
+            await self._bring_up(sandbox, settings, report)
+            await self._give(sandbox, request)
+        except BaseException as failed:
+            reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
+            await asyncio.shield(self.release(sandbox.sandbox_id, reason, str(failed)))
+            raise
+        return sandbox
+
+    async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
+        """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or sandbox.state is SandboxState.STOPPING:
+            return
+        sandbox.move(SandboxState.STOPPING)
+        await sandbox.ended(reason, message)
+        sandbox.link.goodbye(reason)
+        await self._store.write(lambda c: records.set_ended(c, sandbox_id, reason))
+        if sandbox.instance_id:
+            await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
+        await sandbox.link.close()
+        sandbox.link.remove_folder()
+        sandbox.move(SandboxState.ENDED)
+        del self._sandboxes[sandbox_id]
+
+    # Inside
+
+    async def _create(self, settings: KernelSettings) -> Sandbox:
+        runtime, template = self.runtime(settings.runtime), self.template(settings.template)
+        sandbox_id = new_sandbox_id()
+        sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
+        self._sandboxes[sandbox_id] = sandbox
+        sandbox.attach_link(self._link(sandbox), self._greeting(0))
+        try:
+            await self._store.write(lambda c: records.add(c, sandbox_id, runtime.name, template.name, sandbox.uid))
+            await sandbox.link.open()
+        except BaseException:
+            await sandbox.link.close()
+            del self._sandboxes[sandbox_id]
+            raise
+        return sandbox
+
+    async def _bring_up(self, sandbox: Sandbox, settings: KernelSettings, report: Report) -> None:
+        spec = SandboxSpec(
+            sandbox_id=sandbox.sandbox_id,
+            controller_id=self._store.controller_id,
+            template=sandbox.template,
+            link_dir=sandbox.link.folder,
+            uid=sandbox.uid,
+        )
+        try:
+            sandbox.instance_id = await sandbox.runtime.start(spec)
+        except RuntimeFailed as failed:
+            raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
+        instance_id = sandbox.instance_id
+        await self._store.write(lambda c: records.change(c, sandbox.sandbox_id, instance_id=instance_id))
+        # It may have ended before its id was known here, and then nobody else would notice.
+        self._spawn(self._look_after(sandbox))
+        report("kernel", "starting the kernel")
+        await _within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
+        sandbox.kernel_type = settings.kernel_type
+        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env))
+        await _within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
+        sandbox.move(SandboxState.WARM)
+        if settings.files:
+            report("files", f"bringing {len(settings.files)} files in")
+        for name, content in settings.files.items():
+            self._files_asked += 1
+            sandbox.link.put_file(self._files_asked, name, content)
+            error = await _within(_CONNECT_WITHIN, sandbox.wait_answer(self._files_asked), "no answer")
+            if error:
+                raise InvalidRequest(f"file {name!r}: {error}")
+
+    async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
+        settings = request.settings
+        sandbox.env_source = settings.env_source
+        sandbox.claimed_at = time.time()
+        await self._store.write(
+            lambda c: records.set_claimed(
+                c,
+                sandbox.sandbox_id,
+                request.notebook,
+                kernel_type=settings.kernel_type,
+                env_source=sandbox.env_source,
+                capabilities=sandbox.capabilities,
+                at=sandbox.claimed_at,
+            )
+        )
+        sandbox.notebook = request.ref
+        sandbox.move(SandboxState.CLAIMED)
+
+    def _adopt(self, record: records.SandboxRecord) -> None:
+        sandbox = Sandbox(
+            record.sandbox_id,
+            self._runtimes[record.runtime],
+            self.template(record.template if record.template in self._config.templates else "default"),
+            record.uid,
+            record.created_at,
+        )
+        sandbox.state = SandboxState.CLAIMED
+        sandbox.instance_id = record.instance_id
+        sandbox.capabilities = record.capabilities
+        sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
+        sandbox.claimed_at = record.claimed_at
+        sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
+        self._sandboxes[record.sandbox_id] = sandbox
+        log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+
+    def _link(self, sandbox: Sandbox) -> AgentLink:
+        folder = self._config.data / "link" / sandbox.sandbox_id
+        return AgentLink(sandbox.sandbox_id, folder, sandbox.uid, sandbox)
+
+    def _greeting(self, committed: int) -> Greeting:
+        limits = self._config.limits
+        return Greeting(committed, limits.output_bytes, limits.output_count, self._config.sandboxes.link_grace)
+
+    def _free_uid(self) -> int:
+        used = {sandbox.uid for sandbox in self._sandboxes.values()}
+        return next(uid for uid in range(_FIRST_UID, _FIRST_UID + len(used) + 1) if uid not in used)
+
+    async def _remove_instance(self, runtime: str, instance_id: str) -> None:
+        """Removes an instance, again and again while the engine does not."""
+        for attempt in range(1_000_000):
+            try:
+                await self._runtimes[runtime].stop(instance_id)
+            except RuntimeFailed as failed:
+                pause = _STOP_AGAIN_AFTER[min(attempt, len(_STOP_AGAIN_AFTER) - 1)]
+                log.warning("a sandbox is not removed yet", instance=instance_id, why=str(failed))
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def _on_exit(self, instance_id: str) -> None:
+        for sandbox in self._sandboxes.values():
+            if sandbox.instance_id == instance_id and sandbox.state is not SandboxState.STOPPING:
+                self._spawn(self._look_after(sandbox))
+
+    async def _look_after(self, sandbox: Sandbox) -> None:
+        """Ends a sandbox whose instance has ended, with the reason that the runtime knows."""
+        try:
+            instance = await sandbox.runtime.inspect(sandbox.instance_id)
+        except RuntimeFailed as failed:
+            log.warning("a sandbox cannot be inspected", sandbox=sandbox.sandbox_id, why=str(failed))
+            return
+        if instance is None:
+            await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
+        elif not instance.running:
+            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance))
+
+    async def _ping_all(self) -> None:
+        interval = self._config.sandboxes.ping_interval
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval)
+            for sandbox in self.sandboxes():
+                if not sandbox.link.up:
+                    continue
+                if loop.time() - sandbox.link.last_heard > (_MISSED_PINGS + 1) * interval:
+                    message = "the agent does not answer"
+                    self._spawn(self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, message))
+                else:
+                    sandbox.link.ping()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        message = f"{failure} within {seconds:.0f} s"
+        raise SandboxGone(EndReason.START_FAILED, message) from None
+
+
+def _why_ended(instance: Instance) -> EndReason:
+    return EndReason.OOM if instance.oom_killed else EndReason.EXIT
+
+
+def _describe(instance: Instance) -> str:
+    if instance.oom_killed:
+        return "the sandbox used more memory than it may (oom)"
+    return f"the sandbox ended with exit code {instance.exit_code}"

@@ -1,0 +1,1 @@
+"""Tenants: who may use the controller, proven by a token that is stored hashed."""
