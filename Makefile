@@ -1,0 +1,52 @@
+# `make run` shows Cellyard at work, `make test` tests it; both set up whatever is missing, also on a fresh Debian.
+# Variables: NOTEBOOK=path for run, PYTEST_ARGS=... for test, VENV=path and PYTHON=path for the virtual environment.
+
+SHELL := /bin/bash
+export VENV ?= .venv
+NOTEBOOK ?= examples/hello.ipynb
+PYTEST_ARGS ?=
+MAKEFLAGS += --no-print-directory
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench setup venv serve proto sync image soak clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
+	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
+
+test: image ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
+	@$(VENV)/bin/python -m pytest -m "not soak and not bench" tests $(PYTEST_ARGS)
+
+check: venv ## format, lint, types, import rules, protobuf, generated code, locks
+	@scripts/check.sh
+
+bench: image ## the benchmarks; tables, and JSON in bench-results/
+	@$(VENV)/bin/python -m pytest -m bench -q -s --timeout 0 tests/bench $(PYTEST_ARGS)
+
+soak: image ## the long tests
+	@$(VENV)/bin/python -m pytest -m soak --timeout 0 tests $(PYTEST_ARGS)
+
+setup: venv ## virtual environment and container engine
+	@scripts/engine.sh
+
+venv:
+	@scripts/venv.sh
+
+image: setup ## the images that sandboxes start from
+	@scripts/image.sh
+
+serve: image ## a controller in the foreground
+	@$(VENV)/bin/cellyard serve
+
+proto: venv ## generate the protobuf modules
+	@scripts/proto.sh
+
+sync: venv ## generate the sync SDK from the async one
+	@$(VENV)/bin/python scripts/sync.py
+
+clean: ## remove what was made here; images, engine and data stay
+	@rm -rf $(VENV) .cache bench-results dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -f *.executed.ipynb
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
