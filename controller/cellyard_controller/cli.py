@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -102,8 +104,8 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
             readiness = await runtime.readiness(template)
             checks.append({"check": "docker runtime", "ok": readiness.ready, "says": readiness.reason or "ready"})
             if readiness.ready:
-                for fact in await runtime.capabilities(template):
-                    checks.append({"check": fact.name, "ok": fact.granted, "says": fact.evidence})
+                facts = await runtime.capabilities(template)
+                checks += [{"check": fact.name, "ok": fact.granted, "says": fact.evidence} for fact in facts]
         finally:
             await runtime.close()
         return checks
@@ -168,15 +170,36 @@ def build_images() -> None:
     """Builds the images that the default templates need, where they are missing."""
     from cellyard_controller.runtimes.docker import images as docker_images
 
-    docker_images.main(["build"])
+    with _engine() as client:
+        typer.echo(docker_images.build(lambda line: typer.echo(line, err=True), client=client))
 
 
 @images.command("list")
 def list_images(as_json: AsJson = False) -> None:
-    """The images of this release that the engine has."""
+    """The images of this project that the engine has."""
     from cellyard_controller.runtimes.docker import images as docker_images
 
-    docker_images.main(["list", "--json"] if as_json else ["list"])
+    with _engine() as client:
+        found = docker_images.list_images(client)
+    if as_json:
+        typer.echo(json.dumps([asdict(image) for image in found], indent=2))
+    else:
+        for image in found:
+            mark = "*" if image.expected else " "
+            typer.echo(f"{mark} {image.reference}  {image.size_bytes // 1_000_000} MB  {image.created}")
+
+
+@contextmanager
+def _engine() -> Iterator[Any]:
+    """A client of the container engine; what goes wrong with it ends the process with a sentence."""
+    from cellyard_controller.runtimes import RuntimeFailed
+    from cellyard_controller.runtimes.docker import images as docker_images
+
+    try:
+        with closing(docker_images.connect()) as client:
+            yield client
+    except RuntimeFailed as failed:
+        _end(NO_CONTROLLER, str(failed))
 
 
 @config_commands.command("show")

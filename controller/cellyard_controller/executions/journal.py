@@ -93,10 +93,9 @@ class Journal:
         for live in self._live.values():
             if not live.pending:
                 continue
-            ended = live.execution.state is State.ENDED
-            execution = live.snapshot(with_outputs=ended)  # of a running one its events tell the outputs
-            events = tuple(live.pending)
-            rows.append(partial(_write, self._notebook, execution, events, ended, live.display_ids()))
+            # Of a running one its events tell the outputs; they are folded once, at its end.
+            execution = live.snapshot(with_outputs=live.execution.state is State.ENDED)
+            rows.append(partial(_write, self._notebook, execution, tuple(live.pending), live.display_ids()))
             done.append(partial(live.publish, len(live.pending)))
         return rows, done
 
@@ -116,10 +115,9 @@ def _write(
     notebook: NotebookKey,
     execution: Execution,
     events: tuple[Event, ...],
-    ended: bool,
     display_ids: set[str],
     connection: Connection,
 ) -> None:
-    records.save(connection, execution, with_outputs=ended)
+    records.save(connection, execution)
     records.add_events(connection, execution.execution_id, events)
     records.add_displays(connection, notebook, execution.execution_id, display_ids)

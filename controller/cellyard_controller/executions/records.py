@@ -6,64 +6,92 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
 from cellyard_controller.store.schema import displays, event_batches, executions
 
+_RUNNING_COLUMNS = ("state", "execution_count", "started_at", "last_seq")
+_ENDED_COLUMNS = (
+    "end",
+    "end_reason",
+    "end_message",
+    "ended_at",
+    "value",
+    "value_is_repr",
+    "cpu_s",
+    "peak_memory_bytes",
+    "wall_s",
+    "outputs",
+)
+
+# Statements of the hot path, built once: building one costs more than running it.
+_ADD = insert(executions)
+_ADD_EVENTS = insert(event_batches)
+_THIS = executions.c.execution_id == bindparam("this")
+_DISPATCHED = update(executions).where(_THIS).values(state=State.DISPATCHED)
+_RUNNING: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _RUNNING_COLUMNS}
+_ENDED = _RUNNING | {name: bindparam(f"new_{name}") for name in _ENDED_COLUMNS}
+_SAVE_RUNNING = update(executions).where(_THIS).values(**_RUNNING)
+_SAVE_ENDED = update(executions).where(_THIS).values(**_ENDED)
+
 
 def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> None:
     """Stores an accepted execution."""
     connection.execute(
-        insert(executions).values(
-            execution_id=execution.execution_id,
-            notebook_key=notebook,
-            cell_id=execution.cell_id,
-            session_id=execution.session_id,
-            source=execution.source,
-            timeout_s=execution.timeout_s,
-            start_deadline=execution.start_deadline,
-            stop_on_error=execution.stop_on_error,
-            state=execution.state,
-            accepted_at=execution.accepted_at,
-        )
+        _ADD,
+        {
+            "execution_id": execution.execution_id,
+            "notebook_key": notebook,
+            "cell_id": execution.cell_id,
+            "session_id": execution.session_id,
+            "source": execution.source,
+            "timeout_s": execution.timeout_s,
+            "start_deadline": execution.start_deadline,
+            "stop_on_error": execution.stop_on_error,
+            "state": execution.state,
+            "accepted_at": execution.accepted_at,
+        },
     )
 
 
 def set_dispatched(connection: Connection, execution_id: ExecutionId) -> None:
     """The kernel may have it from now on: it is never given to another one."""
-    _update(connection, execution_id, state=State.DISPATCHED)
+    connection.execute(_DISPATCHED, {"this": execution_id})
 
 
 def set_end_wanted(connection: Connection, execution_id: ExecutionId, why: str) -> None:
     """An interrupt was decided; it is delivered again after a restart."""
-    _update(connection, execution_id, end_wanted=why)
+    connection.execute(update(executions).where(executions.c.execution_id == execution_id).values(end_wanted=why))
 
 
-def save(connection: Connection, execution: Execution, *, with_outputs: bool) -> None:
-    """Stores state, end and count of an execution as they stand, and its outputs where they changed for good."""
-    values: dict[str, Any] = {
-        "state": execution.state,
-        "end": execution.end or "",
-        "end_reason": execution.end_reason,
-        "end_message": execution.end_message,
-        "execution_count": execution.execution_count,
-        "started_at": execution.started_at,
-        "ended_at": execution.ended_at,
-        "last_seq": execution.last_seq,
+def save(connection: Connection, execution: Execution) -> None:
+    """Stores what has become of an execution; its outputs once it has ended, before that its events tell them."""
+    values = {
+        "this": execution.execution_id,
+        "new_state": execution.state,
+        "new_execution_count": execution.execution_count,
+        "new_started_at": execution.started_at,
+        "new_last_seq": execution.last_seq,
     }
-    if execution.state is State.ENDED:
-        values |= {
-            "value": execution.value.json if execution.value else None,
-            "value_is_repr": execution.value.is_repr if execution.value else False,
-            "cpu_s": execution.usage.cpu_s,
-            "peak_memory_bytes": execution.usage.peak_memory_bytes,
-            "wall_s": execution.usage.wall_s,
-        }
-    if with_outputs:
-        values["outputs"] = _json(execution.outputs)
-    _update(connection, execution.execution_id, **values)
+    if execution.state is not State.ENDED:
+        connection.execute(_SAVE_RUNNING, values)
+        return
+    value, usage = execution.value, execution.usage
+    values |= {
+        "new_end": execution.end or "",
+        "new_end_reason": execution.end_reason,
+        "new_end_message": execution.end_message,
+        "new_ended_at": execution.ended_at,
+        "new_value": value.json if value else None,
+        "new_value_is_repr": value.is_repr if value else False,
+        "new_cpu_s": usage.cpu_s,
+        "new_peak_memory_bytes": usage.peak_memory_bytes,
+        "new_wall_s": usage.wall_s,
+        "new_outputs": _json(execution.outputs),
+    }
+    connection.execute(_SAVE_ENDED, values)
 
 
 def add_events(connection: Connection, execution_id: ExecutionId, events: Sequence[Event]) -> None:
@@ -176,10 +204,6 @@ def events_after(connection: Connection, execution_id: ExecutionId, after_seq: i
 def remove_all(connection: Connection, notebook: NotebookKey) -> None:
     """Removes every execution of a notebook with its events and outputs."""
     connection.execute(delete(executions).where(executions.c.notebook_key == notebook))
-
-
-def _update(connection: Connection, execution_id: ExecutionId, **values: Any) -> None:
-    connection.execute(update(executions).where(executions.c.execution_id == execution_id).values(**values))
 
 
 def _json(value: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ class Document:
         self._taken: list[bytes] = document.get_heads()
         self._cells = self._map(_ROOT, "cells")
         self._metadata = self._map(_ROOT, "metadata")
+        # Sorted (position, cell id): reading every position for every new cell would slow long notebooks down.
+        self._order = sorted(
+            (self._text(self._find(CellId(cell)), "position"), cell) for cell in document.keys(self._cells)
+        )
 
     @classmethod
     def new(cls) -> Document:
@@ -94,7 +99,7 @@ class Document:
 
     def cell_ids(self) -> list[CellId]:
         """Ids in document order."""
-        return [CellId(cell_id) for _, cell_id in self._order()]
+        return [CellId(cell_id) for _, cell_id in self._order]
 
     def cells(self) -> list[DocumentCell]:
         """All cells in document order."""
@@ -144,6 +149,7 @@ class Document:
             values = change.put_object(cell, "metadata", core.ObjType.Map)
             for key, value in (metadata or {}).items():
                 change.put(values, key, _Str, json.dumps(value))
+        insort(self._order, (position, cell_id))
 
     def set_source(self, cell_id: CellId, source: str, if_version: str = "") -> None:
         """Writes the whole source as the smallest change of one span. Raises CellNotFound, CellChanged."""
@@ -161,9 +167,10 @@ class Document:
 
     def delete_cell(self, cell_id: CellId) -> None:
         """Removes a cell. Raises CellNotFound."""
-        self._find(cell_id)
+        position = self._text(self._find(cell_id), "position")
         with self._change() as change:
             change.delete(self._cells, cell_id)
+        self._order.remove((position, cell_id))
 
     def set_metadata(self, key: str, value: str) -> None:
         """Sets one value of the notebook's metadata."""
@@ -200,17 +207,12 @@ class Document:
         assert found is not None
         return str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
 
-    def _order(self) -> list[tuple[str, str]]:
-        """(position, cell id) of every cell, sorted."""
-        cells = self._document.keys(self._cells)
-        return sorted((self._text(self._find(CellId(cell)), "position"), cell) for cell in cells)
-
     def _position_at(self, index: int | None) -> str:
-        positions = [position for position, _ in self._order()]
-        at = len(positions) if index is None else min(index, len(positions))
-        before = positions[at - 1] if at > 0 else None
+        at = len(self._order) if index is None else min(index, len(self._order))
+        before = self._order[at - 1][0] if at > 0 else None
         # Two cells may share a position after a merge; the next greater one makes room behind both.
-        after = next((p for p in positions[at:] if before is None or p > before), None)
+        behind = (self._order[n][0] for n in range(at, len(self._order)))
+        after = next((position for position in behind if before is None or position > before), None)
         return str(generate_key_between(before, after))
 
 

@@ -71,7 +71,7 @@ class Ledger:
         rows, published = self._journal.unwritten()
         rows = [*kept.rows, *rows]
         if sandbox is not None and self._unnumbered():
-            rows.append(partial(sandbox_records.change, sandbox_id=sandbox.sandbox_id, committed_number=number))
+            rows.append(partial(sandbox_records.set_committed, sandbox_id=sandbox.sandbox_id, number=number))
         rows += change.rows if change else []
         if rows:
             try:

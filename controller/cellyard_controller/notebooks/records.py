@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.schema import document_chunks, notebooks, requests
@@ -35,6 +35,12 @@ class Request:
     """Empty where the client gave none: then nothing is remembered."""
     digest: bytes
     """Of the content: the same id with other content is refused."""
+
+
+# Statements of the hot path, built once: building one costs more than running it.
+_ADD_CHUNK = insert(document_chunks)
+_CHANGED = update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now"))
+_REMEMBER = insert(requests)
 
 
 def find(connection: Connection, ref: NotebookRef) -> NotebookRecord | None:
@@ -94,9 +100,9 @@ def chunk_count(connection: Connection, key: NotebookKey) -> int:
 
 def add_chunk(connection: Connection, key: NotebookKey, number: int, chunk: bytes) -> None:
     """Appends a change to the document."""
-    connection.execute(insert(document_chunks).values(notebook_key=key, number=number, chunk=chunk))
+    connection.execute(_ADD_CHUNK, {"notebook_key": key, "number": number, "chunk": chunk})
     if number:
-        change(connection, key, changed_at=time.time())
+        connection.execute(_CHANGED, {"this": key, "now": time.time()})
 
 
 def replace_chunks(connection: Connection, key: NotebookKey, snapshot: bytes) -> None:
@@ -118,13 +124,14 @@ def remove(connection: Connection, key: NotebookKey) -> None:
 def remember(connection: Connection, tenant: TenantName, request: Request, answer: str) -> None:
     """Notes that a request was carried out. A repeated id is a conflict of the primary key."""
     connection.execute(
-        insert(requests).values(
-            tenant=tenant,
-            request_id=request.request_id,
-            digest=request.digest,
-            answer=answer,
-            at=time.time(),
-        )
+        _REMEMBER,
+        {
+            "tenant": tenant,
+            "request_id": request.request_id,
+            "digest": request.digest,
+            "answer": answer,
+            "at": time.time(),
+        },
     )
 
 

@@ -67,6 +67,7 @@ class Room:
         self.ref: NotebookRef = record.ref
         self._store, self._config = store, config
         self._inbox: asyncio.Queue[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any] | None]] = asyncio.Queue()
+        self._stopped = False
         self._beside: set[asyncio.Task[None]] = set()
         self._flush_at: asyncio.TimerHandle | None = None
         self._wake_at: asyncio.TimerHandle | None = None
@@ -103,8 +104,8 @@ class Room:
     # The task
 
     async def run(self) -> None:
-        """Handles messages one after the other until cancelled."""
-        while True:
+        """Handles messages one after the other until `stop`."""
+        while not self._stopped:
             work, answer = await self._inbox.get()
             if answer is not None and answer.done():
                 continue  # nobody waits any more, and nothing of it was promised
@@ -135,8 +136,16 @@ class Room:
         self._seating.start_if_wanted()
         self._set_wake()
 
+    def stop(self) -> None:
+        """Ends `run` after the message in work: one cut in the middle of a commit could not know what is stored."""
+
+        async def work() -> None:
+            self._stopped = True
+
+        self._post(work)
+
     async def close(self) -> None:
-        """Writes what is left and lets go. The room's task has ended before."""
+        """Writes what is left and lets go. `run` has ended before."""
         for timer in (self._flush_at, self._wake_at):
             if timer is not None:
                 timer.cancel()

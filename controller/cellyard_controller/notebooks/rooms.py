@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -151,7 +151,7 @@ class Rooms:
         if seat.room.at_rest:
             del self._seats[ref]
             self._last_busy = time.monotonic()
-            seat.task.cancel()
+            seat.room.stop()
         else:
             if seat.sweep is not None:
                 seat.sweep.cancel()
@@ -161,7 +161,6 @@ class Rooms:
     async def _end(self, seat: _Seat) -> None:
         if seat.sweep is not None:
             seat.sweep.cancel()
-        seat.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await seat.task
+        seat.room.stop()
+        await seat.task
         await seat.room.close()

@@ -67,7 +67,9 @@ class Seating:
         if self._kernel.running:
             self._check_fits(settings)
             return
-        await self._supervisor.require(settings)
+        self._supervisor.check_known(settings)
+        if settings.require:
+            await self._supervisor.require(settings)
         sealed = self._seal.close(settings_to_json(settings))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
         change.done.append(partial(setattr, self._kernel, "settings", settings))

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from cellyard_controller.ids import NotebookKey, SandboxId
 from cellyard_controller.sandboxes.lifecycle import SandboxState
@@ -51,6 +51,16 @@ def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: s
 def change(connection: Connection, sandbox_id: SandboxId, **values: Any) -> None:
     """Stores what has become of a sandbox."""
     connection.execute(update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id).values(**values))
+
+
+_COMMITTED = (
+    update(sandboxes).where(sandboxes.c.sandbox_id == bindparam("this")).values(committed_number=bindparam("number"))
+)
+
+
+def set_committed(connection: Connection, sandbox_id: SandboxId, number: int) -> None:
+    """Reports of its agent up to this number are stored."""
+    connection.execute(_COMMITTED, {"this": sandbox_id, "number": number})
 
 
 def set_claimed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from cellyard_controller.sandboxes import records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink, Greeting
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
-from cellyard_controller.store import Store
+from cellyard_controller.store import Store, StoreFailed
 
 Report = Callable[[str, str], None]
 """Progress of a claim: a stage for programs and a sentence for people."""
@@ -81,6 +82,11 @@ class Supervisor:
             known = ", ".join(sorted(self._config.templates))
             raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
         return config.template(name)
+
+    def check_known(self, settings: KernelSettings) -> None:
+        """Runtime and template exist. Raises InvalidRequest, CapabilityUnavailable."""
+        self.runtime(settings.runtime)
+        self.template(settings.template)
 
     async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
         """Whether the default runtime of these can start a sandbox now, and why not."""
@@ -148,6 +154,7 @@ class Supervisor:
             self._spawn(self._remove_instance(runtime_name, instance_id))
         for runtime in self._runtimes.values():
             self._spawn(runtime.watch(self._on_exit))
+            self._spawn(self._probe(runtime))
         self._spawn(self._ping_all())
 
     async def stop(self, *, keep_claimed: bool) -> None:
@@ -170,12 +177,13 @@ class Supervisor:
     async def claim(self, request: ClaimRequest, report: Report) -> Sandbox:
         """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
         settings = request.settings
-        granted = await self.require(settings)
+        if settings.require:
+            await self.require(settings)
         report("create", "starting a sandbox")
         sandbox = await self._create(settings)
         try:
-            sandbox.capabilities = granted
             await self._bring_up(sandbox, settings, report)
+            sandbox.capabilities = await self.require(settings)
             await self._give(sandbox, request)
         except BaseException as failed:
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
@@ -191,7 +199,10 @@ class Supervisor:
         sandbox.move(SandboxState.STOPPING)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
-        await self._store.write(lambda c: records.set_ended(c, sandbox_id, reason))
+        try:
+            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
+        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
+            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
         if sandbox.instance_id:
             await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
         await sandbox.link.close()
@@ -224,10 +235,16 @@ class Supervisor:
             link_dir=sandbox.link.folder,
             uid=sandbox.uid,
         )
+        starting = asyncio.ensure_future(sandbox.runtime.start(spec))
         try:
-            sandbox.instance_id = await sandbox.runtime.start(spec)
+            sandbox.instance_id = await asyncio.shield(starting)
         except RuntimeFailed as failed:
             raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
+        except asyncio.CancelledError:
+            # The runtime goes on all the same: what it makes has to be known to be removed.
+            with suppress(RuntimeFailed):
+                sandbox.instance_id = await starting
+            raise
         instance_id = sandbox.instance_id
         await self._store.write(lambda c: records.change(c, sandbox.sandbox_id, instance_id=instance_id))
         # It may have ended before its id was known here, and then nobody else would notice.
@@ -322,6 +339,12 @@ class Supervisor:
             await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
         elif not instance.running:
             await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance))
+
+    async def _probe(self, runtime: Runtime) -> None:
+        """Asks for capabilities before anybody does: the first canary takes some seconds."""
+        template = self.template("default")
+        if (await runtime.readiness(template)).ready:
+            await runtime.capabilities(template)
 
     async def _ping_all(self) -> None:
         interval = self._config.sandboxes.ping_interval

@@ -126,6 +126,8 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
     broken: BaseException | None = None
     try:
         with connection.begin():
+            if len(jobs) == 1:  # a savepoint costs as much as a statement
+                return [(jobs[0], jobs[0].work(connection), None)]
             for job in jobs:
                 try:
                     with connection.begin_nested():
@@ -139,9 +141,13 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
                     raise
                 except Exception as refused:  # the job's own; only its savepoint is undone
                     outcomes.append((job, None, refused))
+    except IntegrityError as conflict:  # of the only job
+        return [(jobs[0], None, conflict)]
     except (DBAPIError, sqlite3.Error) as failed:
         error = StoreFailed(f"the store does not take writes: {_cause(broken or failed)}")
         return [(job, None, error) for job in jobs]
+    except Exception as refused:  # of the only job
+        return [(jobs[0], None, refused)]
     return outcomes
 
 

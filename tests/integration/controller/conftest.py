@@ -1,0 +1,111 @@
+"""A real controller (store, rooms, gRPC over a unix socket, agent link) on a runtime whose kernels are scripts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cellyard_controller.app import Controller
+from cellyard_controller.config import Config
+from cellyard_controller.runtimes.fake import FakeRuntime
+from cellyard_proto.v1 import (
+    executions_pb2 as ex,
+)
+from cellyard_proto.v1 import (
+    executions_pb2_grpc,
+    kernels_pb2_grpc,
+    notebooks_pb2_grpc,
+    sandboxes_pb2_grpc,
+    sessions_pb2_grpc,
+    tenants_pb2_grpc,
+)
+
+_ids = itertools.count(1)
+
+
+class Stubs:
+    """Every service over one channel."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str | None = None) -> None:
+        self.channel = channel
+        self.notebooks: Any = notebooks_pb2_grpc.NotebooksStub(channel)
+        self.kernels: Any = kernels_pb2_grpc.KernelsStub(channel)
+        self.executions: Any = executions_pb2_grpc.ExecutionsStub(channel)
+        self.sandboxes: Any = sandboxes_pb2_grpc.SandboxesStub(channel)
+        self.sessions: Any = sessions_pb2_grpc.SessionsStub(channel)
+        self.tenants: Any = tenants_pb2_grpc.TenantsStub(channel)
+
+    def start(self, notebook: str, source: str, **more: Any) -> Any:
+        """The event stream of one execution of a new cell."""
+        number = next(_ids)
+        fields: dict[str, Any] = {"request_id": f"request-{number}", **more}
+        return self.executions.Execute(
+            ex.Start(notebook_id=notebook, source=ex.NewCell(cell_id=f"cell-{number}", source=source), **fields)
+        )
+
+    async def run(self, notebook: str, source: str, **more: Any) -> ex.Execution:
+        """Runs a source to its end and returns the execution."""
+        accepted = None
+        async for event in self.start(notebook, source, **more):
+            if event.WhichOneof("event") == "accepted":
+                accepted = event.accepted
+        assert accepted is not None
+        return await self.executions.Get(ex.GetExecution(notebook_id=notebook, execution_id=accepted.execution_id))
+
+
+class Yard:
+    """A data folder, and the controllers that run on it one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = FakeRuntime(name="docker")
+        self.config: dict[str, Any] = {"runtime": ("docker",), "sandboxes": {"ping_interval": 0.2}}
+        self._running: list[tuple[Controller, grpc.aio.Channel]] = []
+
+    async def start(self, **config: Any) -> Stubs:
+        """Starts a controller and connects to it."""
+        socket = self.folder / "c.sock"
+        settings = Config(data=self.folder / "data", listen=(f"unix:{socket}",), **{**self.config, **config})
+        controller = Controller(settings, lambda _config, _id: {"docker": self.runtime})
+        await controller.start()
+        channel = grpc.aio.insecure_channel(f"unix:{socket}")
+        self._running.append((controller, channel))
+        return Stubs(channel)
+
+    @property
+    def controller(self) -> Controller:
+        """The one that runs now."""
+        return self._running[-1][0]
+
+    async def stop(self) -> None:
+        """Stops the controller that runs now."""
+        controller, channel = self._running.pop()
+        await channel.close()
+        await controller.stop()
+
+    async def close(self) -> None:
+        """Stops what runs."""
+        while self._running:
+            await self.stop()
+
+
+@pytest.fixture
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Yard]:
+    """A folder with a short path, because sockets lie in it."""
+    yard = Yard(tmp_path_factory.mktemp("y"))
+    yield yard
+    await yard.close()
+
+
+@pytest.fixture
+async def stubs(yard: Yard) -> Stubs:
+    """The services of a controller that runs."""
+    return await yard.start()
+
+
+Make = Callable[..., Any]
