@@ -66,16 +66,15 @@ class Controller:
         config = self._config
         addresses = [Address.parse(text) for text in config.listen]
         self._open_folder(config.data)
-        addresses.append(Address(control_socket(config.data)))
+        self._server = Server(config)
+        self._server.bind([*addresses, Address(control_socket(config.data))])
         self._store = Store.open(config.data / "cellyard.sqlite")
         await self._tasks.__aenter__()
         runtimes = self._make_runtimes(config, self._store.controller_id)
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
         self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config)
         self._access = Access(self._store)
-        self._server = Server(config)
         self._add_services()
-        self._server.bind(addresses)
         await self._access.load()
         await self.supervisor.reconcile()
         await self.rooms.recover()
@@ -89,7 +88,7 @@ class Controller:
         log.info("stopping", sandboxes=self._config.on_stop)
         if self._config.linger:
             self._linger.cancel()
-        self._access.stopping = True
+        self._access.stopping.set()
         await self.supervisor.stop(keep_claimed=self._config.on_stop == "keep")
         await self.rooms.close()
         await self._server.stop(_GRACE_S)

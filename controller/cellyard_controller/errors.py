@@ -94,7 +94,12 @@ class PermissionDenied(Refused):
 
 
 class Unavailable(Refused):
-    """The controller cannot do it now: it is stopping, or its store does not take writes."""
+    """The controller cannot do it now and may not tomorrow: its store takes no writes, a document is damaged."""
 
     reason = "CONTROLLER_UNAVAILABLE"
+
+
+class Stopping(Unavailable):
+    """The controller is going; its successor will do it."""
+
     retryable = True

@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from cellyard_controller.api.status import abort
-from cellyard_controller.errors import PermissionDenied, Refused, Unauthenticated, Unavailable
+from cellyard_controller.errors import PermissionDenied, Refused, Stopping, Unauthenticated, Unavailable
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
 from cellyard_controller.tenants import tokens
@@ -51,7 +51,8 @@ class Access:
         self._store = store
         self._tenants: dict[bytes, TenantName] = {}
         self._streams: dict[TenantName, set[asyncio.Task[Any]]] = {}
-        self.stopping = False
+        self.stopping = asyncio.Event()
+        """Set when the controller goes: new calls are refused, idle streams end."""
 
     async def load(self) -> None:
         """Reads the tokens in force; streams of tenants that have none left are ended."""
@@ -63,7 +64,9 @@ class Access:
                     stream.cancel()
 
     def caller(self, context: Context) -> Caller:
-        """Who calls. Raises Unauthenticated; a wrong token and a missing one answer alike."""
+        """Who calls. Raises Stopping, Unauthenticated; a wrong token and a missing one answer alike."""
+        if self.stopping.is_set():
+            raise Stopping("the controller is stopping")
         over_unix = context.peer().startswith("unix:")
         given = None
         for key, value in context.invocation_metadata() or ():

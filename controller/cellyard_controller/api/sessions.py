@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from cellyard_controller import __version__
@@ -57,7 +56,7 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
             await room.attach_session(session)
             try:
                 yield pb.AttachedSession()
-                await asyncio.get_running_loop().create_future()  # until the client or the controller goes
+                await self.access.stopping.wait()  # or until the client goes
             finally:
                 room.detach_session(session)
 

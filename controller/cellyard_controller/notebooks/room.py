@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NoKernel, Refused, Unavailable
+from cellyard_controller.errors import NoKernel, Refused, Stopping
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.journal import Journal
@@ -157,7 +157,7 @@ class Room:
             if answer is None:
                 await work()
             elif not answer.done():
-                answer.set_exception(Unavailable("the controller is stopping"))
+                answer.set_exception(Stopping("the controller is stopping"))
         await self._ledger.flush()
 
     @property

@@ -70,7 +70,8 @@ class Yard:
     async def start(self, **config: Any) -> Stubs:
         """Starts a controller and connects to it."""
         socket = self.folder / "c.sock"
-        settings = Config(data=self.folder / "data", listen=(f"unix:{socket}",), **{**self.config, **config})
+        given = {"data": self.folder / "data", "listen": (f"unix:{socket}",), **self.config, **config}
+        settings = Config(**given)
         controller = Controller(settings, lambda _config, _id: {"docker": self.runtime})
         await controller.start()
         channel = grpc.aio.insecure_channel(f"unix:{socket}")
