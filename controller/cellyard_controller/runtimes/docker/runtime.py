@@ -1,0 +1,337 @@
+"""The docker runtime: sandboxes as containers of an engine on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import requests.exceptions
+from docker import APIClient
+from docker.errors import APIError, DockerException, NotFound
+
+from cellyard_controller.runtimes import (
+    CapabilityFact,
+    Instance,
+    Readiness,
+    RuntimeFailed,
+    SandboxSpec,
+    Template,
+)
+from cellyard_controller.runtimes.docker import canary, survey, verdict
+from cellyard_controller.runtimes.docker.container import (
+    CONTROLLER_LABEL,
+    SANDBOX_LABEL,
+    container_name,
+    container_settings,
+)
+from cellyard_controller.runtimes.docker.engine import EngineCalls, T, engine_address
+from cellyard_controller.runtimes.docker.exits import ExitEvents, Exits
+
+START_BOUND = 90.0
+STOP_BOUND = 45.0
+LOOK_BOUND = 15.0
+READY_BOUND = 5.0
+"""Seconds that the engine has for each kind of call."""
+READY_AGE = 1.0
+FAILURE_AGE = 30.0
+"""Seconds that an answer is believed: a readiness, and capabilities that were not all granted."""
+EVENTS_RENEWED = 60.0
+_PAUSE_MIN, _PAUSE_MAX = 0.2, 10.0
+_LOG_LINES, _LOG_BYTES = 20, 4096
+_ENDED = frozenset({"exited", "dead"})
+CANARY_PREFIX = "canary-"
+"""Begins the sandbox ids of canaries, which no sandbox of a notebook has."""
+
+
+class DockerRuntime:
+    """Sandboxes on the engine that DOCKER_HOST names, or the usual one, for one controller's data folder."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        controller_id: str,
+        scratch: Path,
+        default_image: Callable[[], str],
+        *,
+        host: str | None = None,
+        engine_calls: int = 8,
+    ) -> None:
+        """`scratch` is a private folder for canaries on a file system that the engine sees; made when needed.
+
+        `default_image` names the image of templates that name none. An engine that cannot be used is no error
+        here: `readiness` says so, and every call fails.
+        """
+        self._controller_id = controller_id
+        self._scratch = scratch
+        self._default_image = default_image
+        self._default_image_name = ""
+        self._refusal: RuntimeFailed | None = None
+        address = ""
+        try:
+            address = engine_address(host)
+        except RuntimeFailed as refusal:
+            self._refusal = refusal
+        self._engine = EngineCalls(address, engine_calls)
+        self._health = EngineCalls(address, 1, socket_timeout=int(READY_BOUND))  # never waits behind a start
+        self._private_cgroups: bool | None = None
+        self._looking = asyncio.Lock()
+        self._looks: dict[str, tuple[float, survey.Survey]] = {}
+        self._failed_look: tuple[float, str] | None = None
+        self._probing = asyncio.Lock()
+        self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
+        self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
+        self._exits = Exits()
+
+    async def readiness(self, template: Template) -> Readiness:
+        """Whether a sandbox could be started now: at most a second old, and known within 5 s."""
+        try:
+            return survey.readiness(await self._look(self._image(template)), template)
+        except RuntimeFailed as failure:
+            return Readiness(ready=False, reason=str(failure))
+
+    async def capabilities(self, template: Template) -> list[CapabilityFact]:
+        """What a canary has shown for this template, image and engine; starts one where none did, 2 s."""
+        ready = await self.readiness(template)
+        if not ready.ready:
+            return verdict.not_proven(ready.reason, time.time())
+        key = (template, ready.details["image_id"], ready.details["engine"])
+        async with self._probing:
+            known = self._proven.get(key)
+            if known is None or not _believed(known):
+                known = self._proven[key] = await self._probe(template)
+            return list(known)
+
+    async def start(self, spec: SandboxSpec) -> str:
+        """Starts a sandbox and returns its container's id.
+
+        Raises RuntimeFailed; what was made is removed then. Only where the engine fell silent in the middle
+        of making it, a container may appear later: `instances` lists it.
+        """
+        return await self.start_with(spec, ())
+
+    async def start_with(self, spec: SandboxSpec, command: Sequence[str]) -> str:
+        """Like `start`, with another command than the image's."""
+        if spec.template.network != "none":
+            raise RuntimeFailed("start_failed", f"the network policy {spec.template.network} cannot be had")
+        if self._private_cgroups is None:
+            self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
+        image = self._image(spec.template)
+        settings = container_settings(spec, image, private_cgroups=self._private_cgroups, command=command)
+        work = partial(
+            _create_and_start,
+            name=container_name(spec.sandbox_id),
+            settings=settings,
+            image_missing=survey.image_missing(image, spec.template),
+        )
+        instance_id = await self._call(work, "start_failed", bound=START_BOUND, undo=_remove)
+        self._exits.started(instance_id)
+        return instance_id
+
+    async def stop(self, instance_id: str) -> None:
+        """Kills and removes a container. One that is gone already is no error. Raises RuntimeFailed."""
+        await self._call(partial(_remove, container_id=instance_id), "runtime_lost", bound=STOP_BOUND)
+
+    async def inspect(self, instance_id: str) -> Instance | None:
+        """One container as it stands, None where it is gone. Raises RuntimeFailed."""
+        return await self._call(partial(_inspect, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+
+    async def instances(self, controller_id: str) -> list[Instance]:
+        """All containers with this controller's label, ended and half-made ones too, our own canaries not."""
+        found = await self._call(partial(_list, controller_id=controller_id), "runtime_lost", bound=LOOK_BOUND)
+        return [instance for instance in found if instance.sandbox_id not in self._canaries]
+
+    async def log_tail(self, instance_id: str) -> str:
+        """The last lines that the agent wrote to stdout and stderr, at most 4 KiB. Untrusted text.
+
+        Raises RuntimeFailed.
+        """
+        return await self._call(partial(_log_tail, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+
+    async def watch(self, on_exit: Callable[[str], None]) -> None:
+        """Calls on_exit(container id) once for each that ends or has ended, whether or not the engine told.
+
+        Runs until cancelled.
+        """
+        pause = _PAUSE_MIN
+        while True:
+            try:
+                with ExitEvents(self._engine, self._controller_id).reading() as events:
+                    async with asyncio.timeout(LOOK_BOUND):
+                        await events.opened()
+                    for instance_id in await self._unseen_exits():
+                        on_exit(instance_id)
+                    pause = _PAUSE_MIN
+                    try:
+                        async with asyncio.timeout(EVENTS_RENEWED):
+                            async for instance_id, sandbox_id in events.deaths():
+                                if not sandbox_id.startswith(CANARY_PREFIX) and self._exits.died(instance_id):
+                                    on_exit(instance_id)
+                    except TimeoutError:
+                        continue  # a stream that died without a word would look like this one
+            except (RuntimeFailed, TimeoutError):
+                pause = min(pause * 2, _PAUSE_MAX)
+            await asyncio.sleep(pause)
+
+    async def close(self) -> None:
+        """Lets go of connections and threads; containers go on."""
+        self._engine.close()
+        self._health.close()
+
+    async def _probe(self, template: Template) -> list[CapabilityFact]:
+        sandbox_id = f"{CANARY_PREFIX}{uuid.uuid4().hex[:12]}"
+        self._canaries.add(sandbox_id)
+        try:
+            with _link_folder(self._scratch) as link_dir:
+                spec = SandboxSpec(sandbox_id, self._controller_id, template, link_dir, canary.CANARY_UID)
+                seen = await canary.sight(spec, self)
+        except (canary.CanaryFailed, OSError) as failure:
+            return verdict.not_proven(str(failure), time.time())
+        except RuntimeFailed as failure:
+            self._canaries.discard(sandbox_id)  # it may have been left behind: let `instances` show it
+            return verdict.not_proven(str(failure), time.time())
+        except asyncio.CancelledError:
+            self._canaries.discard(sandbox_id)
+            raise
+        return verdict.judge(seen, template, time.time())
+
+    async def _look(self, image: str) -> survey.Survey:
+        """The engine as it is, at most a second old."""
+        if self._refusal is not None:
+            raise self._refusal
+        async with self._looking:
+            if self._failed_look is not None and _fresh(self._failed_look[0]):
+                raise RuntimeFailed("runtime_lost", self._failed_look[1])
+            known = self._looks.get(image)
+            if known is not None and _fresh(known[0]):
+                return known[1]
+            try:
+                found = await self._health.call(partial(survey.look, image=image), bound=READY_BOUND)
+            except (RuntimeFailed, APIError) as failure:
+                self._failed_look = time.monotonic(), str(failure)
+                raise RuntimeFailed("runtime_lost", str(failure)) from failure
+            self._looks[image] = time.monotonic(), found
+            self._failed_look = None
+            return found
+
+    async def _unseen_exits(self) -> list[str]:
+        alive = self._exits.alive()
+        return self._exits.compare(alive, await self.instances(self._controller_id))
+
+    async def _call(
+        self,
+        work: Callable[[APIClient], T],
+        reason: str,
+        *,
+        bound: float,
+        undo: Callable[[APIClient, T], None] | None = None,
+    ) -> T:
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            return await self._engine.call(work, bound=bound, undo=undo)
+        except APIError as refused:
+            raise RuntimeFailed(reason, f"the container engine refused: {refused.explanation or refused}") from refused
+
+    def _image(self, template: Template) -> str:
+        if not template.image and not self._default_image_name:
+            self._default_image_name = self._default_image()
+        return template.image or self._default_image_name
+
+
+@contextmanager
+def _link_folder(scratch: Path) -> Iterator[Path]:
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        # As for any sandbox: `scratch` keeps everybody out, and whoever has the folder mounted may open what
+        # is in it.
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+def _fresh(at: float) -> bool:
+    return time.monotonic() - at < READY_AGE
+
+
+def _believed(facts: Sequence[CapabilityFact]) -> bool:
+    # What was proven stays so for this image and engine; what was not may have been mended meanwhile.
+    return all(fact.granted for fact in facts) or time.time() - facts[0].probed_at < FAILURE_AGE
+
+
+def _create_and_start(client: APIClient, *, name: str, settings: Mapping[str, Any], image_missing: str) -> str:
+    try:
+        made = client.create_container_from_config(settings, name)  # type: ignore[no-untyped-call]
+    except NotFound as missing:
+        raise RuntimeFailed("image_missing", image_missing) from missing
+    container_id = str(made["Id"])
+    try:
+        client.start(container_id)
+    except BaseException:
+        try:
+            _remove(client, container_id)
+        except (DockerException, requests.exceptions.RequestException):
+            pass  # the engine fails altogether; why the start failed counts, `instances` lists the rest
+        raise
+    return container_id
+
+
+def _remove(client: APIClient, container_id: str) -> None:
+    try:
+        client.remove_container(container_id, v=True, force=True)
+    except NotFound:
+        return
+    except APIError as refused:
+        if refused.status_code != HTTPStatus.CONFLICT:
+            raise
+        # Somebody else is removing it already; it is gone when that has come to its end.
+        try:
+            client.wait(container_id, timeout=int(STOP_BOUND / 2), condition="removed")
+        except NotFound:
+            return
+
+
+def _inspect(client: APIClient, container_id: str) -> Instance | None:
+    try:
+        found = client.inspect_container(container_id)
+    except NotFound:
+        return None
+    state, labels = found["State"], found["Config"]["Labels"] or {}
+    status = state["Status"]
+    return Instance(
+        instance_id=found["Id"],
+        sandbox_id=labels.get(SANDBOX_LABEL, ""),
+        controller_id=labels.get(CONTROLLER_LABEL, ""),
+        running=bool(state["Running"]),
+        exit_code=state["ExitCode"] if status in _ENDED else None,
+        oom_killed=bool(state["OOMKilled"]),
+    )
+
+
+def _list(client: APIClient, controller_id: str) -> list[Instance]:
+    found = client.containers(all=True, filters={"label": f"{CONTROLLER_LABEL}={controller_id}"})
+    instances = []
+    for summary in found:
+        if summary["State"] in _ENDED:  # only an inspection tells how it ended
+            instance = _inspect(client, summary["Id"])
+            instances += [instance] if instance is not None else []
+            continue
+        labels = summary["Labels"]
+        running = summary["State"] != "created"
+        instances.append(Instance(summary["Id"], labels.get(SANDBOX_LABEL, ""), labels[CONTROLLER_LABEL], running))
+    return instances
+
+
+def _log_tail(client: APIClient, container_id: str) -> str:
+    try:
+        said = client.logs(container_id, tail=_LOG_LINES)
+    except NotFound:
+        return ""
+    return said[-_LOG_BYTES:].decode(errors="replace")

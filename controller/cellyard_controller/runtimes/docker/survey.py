@@ -1,0 +1,83 @@
+"""What the engine is and has, and from that whether a sandbox could be started: a look, a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from docker import APIClient
+from docker.errors import ImageNotFound
+
+from cellyard_controller.runtimes import Readiness, Template
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The engine as it answered, and one image there."""
+
+    version: str
+    api_version: str
+    cgroup_version: str
+    oci_runtimes: tuple[str, ...]
+    security: tuple[str, ...]
+    """What the engine confines with: "seccomp", "apparmor", "userns", ..."""
+    image: str
+    image_id: str
+    """Empty where the image is missing."""
+
+    @property
+    def private_cgroups(self) -> bool:
+        """Whether containers can have a cgroup namespace of their own."""
+        return self.cgroup_version == "2"
+
+
+def look(client: APIClient, image: str) -> Survey:
+    """Asks the engine. Blocks; raises docker's errors."""
+    version, info = client.version(), client.info()
+    try:
+        image_id = client.inspect_image(image)["Id"]  # type: ignore[no-untyped-call]
+    except ImageNotFound:
+        image_id = ""
+    options = [option.split(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
+    return Survey(
+        version=version["Version"],
+        api_version=version["ApiVersion"],
+        cgroup_version=info.get("CgroupVersion", "1"),
+        oci_runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        security=tuple(sorted(options)),
+        image=image,
+        image_id=image_id,
+    )
+
+
+def readiness(survey: Survey, template: Template) -> Readiness:
+    """Whether a sandbox of this template could be started on that engine."""
+    details = {
+        "engine": survey.version,
+        "api": survey.api_version,
+        "cgroup": survey.cgroup_version,
+        "security": ", ".join(survey.security),
+        "image": survey.image,
+        "image_id": survey.image_id,
+    }
+    reason = _obstacle(survey, template)
+    return Readiness(ready=not reason, reason=reason, details=details)
+
+
+def _obstacle(survey: Survey, template: Template) -> str:
+    if template.network != "none":
+        return f"the template {template.name} asks for network {template.network}: only none can be had"
+    if template.oci_runtime and template.oci_runtime not in survey.oci_runtimes:
+        return (
+            f"the engine has no OCI runtime {template.oci_runtime} for the template {template.name}: install "
+            f"it and add it to the engine's configuration; it has {', '.join(survey.oci_runtimes)}"
+        )
+    if not survey.image_id:
+        return image_missing(survey.image, template)
+    return ""
+
+
+def image_missing(image: str, template: Template) -> str:
+    """That an image is not there, with the remedy."""
+    if template.image:
+        return f"the engine has no image {image} for the template {template.name}: build or load it there"
+    return f"the engine has no image {image}: run `cellyard images build`"

@@ -1,0 +1,52 @@
+"""When a sandbox can be started, and what to do where not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cellyard_controller.runtimes import Template
+from cellyard_controller.runtimes.docker.survey import Survey, readiness
+
+TEMPLATE = Template("default", "")
+SURVEY = Survey(
+    version="20.10.24",
+    api_version="1.41",
+    cgroup_version="1",
+    oci_runtimes=("runc",),
+    security=("seccomp",),
+    image="cellyard-python:1",
+    image_id="sha256:1",
+)
+
+
+def test_an_engine_with_the_image_is_ready() -> None:
+    ready = readiness(SURVEY, TEMPLATE)
+    assert (ready.ready, ready.reason) == (True, "")
+    assert ready.details["engine"] == "20.10.24"
+
+
+def test_a_missing_default_image_is_built() -> None:
+    ready = readiness(replace(SURVEY, image_id=""), TEMPLATE)
+    assert not ready.ready
+    assert "run `cellyard images build`" in ready.reason
+
+
+def test_a_missing_image_of_a_template_is_the_operators() -> None:
+    ready = readiness(replace(SURVEY, image="mine:1", image_id=""), Template("own", "mine:1"))
+    assert "no image mine:1 for the template own" in ready.reason
+
+
+def test_an_oci_runtime_that_the_engine_lacks_is_named_with_those_it_has() -> None:
+    ready = readiness(SURVEY, replace(TEMPLATE, oci_runtime="runsc"))
+    assert not ready.ready
+    assert "no OCI runtime runsc" in ready.reason
+    assert "it has runc" in ready.reason
+
+
+def test_another_network_policy_is_refused_rather_than_ignored() -> None:
+    assert "only none can be had" in readiness(SURVEY, replace(TEMPLATE, network="open")).reason
+
+
+def test_cgroup_namespaces_are_private_where_there_are_any() -> None:
+    assert not SURVEY.private_cgroups
+    assert replace(SURVEY, cgroup_version="2").private_cgroups
