@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+from cellyard_controller.runtimes import RuntimeFailed
+from cellyard_controller.runtimes.docker import images
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Benchmarks and soaks run only when they are asked for by marker."""
@@ -16,3 +19,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 items.remove(item)
     if os.environ.get("CI"):
         config.option.reportchars = config.option.reportchars or "fE"
+
+
+@pytest.fixture(scope="session")
+def built_image() -> str:
+    """The default image, built where it is missing. Without an engine: skipped, but failed in CI."""
+    try:
+        client = images.connect()
+    except RuntimeFailed as failure:
+        if os.environ.get("CI"):
+            pytest.fail(str(failure))
+        pytest.skip(str(failure))
+    try:
+        return images.build(print, client=client)
+    finally:
+        client.close()

@@ -1,0 +1,103 @@
+"""`make bench`: ours against what it is built on, in turn, in one run. Ratios, because machines differ.
+
+A row that misses its target is printed as such and fails nothing: the numbers are for reading, the tests are elsewhere.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cellyard
+from tests.bench.report import Row, publish, row
+from tests.controller_process import Process
+
+pytestmark = [pytest.mark.bench, pytest.mark.docker]
+
+ROUNDS = 30
+HOT_ROUNDS = 300
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[list[Row]]:
+    """Rows of all measurements of this module; published at the end."""
+    collected: list[Row] = []
+    yield collected
+    print(f"written to {publish(collected)}")
+
+
+@pytest.fixture(scope="module")
+def controller(built_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A controller with durable commits, as it is by default."""
+    process = Process(tmp_path_factory.mktemp("b"))
+    process.start()
+    with cellyard.Session(endpoint=process.endpoint) as session:
+        session.capabilities()  # the canary is no part of a cold start: it runs once a controller
+    yield process
+    process.close()
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def test_cold_start(controller: Process, built_image: str, rows: list[Row]) -> None:
+    command = ["docker", "run", "--rm", "--network", "none", built_image, "python3", "-c", "pass"]
+
+    def bare() -> None:
+        subprocess.run(command, check=True)
+
+    def ours() -> float:
+        session = cellyard.Session(endpoint=controller.endpoint)
+        seconds = timed(lambda: session.run("1+1"))
+        session.shutdown_kernel()
+        session.close()
+        return seconds
+
+    ours(), bare()
+    mine, theirs = [], []
+    for _ in range(ROUNDS):
+        mine.append(ours())
+        theirs.append(timed(bare))
+    rows.append(row("cold session to first result", mine, "docker run python3 -c pass", theirs, 2.0))
+
+
+@pytest.fixture
+def raw_kernel(built_image: str) -> Iterator[Callable[[], float]]:
+    """One `1+1` through jupyter_client alone, in a container of the same image; returns its seconds."""
+    script = (Path(__file__).parent / "raw_kernel.py").read_text()
+    options = ["--network", "none", "--tmpfs", "/home/sandbox:exec,mode=1777", "--memory", "1g", "--cpus", "1"]
+    command = ["docker", "run", "--rm", "-i", *options, built_image, "python3", "-c", script]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    def run() -> float:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    yield run
+    process.stdin.close()
+    process.wait(30)
+
+
+def test_hot_run(controller: Process, raw_kernel: Callable[[], float], rows: list[Row]) -> None:
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        for _ in range(20):
+            session.run("1+1")
+        mine, theirs = [], []
+        for _ in range(HOT_ROUNDS):
+            mine.append(timed(lambda: session.run("1+1")))
+            theirs.append(raw_kernel())
+    rows.append(row('hot run("1+1")', mine, "jupyter_client, same image", theirs, 1.3))

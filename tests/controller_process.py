@@ -1,0 +1,72 @@
+"""A controller as a process, for tests that mean the real thing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import docker
+
+STOPPED_WITHIN = 60.0
+
+
+class Process:
+    """A controller that runs as its own process on a data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.endpoint = f"unix:{folder}/c.sock"
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *flags: str, env: dict[str, str] | None = None) -> None:
+        """Starts it and waits until it is ready."""
+        reader, writer = os.pipe()
+        command = [sys.executable, "-m", "cellyard_controller", "serve", "--data", str(self.data)]
+        command += ["--listen", self.endpoint, "--ready-fd", str(writer), *flags]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, pass_fds=(writer,), env={**os.environ, **(env or {})}
+            )
+        os.close(writer)
+        with os.fdopen(reader, "rb") as ready:
+            said = ready.read()  # until it is ready or dead: both close the pipe
+        assert said == b"ready\n", self.log.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOPPED_WITHIN)
+
+    def close(self) -> None:
+        """Ends it and whatever it left on the engine."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        for container in self.containers():
+            container.remove(force=True)
+
+    def containers(self) -> list[docker.models.containers.Container]:
+        """What the engine has of this controller, ended ones too."""
+        client = docker.from_env(timeout=30)
+        try:
+            mine = []
+            for container in client.containers.list(all=True, filters={"label": "cellyard.controller"}):
+                mounts = container.attrs["HostConfig"].get("Mounts") or []
+                binds = container.attrs["HostConfig"].get("Binds") or []
+                sources = [mount.get("Source", "") for mount in mounts] + [bind.split(":")[0] for bind in binds]
+                if any(source.startswith(str(self.folder)) for source in sources):
+                    mine.append(container)
+            return mine
+        finally:
+            client.close()
