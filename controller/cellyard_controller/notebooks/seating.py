@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
-from cellyard_controller.errors import KernelMismatch, NoKernel, Refused, Unavailable
+from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.ids import NotebookKey, NotebookRef
 from cellyard_controller.notebooks import records
@@ -227,10 +227,12 @@ class Seating:
         try:
             sandbox = await self._supervisor.claim(request, self._report_progress)
         except SandboxGone as gone:
-            failure: Exception = NoKernel(f"no kernel could be started: {gone}", end_reason=str(gone.reason))
+            failure = CapabilityUnavailable(f"no kernel could be started: {gone}", end_reason=str(gone.reason))
             await self._ask(partial(self._not_granted, mine, gone.reason, failure))
         except Refused as refused:
-            await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, refused))
+            known = refused.reason.lower() in EndReason.__members__.values()
+            reason = EndReason(refused.reason.lower()) if known else EndReason.START_FAILED
+            await self._ask(partial(self._not_granted, mine, reason, refused))
         except StoreFailed as failed:
             await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, Unavailable(str(failed))))
         else:

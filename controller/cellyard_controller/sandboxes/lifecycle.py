@@ -42,6 +42,10 @@ class EndReason(StrEnum):
     RUNTIME_LOST = "runtime_lost"
     NODE_LOST = "node_lost"
     KERNEL_RESTARTED = "kernel_restarted"
+    # A kernel that was refused never came to be.
+    CAPABILITY_UNAVAILABLE = "capability_unavailable"
+    ENVIRONMENT_FAILED = "environment_failed"
+    QUOTA_EXCEEDED = "quota_exceeded"
 
 
 SANDBOX: Mapping[SandboxState, frozenset[SandboxState]] = {

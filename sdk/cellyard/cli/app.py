@@ -1,0 +1,87 @@
+"""All commands under one name. The operator's are loaded only when they are asked for."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cellyard import __version__
+from cellyard.cli import listing, outcome, own, running
+
+OPERATOR = {
+    "serve": "Runs a controller in the foreground.",
+    "doctor": "Asks the machine: engine, image, capabilities as probed.",
+    "tenants": "Who may use the controller.",
+    "images": "The images that sandboxes are made from.",
+    "config": "The configuration in force.",
+}
+
+
+class Commands(TyperGroup):
+    """The client's commands, and the operator's by name only, until one of them is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every name, the client's first."""
+        return [*super().list_commands(ctx), *OPERATOR]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command; of an operator's only the name and what it does, for the list of commands."""
+        if cmd_name in OPERATOR:
+            return typer.main.get_command(_placeholder(cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is to be run; an operator's comes from the extra `controller`."""
+        if args and args[0] in OPERATOR:
+            return args[0], _operator(args[0]).get_command(ctx, args[0]), args[1:]
+        return super().resolve_command(ctx, args)
+
+
+def _operator(name: str) -> Any:
+    """The operator's commands. Ends the command where the extra is not installed."""
+    found = next(iter(entry_points(group="cellyard.commands", name="controller")), None)
+    try:
+        if found is None:
+            raise ImportError(name="cellyard_controller")
+        return typer.main.get_command(found.load())
+    except ImportError as missing:
+        outcome.end(
+            outcome.USAGE,
+            f"`cellyard {name}` needs the controller, and {missing.name} is not installed: "
+            'pip install "cellyard[controller]"',
+        )
+
+
+def _placeholder(name: str) -> typer.Typer:
+    """Stands for an operator's command in the list of commands."""
+    stand_in = typer.Typer()
+    stand_in.command(name=name, help=OPERATOR[name])(lambda: None)
+    return stand_in
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Runs notebook code that nobody trusts in containers.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True)) -> None:
+    """Runs notebook code that nobody trusts in containers."""
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app.command()(running.run)
+app.command()(own.status)
+app.command()(own.stop)
+app.add_typer(listing.notebooks, name="notebooks")
+app.add_typer(listing.executions, name="executions")
+app.add_typer(listing.sandboxes, name="sandboxes")

@@ -1,0 +1,126 @@
+"""What is there: notebooks, executions, sandboxes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from cellyard.cli import outcome
+from cellyard.cli.options import AsJson, Endpoint, Token
+
+notebooks = typer.Typer(no_args_is_help=True, help="Notebooks that the controller keeps.")
+executions = typer.Typer(no_args_is_help=True, help="Runs of a notebook's cells.")
+sandboxes = typer.Typer(no_args_is_help=True, help="The places where kernels run.")
+
+Notebook = Annotated[str, typer.Option("--notebook", help="The notebook's id.")]
+
+
+@notebooks.command("list")
+def list_notebooks(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """The notebooks, by id."""
+    from cellyard import Client, NotebookInfo
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        found: list[NotebookInfo] = []
+        while page := client.list_notebooks(after=found[-1].notebook_id if found else None):
+            found += page
+    _show(found, ["notebook_id", "changed_at"], as_json)
+
+
+@notebooks.command("delete")
+def delete_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Ends a notebook's kernel and removes its document, executions and outputs."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        client.delete_notebook(notebook_id)
+
+
+@executions.command("list")
+def list_executions(
+    notebook: Notebook, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False, limit: int = 100
+) -> None:
+    """A notebook's executions, newest first."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        found = client.list_executions(notebook, limit)
+    _show(found, ["execution_id", "status", "cell_id", "accepted_at"], as_json)
+
+
+@executions.command("show")
+def show_execution(
+    execution_id: str, notebook: Notebook, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False
+) -> None:
+    """One execution with its output."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        found = client.get_execution(notebook, execution_id)
+    if as_json:
+        shown = _plain(found)
+        shown["outputs"] = [output.to_nbformat() for output in found.outputs]
+        typer.echo(json.dumps(shown, indent=2, default=str))
+    else:
+        typer.echo(f"{found.execution_id}  {found.status}  {found.end_message or found.end_reason or ''}".rstrip())
+        typer.echo(found.text)
+
+
+@executions.command("cancel")
+def cancel_execution(execution_id: str, notebook: Notebook, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Ends one execution: a waiting one is cancelled, a running one interrupted."""
+    from cellyard import Session
+
+    with outcome.sentences():
+        session = Session(notebook, endpoint=endpoint, token=token)
+        try:
+            session.cancel(execution_id)
+        finally:
+            session.close()
+
+
+@sandboxes.command("list")
+def list_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """The sandboxes, oldest first."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        found = client.list_sandboxes()
+    _show(found, ["sandbox_id", "state", "tenant", "notebook_id", "template", "age_s"], as_json)
+
+
+@sandboxes.command("stop")
+def stop_sandbox(sandbox_id: str, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Ends a sandbox and the kernel in it."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        client.stop_sandbox(sandbox_id)
+
+
+def _show(found: list[Any], columns: list[str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([_plain(each) for each in found], indent=2, default=str))
+        return
+    for each in found:
+        typer.echo("  ".join(_cell(getattr(each, column)) for column in columns))
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return {
+        field.name: shown.isoformat() if isinstance(shown := getattr(value, field.name), datetime) else shown
+        for field in dataclasses.fields(value)
+        if field.name not in ("outputs", "value")
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, float):
+        return f"{value:.1f} s"
+    return "-" if value is None else str(value)

@@ -1,0 +1,64 @@
+"""How a command ends: its exit code, and one sentence on stderr where it could not do what it was asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+from cellyard import errors
+
+DONE = 0
+CODE_FAILED = 1
+USAGE = 2
+NO_CONTROLLER = 3
+REFUSED = 4
+TIMED_OUT = 124
+INTERRUPTED = 130
+
+_CODES: tuple[tuple[type[errors.CellyardError], int], ...] = (
+    (errors.ExecutionTimeout, TIMED_OUT),
+    (errors.ControllerUnavailable, NO_CONTROLLER),
+    (errors.CapabilityUnavailable, REFUSED),
+    (errors.EnvironmentFailed, REFUSED),
+    (errors.KernelMismatch, REFUSED),
+    (errors.NoKernel, REFUSED),
+    (errors.PermissionDenied, REFUSED),
+    (errors.QuotaExceeded, REFUSED),
+    (errors.Unauthenticated, REFUSED),
+    (errors.InvalidRequest, USAGE),
+    (errors.NotebookNotFound, USAGE),
+    (errors.CellNotFound, USAGE),
+    (errors.ExecutionNotFound, USAGE),
+)
+
+
+def exit_code(error: errors.CellyardError) -> int:
+    """The exit code for an error."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), CODE_FAILED)
+
+
+def say(message: str) -> None:
+    """Our own text goes to stderr; stdout belongs to the code that runs."""
+    print(f"cellyard: {message}", file=sys.stderr)
+
+
+def end(code: int, message: str = "") -> NoReturn:
+    """Ends the command."""
+    if message:
+        say(message)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turns every error of the SDK into a sentence and an exit code."""
+    try:
+        yield
+    except errors.CellyardError as error:
+        end(exit_code(error), str(error))
+    except KeyboardInterrupt:
+        end(INTERRUPTED, "interrupted")

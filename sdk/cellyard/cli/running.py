@@ -1,0 +1,166 @@
+"""`cellyard run`: code or a whole notebook in a sandbox, output as it comes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cellyard.cli import outcome, sources
+from cellyard.cli.options import Endpoint, Token
+from cellyard.cli.showing import Shown
+
+if TYPE_CHECKING:
+    from cellyard import ExecutionResult, Session
+
+KERNELS = ("python", "deno")
+
+
+def run(
+    file: Annotated[str, typer.Argument(help="A .py file, a notebook (.ipynb), or - for stdin.")],
+    notebook: Annotated[str | None, typer.Option(help="Run in this notebook, and keep it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the executed notebook here.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for each cell.")] = None,
+    env_source: Annotated[str, typer.Option(help="The kernel's environment.")] = "auto",
+    kernel: Annotated[str | None, typer.Option(help="python or deno; without it what the notebook asks for.")] = None,
+    network: Annotated[str | None, typer.Option(help="Network policy.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="docker, or process: no isolation.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="A capability that must be proven; several.")] = None,
+    allow_errors: Annotated[bool, typer.Option(help="Go on after errors and timeouts.")] = False,
+    files: Annotated[list[Path] | None, typer.Option(help="A file for the kernel's home; several.")] = None,
+    no_files: Annotated[bool, typer.Option("--no-files", help="Send no files along.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line, the last of type result.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Progress, capabilities and timings.")] = False,
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Runs code in a sandbox. What cells print goes to stdout, all text of our own to stderr."""
+    from cellyard import Session
+
+    source = sources.read(file)
+    if out is not None and source.notebook is None:
+        outcome.end(outcome.USAGE, "--out writes an executed notebook, and this is none")
+    kernel_type = kernel or source.kernel or "python"
+    if kernel_type not in KERNELS:
+        outcome.end(
+            outcome.USAGE,
+            f"unsupported kernel {kernel_type!r}: {' and '.join(KERNELS)} are there; --kernel chooses one of them",
+        )
+    if files:
+        source.files = sources.chosen(files)
+    elif source.notebook is not None and not no_files and file != "-":
+        source.files = sources.beside(Path(file), out)
+    shown = Shown(as_json=as_json, verbose=verbose, results=source.notebook is not None)
+    with outcome.sentences():
+        session = Session(
+            notebook or f"cellyard-run-{uuid.uuid4()}",
+            endpoint=endpoint,
+            token=token,
+            runtime=runtime,
+            network=network,
+            require=require or (),
+            files=source.files,
+            on_progress=shown.progress,
+        )
+        run = _Run(session, source, shown, timeout=timeout, allow_errors=allow_errors)
+        try:
+            code = run.all(kernel_type, env_source)
+        finally:
+            try:
+                if out is not None and run.started:
+                    run.write(out)
+            finally:
+                run.leave(keep=notebook is not None, endpoint=endpoint, token=token)
+    raise typer.Exit(code)
+
+
+class _Run:
+    """One command's run: its cells, and what came of them."""
+
+    def __init__(
+        self,
+        session: Session,
+        source: sources.Source,
+        shown: Shown,
+        *,
+        timeout: float | None,
+        allow_errors: bool,
+    ) -> None:
+        self.started = False
+        self._session, self._source, self._shown = session, source, shown
+        self._timeout, self._allow_errors = timeout, allow_errors
+        self._cells: dict[str, Any] = {}  # the notebook's cells by the ids that they run under
+        self._code = outcome.DONE
+
+    def all(self, kernel_type: str, env_source: str) -> int:
+        """Runs every part until one fails; returns the exit code."""
+        begun = time.monotonic()
+        self._session.start_kernel(kernel_type, env_source)
+        self.started = True
+        ready = time.monotonic()
+        self._shown.capabilities(self._session)
+        for part in self._source.parts:
+            result = self._one(part)
+            code = _code_of(result)
+            if code != outcome.DONE and not part.may_raise and not self._allow_errors:
+                self._code = code
+                break
+        self._shown.ended(self._code, ready - begun, time.monotonic() - ready)
+        return self._code
+
+    def write(self, out: Path) -> None:
+        """Writes the notebook as it was executed. Cells that did not run have no output."""
+        import nbformat
+
+        last = {cell.id: cell for cell in self._session.get_cells()}
+        for part in self._source.parts:
+            part.cell.outputs, part.cell.execution_count = [], None
+        for cell_id, cell in self._cells.items():
+            executed = last[cell_id]
+            cell.outputs = [nbformat.from_dict(output.to_nbformat()) for output in executed.outputs]
+            cell.execution_count = executed.execution_count
+        try:
+            nbformat.write(self._source.notebook, out)
+        except OSError as error:
+            outcome.end(outcome.USAGE, f"{out} cannot be written: {error.strerror}")
+
+    def leave(self, *, keep: bool, endpoint: str | None, token: str | None) -> None:
+        """Ends the session; a notebook that was made for this run goes with it."""
+        from cellyard import CellyardError, Client
+
+        used = self._session.is_connected
+        self._session.close()
+        if used and not keep:
+            try:
+                with Client(endpoint, token) as client:
+                    client.delete_notebook(self._session.notebook_id)
+            except CellyardError as error:
+                outcome.say(f"the notebook {self._session.notebook_id} is left behind: {error}")
+
+    def _one(self, part: sources.Part) -> ExecutionResult:
+        from cellyard import Finished, OutputEvent, Progress, Queued, Started
+
+        self._shown.begins(part, len(self._source.parts))
+        events = self._session.stream_execute(code=part.source, timeout_secs=self._timeout, on_cancel="interrupt")
+        for event in events:
+            if isinstance(event, Started | Queued) and part.cell is not None:
+                self._cells[event.cell_id] = part.cell
+            if isinstance(event, OutputEvent):
+                self._shown.output(part, event.output)
+            elif isinstance(event, Progress):
+                self._shown.progress(event)
+            elif isinstance(event, Finished):
+                if part.cell is not None:
+                    self._cells[event.result.cell_id] = part.cell
+                self._shown.finished(part, event.result, self._timeout)
+                return event.result
+        raise AssertionError("a stream of events ends with Finished")
+
+
+def _code_of(result: ExecutionResult) -> int:
+    if result.success:
+        return outcome.DONE
+    return outcome.TIMED_OUT if result.end == "timed_out" else outcome.CODE_FAILED

@@ -1,0 +1,173 @@
+"""Whatever is wrong: one clear sentence, the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.controller_process import Process
+
+pytestmark = pytest.mark.docker
+
+DONE, FAILED, USAGE, NO_CONTROLLER, REFUSED, TIMED_OUT = 0, 1, 2, 3, 4, 124
+
+
+def cellyard(*arguments: str | Path, env: dict[str, str] | None = None, stdin: str = "") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command; stderr has no traceback of ours."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cellyard.cli", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    assert "Traceback (most recent call last):\n  File" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "empty"),
+        ("not json", "JSON"),
+        ('{"some": "json"}', "notebook"),
+        ('{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}', "nbformat"),
+        (b"\xff\xfe\x00broken", "notebook"),
+        (b" " * (50 * 1024 * 1024), "MiB"),
+    ],
+    ids=["empty", "no-json", "other-json", "nbformat-99", "no-text", "50-MiB"],
+)
+def test_what_is_no_notebook(write, content: str | bytes, says: str) -> None:
+    code, out, err = cellyard("run", write("bad.ipynb", content))
+    assert (code, out) == (USAGE, "")
+    assert says in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.ipynb", tmp_path):
+        code, _, err = cellyard("run", path)
+        assert code == USAGE
+        assert str(path) in err.replace("\n", "")
+
+
+def test_a_kernel_that_nobody_has(write, shared_controller: Process) -> None:
+    notebook = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "cells": [],
+        "metadata": {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}},
+    }
+    code, _, err = cellyard("run", write("r.ipynb", json.dumps(notebook)), "--endpoint", shared_controller.endpoint)
+    assert code == USAGE
+    assert "python" in err
+    code, _, err = cellyard("run", "-", "--kernel", "cobol", "--endpoint", shared_controller.endpoint)
+    assert code == USAGE
+    assert "cobol" in err
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    for command in (("run", "-"), ("status",), ("notebooks", "list")):
+        code, _, err = cellyard(*command, "--endpoint", f"unix:{tmp_path}/none.sock")
+        assert code == NO_CONTROLLER
+        assert "none.sock" in err.replace("\n", "")
+
+
+def test_what_the_code_does_is_the_exit_code(shared_controller: Process) -> None:
+    at = ("--endpoint", shared_controller.endpoint)
+    assert cellyard("run", "-", *at, stdin="print('hi')")[:2] == (DONE, "hi\n")
+    code, out, err = cellyard("run", "-", *at, stdin="print('before'); 1/0")
+    assert (code, out) == (FAILED, "before\n")
+    assert "ZeroDivisionError" in err
+    code, _, err = cellyard("run", "-", *at, "--timeout", "1", stdin="while True: pass")
+    assert code == TIMED_OUT
+    assert "timed out after 1" in err
+    code, _, err = cellyard("run", "-", *at, "--require", "teleportation", stdin="1")
+    assert code == USAGE
+    code, _, err = cellyard("run", "-", *at, "--token", "cy_wrong", stdin="1")
+    assert code == REFUSED
+    assert "authentication failed" in err
+
+
+def test_an_engine_that_is_not_there(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The controller stays up and says why it is not ready; a run says what to do."""
+    nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock"}
+    process = Process(tmp_path_factory.mktemp("n"))
+    process.start(env=nowhere)
+    try:
+        code, out, err = cellyard("status", "--endpoint", process.endpoint)
+        assert code == NO_CONTROLLER
+        assert "engine" in out + err
+        code, _, err = cellyard("run", "-", "--endpoint", process.endpoint, stdin="1")
+        assert code == REFUSED
+        assert "no-engine.sock" in err.replace("\n", "")
+    finally:
+        process.close()
+    code, out, _ = cellyard("doctor", env=nowhere)
+    assert code == NO_CONTROLLER
+    assert "no-engine.sock" in out
+
+
+def test_an_image_that_is_missing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('[templates.default]\nimage = "cellyard-none:none"\n')
+    process = Process(tmp_path_factory.mktemp("i"))
+    process.start("--config", str(config))
+    try:
+        code, _, err = cellyard("run", "-", "--endpoint", process.endpoint, stdin="1")
+        assert code == REFUSED
+        assert "cellyard-none:none" in err
+    finally:
+        process.close()
+
+
+def test_serve_says_what_it_cannot_do(tmp_path: Path, shared_controller: Process) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", f"127.0.0.1:{port}")
+        assert code == NO_CONTROLLER
+        assert "taken" in err
+    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", f"unix:/tmp/{'x' * 120}")
+    assert code == USAGE
+    assert "107" in err
+    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", "0.0.0.0:0")
+    assert code == USAGE
+    assert "tls" in err.lower()
+    code, _, err = cellyard("serve", "--data", shared_controller.data, "--listen", f"unix:{tmp_path}/s.sock")
+    assert code == NO_CONTROLLER
+    assert "in use by another controller" in err
+    code, _, err = cellyard("serve", "--data", "/proc/nowhere", "--listen", f"unix:{tmp_path}/s.sock")
+    assert code == NO_CONTROLLER
+    assert "data folder" in err
+
+
+def test_configuration_that_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[sandboxes]\nstart_timeout = -1\n")
+    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--config", config)
+    assert code == USAGE
+    assert "sandboxes.start_timeout" in err
+    config.write_text("unknown_key = 1\n")
+    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--config", config)
+    assert code == USAGE
+    assert "unknown_key" in err
