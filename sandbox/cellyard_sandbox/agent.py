@@ -1,0 +1,232 @@
+"""The agent: wires link, outbox, executions and the kernel's host, and does what the controller asks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from cellyard_proto import PROTOCOL
+from cellyard_proto.v1 import link_pb2
+from cellyard_sandbox import facts, files
+from cellyard_sandbox.executions import Executions
+from cellyard_sandbox.host import KernelHost, RunEnd, StartFailed
+from cellyard_sandbox.kernel_life import HostState, KernelLife
+from cellyard_sandbox.limits import OutputLimits
+from cellyard_sandbox.link import Link, LinkLost
+from cellyard_sandbox.messages import Item
+from cellyard_sandbox.outbox import Outbox
+from cellyard_sandbox.processes import Processes, keep_to_oneself
+
+SHARED_MEMORY = "/dev/shm"
+
+RESTARTED = "kernel_restarted"
+
+log = logging.getLogger("cellyard.agent")
+
+
+class Agent:
+    """One sandbox's agent. Everything happens on one event loop; the kernel's starts are one task's."""
+
+    def __init__(self, link_path: str, home: Path, scratch: Path, *, alone: bool) -> None:
+        """`alone`: this is PID 1 of a container, so that scratch and shared memory are the kernel's alone."""
+        self._loop = asyncio.get_running_loop()
+        self._alone = alone
+        self._home = home
+        self._scratch = scratch
+        self._home_folder = files.open_folder(str(home))
+        self._processes = Processes(alone=alone)
+        self._life = KernelLife()
+        self._env: dict[str, str] = {}
+        self._kernel_wanted = asyncio.Event()
+        self._wanted_generation = 0
+        self._goodbye = asyncio.Event()
+        self._host: KernelHost | None = None
+        self._outbox = Outbox(self._outbox_changed)
+        self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
+        self._link = Link(link_path, self._outbox, self._hello, self._on_welcome, self._on_message)
+        self._actions: dict[str, Callable[[link_pb2.ToAgent], None]] = {
+            "start_kernel": lambda message: self._start_kernel(message.start_kernel),
+            "restart_kernel": lambda message: self._restart_kernel(message.restart_kernel),
+            "dispatch": lambda message: self._executions.dispatch(message.dispatch),
+            "interrupt": lambda message: self._interrupt(message.interrupt),
+            "acknowledge": lambda message: self._acknowledge(message.acknowledge.number),
+            "ping": lambda message: self._link.answer(link_pb2.FromAgent(pong=link_pb2.Pong(id=message.ping.id))),
+            "put_file": lambda message: self._put_file(message.put_file),
+            "goodbye": lambda message: self._end(f"goodbye: {message.goodbye.reason}"),
+        }
+
+    async def run(self) -> None:
+        """Serves until a Goodbye, a SIGTERM, or until no controller came back; then kills everything."""
+        keep_to_oneself()
+        self._processes.attach(self._loop)
+        self._loop.add_signal_handler(signal.SIGTERM, self._end, "SIGTERM")
+        self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # of a terminal: the runtime ends us
+        ends = [
+            asyncio.ensure_future(coroutine)
+            for coroutine in (self._goodbye.wait(), self._link.run(), self._keep_kernel())
+        ]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                if end.done():
+                    end.result()
+        except LinkLost as lost:
+            log.warning("%s", lost)
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+            if self._host is not None:
+                await self._host.stop()
+            await self._processes.kill()
+
+    # What the controller asks for
+
+    def _hello(self) -> link_pb2.Hello:
+        return link_pb2.Hello(
+            protocol=PROTOCOL,
+            kernel=self._life.status(),
+            held_executions=self._executions.held,
+            last_number=self._outbox.last_number,
+            facts=facts.gather(),
+        )
+
+    def _on_welcome(self, welcome: link_pb2.Welcome) -> None:
+        usual = OutputLimits()
+        self._executions.limits = OutputLimits(
+            welcome.output_bytes or usual.max_bytes, welcome.output_count or usual.max_count
+        )
+        self._executions.acknowledged(welcome.committed_number)
+
+    def _on_message(self, message: link_pb2.ToAgent) -> None:
+        action = self._actions.get(message.WhichOneof("message") or "")
+        if action is not None:
+            action(message)
+        else:
+            log.warning("a message of a kind that this agent does not know")
+
+    def _start_kernel(self, order: link_pb2.StartKernelHost) -> None:
+        if self._life.state is not HostState.NONE:
+            return  # asked for again by a controller that came back
+        self._env = dict(order.env)
+        if order.kernel_type not in ("", "python"):
+            self._tell(HostState.STARTING)
+            self._kernel_gone(f"start_failed: no kernel of type {order.kernel_type!r} here", for_good=True)
+            return
+        self._want_kernel()
+
+    def _restart_kernel(self, order: link_pb2.RestartKernelHost) -> None:
+        if order.generation == self._life.generation and self._life.state is not HostState.NONE:
+            self._restart()
+
+    def _restart(self) -> None:
+        self._executions.kernel_gone(RESTARTED, for_good=False)
+        self._want_kernel()
+
+    def _interrupt(self, order: link_pb2.Interrupt) -> None:
+        self._executions.interrupt(order.execution_id, order.restart_after_s)
+        self._regulate()
+
+    def _acknowledge(self, number: int) -> None:
+        self._executions.acknowledged(number)
+        self._outbox.acknowledge(number)
+
+    def _put_file(self, order: link_pb2.PutFile) -> None:
+        error = ""
+        try:
+            files.put(self._home_folder, order.name, order.content)
+        except (OSError, ValueError) as failed:
+            error = str(failed)
+        self._link.answer(link_pb2.FromAgent(reply=link_pb2.Reply(request=order.request, error=error)))
+
+    def _end(self, why: str) -> None:
+        log.info("ends: %s", why)
+        self._goodbye.set()
+
+    # The kernel
+
+    def _the_host(self) -> KernelHost:
+        assert self._host is not None, "executions need a host only once a kernel was ready"
+        return self._host
+
+    def _tell(self, state: HostState, reason: str = "") -> None:
+        self._link.tell(self._life.go(state, reason))
+
+    def _want_kernel(self) -> None:
+        self._tell(HostState.STARTING)
+        self._wanted_generation = self._life.generation
+        self._kernel_wanted.set()
+
+    async def _keep_kernel(self) -> None:
+        """Starts kernels, one after the other."""
+        from cellyard_sandbox.jupyter import JupyterHost  # takes a while, and the Hello need not wait for it
+
+        host = self._host = JupyterHost(self, self._processes, self._scratch, self._home)
+        while True:
+            await self._kernel_wanted.wait()
+            self._kernel_wanted.clear()
+            generation = self._wanted_generation
+            await host.stop()
+            if self._alone and generation > 1:
+                await asyncio.to_thread(self._clear)
+            try:
+                await host.start(self._env)
+            except StartFailed as failed:
+                if generation == self._wanted_generation:
+                    self._kernel_gone(f"start_failed: {failed}", for_good=True)
+                continue
+            if generation == self._wanted_generation:
+                self._tell(HostState.READY)
+                self._executions.kernel_ready()
+
+    def _clear(self) -> None:
+        for folder in (str(self._scratch), SHARED_MEMORY):
+            files.empty(folder)
+
+    def _kernel_gone(self, reason: str, *, for_good: bool) -> None:
+        log.info("kernel %d is gone: %s", self._life.generation, reason)
+        self._executions.kernel_gone(reason, for_good=for_good)
+        self._tell(HostState.DEAD, reason)
+
+    # HostListener
+
+    def run_started(self, run_id: str, execution_count: int) -> None:
+        """See HostListener."""
+        self._executions.run_started(run_id, execution_count)
+        self._regulate()
+
+    def run_shown(self, run_id: str, item: Item) -> None:
+        """See HostListener."""
+        self._executions.run_shown(run_id, item)
+
+    def run_unread(self, run_id: str) -> bool:
+        """See HostListener."""
+        return self._executions.run_unread(run_id)
+
+    def run_ended(self, run_id: str, end: RunEnd) -> None:
+        """See HostListener."""
+        self._executions.run_ended(run_id, end)
+        self._regulate()
+
+    def kernel_died(self, reason: str) -> None:
+        """See HostListener."""
+        if self._life.state is HostState.READY:  # else it is being replaced already
+            self._kernel_gone(reason, for_good=True)
+
+    # Back-pressure
+
+    def _outbox_changed(self) -> None:
+        self._link.outbox_changed()
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Stops the kernel while too much is unacknowledged, except while a cell is to end."""
+        if self._host is None or self._life.state is not HostState.READY:
+            return
+        if self._executions.interrupting or self._outbox.low:
+            self._host.release()
+        elif self._outbox.full:
+            self._host.hold()

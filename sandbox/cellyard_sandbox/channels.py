@@ -1,0 +1,133 @@
+"""A kernel's channels: ZeroMQ sockets on unix sockets, read by callbacks of the event loop.
+
+Nothing may be lost on the way. iopub is a PUB socket and drops what does not fit below its high-water mark, so
+both ends have none, and the agent always reads. A ZeroMQ socket's descriptor tells only that something has
+changed, so each callback reads until there is nothing left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from cellyard_sandbox import wire
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path, at most (sun_path)."""
+
+_SHELL, _IOPUB, _LAST = 1, 2, 5  # "ports", which end the names of the sockets' files
+_CONNECT_AGAIN_MS = 5
+_READ_AT_ONCE = 256 * 1024  # bytes, before others get their turn on the event loop
+
+
+class Channels:
+    """The agent's ends of shell and iopub. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        folder: Path,
+        on_shell: Callable[[wire.Message], None],
+        on_iopub: Callable[[wire.Message], None],
+        on_hang_up: Callable[[], None],
+    ) -> None:
+        """Connects, whether the kernel listens already or not. Raises ValueError where the path is too long."""
+        longest = len(os.fsencode(folder / f"k-{_LAST}"))
+        if longest > MAX_SOCKET_PATH:
+            raise ValueError(f"the path of the scratch folder is {longest - MAX_SOCKET_PATH} bytes too long")
+        self._loop = asyncio.get_running_loop()
+        self._address = f"{folder}/k"
+        self._on_hang_up = on_hang_up
+        self._open = True
+        self.hung_up = False
+        """The kernel's end of iopub is closed, and everything that it had sent can be read."""
+        self.heard_at = self._loop.time()
+        """When something came last, on the event loop's clock."""
+        self._shell = self._channel(context, zmq.DEALER)
+        self._iopub = self._channel(context, zmq.SUB)
+        self._iopub.subscribe(b"")
+        self._monitor = self._iopub.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._read_shell = self._reader(self._shell, on_shell)
+        self._read_iopub = self._reader(self._iopub, on_iopub)
+        self._shell.connect(f"ipc://{self._address}-{_SHELL}")
+        self._iopub.connect(f"ipc://{self._address}-{_IOPUB}")
+        self._loop.add_reader(self._monitor.fileno(), self._read_monitor)
+        # A descriptor tells of nothing to somebody who has never found its socket empty.
+        self.read_rest()
+        self._read_monitor()
+
+    def connection(self) -> dict[str, str | int]:
+        """What the kernel's connection file says (Jupyter: "Connection files"). Messages are not signed: wire.py."""
+        return {
+            "transport": "ipc",
+            "ip": self._address,
+            "shell_port": _SHELL,
+            "iopub_port": _IOPUB,
+            "stdin_port": 3,
+            "control_port": 4,
+            "hb_port": _LAST,
+            "key": "",
+            "signature_scheme": "hmac-sha256",
+        }
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Sends a request to the kernel; never waits."""
+        self._shell.send_multipart(frames, zmq.NOBLOCK)
+        self._read_shell()  # sending may have swallowed the sign that there is something to read
+
+    def read_rest(self) -> None:
+        """Reads what waits."""
+        self._read_iopub()
+        self._read_shell()
+
+    def close(self) -> None:
+        """Closes the channels; nothing is called any more."""
+        if not self._open:
+            return
+        self._open = False
+        self._iopub.disable_monitor()
+        for channel in (self._monitor, self._shell, self._iopub):
+            self._loop.remove_reader(channel.fileno())
+            channel.close(linger=0)
+
+    def _channel(self, context: zmq.Context[Any], kind: int) -> zmq.Socket[Any]:
+        channel: zmq.Socket[Any] = context.socket(kind)
+        channel.set_hwm(0)
+        channel.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)  # until the kernel listens
+        return channel
+
+    def _reader(self, channel: zmq.Socket[Any], on_message: Callable[[wire.Message], None]) -> Callable[[], None]:
+        def read() -> None:
+            read_bytes = 0
+            while self._open:
+                if read_bytes > _READ_AT_ONCE:
+                    self._loop.call_soon(read)
+                    return
+                try:
+                    frames = channel.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    return
+                self.heard_at = self._loop.time()
+                read_bytes += sum(map(len, frames))
+                try:
+                    message = wire.parse(frames)
+                except wire.NotAMessage:
+                    continue  # the cell's own code can write what it likes
+                on_message(message)
+
+        self._loop.add_reader(channel.fileno(), read)
+        return read
+
+    def _read_monitor(self) -> None:
+        try:
+            while True:
+                self._monitor.recv_multipart(zmq.NOBLOCK)
+                self.hung_up = True
+        except zmq.Again:
+            if self.hung_up:
+                self._on_hang_up()

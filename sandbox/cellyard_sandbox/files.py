@@ -1,0 +1,85 @@
+"""Files in a sandbox: small ones written into the home, and folders emptied for a restart.
+
+Code in the sandbox may have prepared both places, so names are plain, links are never followed, and every
+step goes through an open folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Callable
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_folder(path: str) -> int:
+    """A descriptor of a folder. Raises OSError."""
+    return os.open(path, _FOLDER & ~os.O_NOFOLLOW)
+
+
+def put(folder: int, name: str, content: bytes) -> None:
+    """Writes a file into the folder, whole or not at all; an older one of this name is replaced.
+
+    Raises ValueError for a name that is not plain, OSError where it cannot be written.
+    """
+    encoded = name.encode()
+    if not encoded or "/" in name or "\0" in name or name in (".", "..") or len(encoded) > 255:
+        raise ValueError(f"not a plain file name: {name!r}")
+    temporary = f".cellyard-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(temporary, flags, 0o644, dir_fd=folder)
+    try:
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(target, rest) :]
+        finally:
+            os.close(target)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def empty(path: str) -> None:
+    """Removes all that is in a folder, as far as it can be removed.
+
+    Folders inside are first moved up to it one by one, so that no depth and no length of a path matters.
+    """
+    try:
+        folder = open_folder(path)
+    except OSError:
+        return  # there is no such folder in this sandbox
+    try:
+        numbers = itertools.count()
+        prefix = f".cellyard-{secrets.token_hex(8)}-"
+        left: set[str] = set()
+        while names := set(os.listdir(folder)) - left:
+            for name in names:
+                try:
+                    _remove(folder, name, lambda: f"{prefix}{next(numbers)}")
+                except OSError:
+                    left.add(name)  # a mount point, or somebody else's
+    finally:
+        os.close(folder)
+
+
+def _remove(folder: int, name: str, new_name: Callable[[], str]) -> None:
+    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=folder)
+        return
+    os.chmod(name, 0o700, dir_fd=folder)
+    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        for entry in os.listdir(inner):
+            if stat.S_ISDIR(os.stat(entry, dir_fd=inner, follow_symlinks=False).st_mode):
+                os.chmod(entry, 0o700, dir_fd=inner)
+                os.rename(entry, new_name(), src_dir_fd=inner, dst_dir_fd=folder)
+            else:
+                os.unlink(entry, dir_fd=inner)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)

@@ -1,0 +1,236 @@
+"""IPython's kernel as the agent needs it. Runs in the kernel.
+
+What differs from ipykernel: its sockets drop nothing, interrupts hit the cell or nobody, results carry their
+value as data, text of a thread belongs to the cell that started it, and nothing runs that nobody needs here
+(heartbeat, history, debugger).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
+from jupyter_client.jsonutil import json_default
+from traitlets.config import Config
+
+from cellyard_sandbox import values
+
+
+def pack(message: Any) -> bytes:
+    """JSON of a message. Lone surrogates stay: no reply may fail for them, and the agent replaces them."""
+    text = json.dumps(message, default=json_default, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass")
+
+
+class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+    """Adds to each result its value as data."""
+
+    _result: Any = None
+    _text: str = ""
+
+    def update_user_ns(self, result: Any) -> None:
+        """Called with each result."""
+        super().update_user_ns(result)
+        self._result = result
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        """Called with a result's representations, where it has any."""
+        super().write_format_data(format_dict, md_dict)
+        self._text = format_dict.get("text/plain", "")
+
+    def finish_displayhook(self) -> None:
+        """Called last: sends."""
+        if self.msg is not None:
+            content = self.msg["content"]
+            content["data"] = {**content["data"], values.MIME: values.encode(self._result, self._text)}
+        self._result, self._text = None, ""
+        super().finish_displayhook()
+
+
+class Shell(ZMQInteractiveShell):  # type: ignore[misc]
+    """Shows an interrupted `await` as what it is."""
+
+    displayhook_class = DisplayHook
+    interrupted = False
+
+    def init_ipython_dir(self, ipython_dir: str | None) -> None:
+        """Called at the start; without a folder given, IPython would make one in the home."""
+        super().init_ipython_dir(ipython_dir or self.parent.parent.ipython_dir)
+
+    def showtraceback(
+        self,
+        exc_tuple: tuple[type[BaseException], BaseException, TracebackType | None] | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> None:
+        """Shows an exception; without one given, that under way."""
+        kind, value, trace = self._get_exc_info(exc_tuple)
+        if self.interrupted and issubclass(kind, asyncio.CancelledError):
+            kind, value = KeyboardInterrupt, KeyboardInterrupt()
+        heard = issubclass(kind, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+        with _sigint_ignored() if heard else contextlib.nullcontext():
+            super().showtraceback((kind, value, trace), *args, **options)
+
+
+class Kernel(IPythonKernel):  # type: ignore[misc]
+    """Takes SIGINT while a cell runs, and only then; whatever happens, a request is answered."""
+
+    shell_class = Shell
+    _execute_sleep = 0
+    _supports_kernel_subshells = False
+
+    def pre_handler_hook(self) -> None:
+        """ipykernel would take SIGINT from here on, when no cell runs yet."""
+
+    def post_handler_hook(self) -> None:
+        """See pre_handler_hook."""
+
+    async def poll_stopped_queue(self) -> None:
+        """ipykernel asks its debugger here; there is none."""
+
+    async def do_execute(self, code: str, silent: bool, *args: Any, **options: Any) -> dict[str, Any]:
+        """Runs a cell, once it was told that it runs."""
+        sent = threading.Event()
+        self.iopub_thread.schedule(sent.set)
+        sent.wait()
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            try:
+                return await super().do_execute(code, silent, *args, **options)  # type: ignore[no-any-return]
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt as interrupt:
+            # It came before or after the cell's own code, where IPython does not expect it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.shell.showtraceback()
+            return {
+                "status": "error",
+                "ename": type(interrupt).__name__,
+                "evalue": str(interrupt),
+                "traceback": [],
+                "execution_count": self.shell.execution_count - 1,
+                "user_expressions": {},
+                "payload": [],
+            }
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:
+        """While a cell with `await` runs: SIGINT cancels it where it waits, interrupts it where it computes.
+
+        ipykernel only cancels, so that a loop without an await goes on for ever.
+        """
+        run_code = type(self.shell).run_code.__code__
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.shell.interrupted = True
+            above = frame.f_back if frame is not None else None
+            while above is not None:
+                if above.f_code is run_code:
+                    raise KeyboardInterrupt  # the cell's own code is on the stack, and IPython below it
+                above = above.f_back
+            self.io_loop.asyncio_loop.call_soon_threadsafe(future.cancel)
+
+        self.shell.interrupted = False
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _NoThread:
+    """Stands where ipykernel has the thread of the shell channel: none, yet it asks who that one's parent is."""
+
+    parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class KernelApp(IPKernelApp):  # type: ignore[misc]
+    """Starts the kernel."""
+
+    kernel_class = Kernel
+    outstream_class = "cellyard_sandbox.streams.CellStream"
+
+    def _ipython_dir_default(self) -> str:
+        folder = Path(self.connection_file).with_name("ipython")  # the home is the user's alone
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return str(folder)
+
+    def load_config_file(self, *args: Any, **options: Any) -> None:
+        """The configuration is what stands here; the home may hold none."""
+        self.update_config(
+            Config(
+                HistoryManager={"enabled": False},
+                Session={"packer": "cellyard_sandbox.ipython.pack", "key": b""},
+            )
+        )
+
+    def init_heartbeat(self) -> None:
+        """The agent is the kernel's parent: it needs no heartbeat."""
+
+    def init_control(self, context: Any) -> None:
+        """Opens the control channel, without the thread that shares the shell channel among subshells."""
+        super().init_control(context)
+        self.shell_channel_thread = _NoThread()  # a cell starts a millisecond earlier, on the main thread
+
+    def init_kernel(self) -> None:
+        """Creates the kernel."""
+        super().init_kernel()
+        _let_threads_write_to_their_cell(self.kernel.shell)
+
+    def _bind_socket(self, socket: Any, port: int) -> Any:
+        socket.set_hwm(0)  # nothing is dropped; the agent always reads
+        return super()._bind_socket(socket, port)
+
+
+@contextlib.contextmanager
+def _sigint_ignored() -> Iterator[None]:
+    """For showing that an interrupt has come: its repetitions must not cut that short."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _let_threads_write_to_their_cell(shell: Any) -> None:
+    """Text and displays of a thread go to the cell that started it, also when another one runs by then."""
+    start = threading.Thread.start
+
+    def start_for_cell(thread: threading.Thread) -> None:
+        header = shell.get_parent().get("header")
+        own = vars(thread).get("run")
+        run = thread.run
+
+        def restore() -> None:
+            vars(thread).pop("run", None)
+            if own is not None:
+                vars(thread)["run"] = own
+
+        def run_for_cell() -> None:
+            restore()
+            shell.set_thread_parent({"header": header})
+            run()
+
+        if header:
+            vars(thread)["run"] = run_for_cell
+        try:
+            start(thread)
+        except BaseException:
+            restore()
+            raise
+
+    threading.Thread.start = start_for_cell  # type: ignore[assignment,method-assign]
