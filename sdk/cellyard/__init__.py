@@ -1,0 +1,139 @@
+"""Cellyard runs notebook code that nobody trusts in containers.
+
+    import cellyard
+
+    with cellyard.Session() as session:
+        print(session.run("1 + 1").value)  # 2
+
+`Session` and `AsyncSession` are the same for threads and for asyncio. What is exported here is imported when it
+is first used, so that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cellyard import _fork, _version
+
+if TYPE_CHECKING:
+    from cellyard._async.client import AsyncClient
+    from cellyard._async.session import AsyncSession
+    from cellyard._sync.client import Client
+    from cellyard._sync.session import Session
+    from cellyard.endpoint import TLS
+    from cellyard.errors import (
+        CapabilityUnavailable,
+        CellChanged,
+        CellNotFound,
+        CellyardError,
+        ControllerUnavailable,
+        EnvironmentFailed,
+        ExecutionNotFound,
+        ExecutionTimeout,
+        InvalidRequest,
+        KernelDied,
+        KernelMismatch,
+        NoKernel,
+        NotConnected,
+        NotebookNotFound,
+        PermissionDenied,
+        QuotaExceeded,
+        Unauthenticated,
+    )
+    from cellyard.errors import CellyardError as RuntimedError
+    from cellyard.events import (
+        DisplayUpdated,
+        Event,
+        Finished,
+        OutputCleared,
+        OutputEvent,
+        Queued,
+        Started,
+        Waiting,
+    )
+    from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo
+    from cellyard.results import Capability, Cell, End, ExecutionResult, Output, Progress, Usage
+
+__version__ = _version.VERSION
+
+__all__ = [
+    "TLS",
+    "AsyncClient",
+    "AsyncSession",
+    "Capability",
+    "CapabilityUnavailable",
+    "Cell",
+    "CellChanged",
+    "CellNotFound",
+    "CellyardError",
+    "Client",
+    "ControllerUnavailable",
+    "DisplayUpdated",
+    "End",
+    "EnvironmentFailed",
+    "Event",
+    "ExecutionNotFound",
+    "ExecutionResult",
+    "ExecutionTimeout",
+    "Finished",
+    "InvalidRequest",
+    "KernelDied",
+    "KernelMismatch",
+    "NoKernel",
+    "NotConnected",
+    "NotebookInfo",
+    "NotebookNotFound",
+    "Output",
+    "OutputCleared",
+    "OutputEvent",
+    "PermissionDenied",
+    "Progress",
+    "Queued",
+    "QuotaExceeded",
+    "RuntimedError",
+    "SandboxInfo",
+    "ServerInfo",
+    "Session",
+    "Started",
+    "Unauthenticated",
+    "Usage",
+    "Waiting",
+    "__version__",
+]
+
+_HOMES = {
+    "_async.client": ("AsyncClient",),
+    "_async.session": ("AsyncSession",),
+    "_sync.client": ("Client",),
+    "_sync.session": ("Session",),
+    "endpoint": ("TLS",),
+    "events": (
+        "DisplayUpdated",
+        "Event",
+        "Finished",
+        "OutputCleared",
+        "OutputEvent",
+        "Queued",
+        "Started",
+        "Waiting",
+    ),
+    "info": ("NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "results": ("Capability", "Cell", "End", "ExecutionResult", "Output", "Progress", "Usage"),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'cellyard' has no attribute {name!r}")
+    module = _MODULES.get(name, "errors")
+    if module.startswith("_"):
+        _fork.load_grpc()
+    value = getattr(importlib.import_module(f"cellyard.{module}"), "CellyardError" if name == "RuntimedError" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

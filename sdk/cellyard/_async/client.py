@@ -1,0 +1,111 @@
+"""What is there on a controller, apart from any one notebook's session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from cellyard import _io_async, _requests, _translate
+from cellyard import endpoint as endpoints
+from cellyard._async.transport import AsyncTransport, Request, Response, Stubs
+from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
+from cellyard.results import Capability, ExecutionResult
+from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
+
+
+class AsyncClient:
+    """Lists, shows, stops and deletes what a controller keeps for the caller.
+
+    Endpoint, token and tls are found as for a session. Every call connects where needed, is healed for 30 s when
+    the connection breaks, and raises ControllerUnavailable where nobody answers.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | None = None,
+        *,
+        tls: bool | endpoints.TLS = False,
+    ) -> None:
+        self._transport = AsyncTransport(lambda: endpoints.resolve(endpoint, token, tls))
+
+    async def server(self, *, start: bool = True) -> ServerInfo:
+        """The controller's word about itself. `start` allows to start the user's own where it does not run."""
+        hello = await self._transport.connect(start=start)
+        return server_info(self._transport.endpoint.name, hello)
+
+    async def list_notebooks(self, limit: int = 1000, after: str | None = None) -> list[NotebookInfo]:
+        """Notebooks by id, at most `limit`; with `after`, those whose id sorts after it."""
+        request = notebooks_pb2.ListNotebooks(
+            limit=_requests.count("limit", limit),
+            after_notebook_id="" if after is None else _requests.named("after", after),
+        )
+        answer = await self._call(lambda s: s.notebooks.List, request)
+        return [notebook_info(found) for found in answer.notebooks]
+
+    async def delete_notebook(self, notebook_id: str) -> None:
+        """Ends a notebook's kernel and removes its document, executions and outputs. Raises NotebookNotFound."""
+        request = notebooks_pb2.DeleteNotebook(
+            notebook_id=_requests.named("notebook_id", notebook_id), request_id=_requests.request_id()
+        )
+        await self._call(lambda s: s.notebooks.Delete, request)
+
+    async def list_sandboxes(self) -> list[SandboxInfo]:
+        """The sandboxes that exist, oldest first."""
+        answer = await self._call(lambda s: s.sandboxes.List, sandboxes_pb2.ListSandboxes())
+        return [sandbox_info(found) for found in answer.sandboxes]
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Ends a sandbox and the kernel in it."""
+        request = sandboxes_pb2.StopSandbox(sandbox_id=_requests.named("sandbox_id", sandbox_id))
+        await self._call(lambda s: s.sandboxes.Stop, request)
+
+    async def capabilities(self, runtime: str | None = None, template: str | None = None) -> list[Capability]:
+        """What a runtime's sandboxes have been shown to do; None means the controller's default."""
+        request = sandboxes_pb2.GetCapabilitiesRequest(
+            runtime="" if runtime is None else _requests.named("runtime", runtime),
+            template="" if template is None else _requests.named("template", template),
+        )
+        answer = await self._call(lambda s: s.sandboxes.GetCapabilities, request)
+        return [_translate.capability(found) for found in answer.capabilities]
+
+    async def list_executions(
+        self, notebook_id: str, limit: int = 100, before: str | None = None
+    ) -> list[ExecutionResult]:
+        """A notebook's executions, newest first, without outputs; with `before`, those accepted before it."""
+        request = executions_pb2.ListExecutions(
+            notebook_id=_requests.named("notebook_id", notebook_id),
+            limit=_requests.count("limit", limit),
+            before_execution_id="" if before is None else _requests.named("before", before),
+        )
+        answer = await self._call(lambda s: s.executions.List, request)
+        return [_translate.execution(found) for found in answer.executions]
+
+    async def get_execution(self, notebook_id: str, execution_id: str) -> ExecutionResult:
+        """One execution with its outputs. Raises ExecutionNotFound."""
+        request = executions_pb2.GetExecution(
+            notebook_id=_requests.named("notebook_id", notebook_id),
+            execution_id=_requests.named("execution_id", execution_id),
+        )
+        return _translate.execution(await self._call(lambda s: s.executions.Get, request))
+
+    async def close(self) -> None:
+        """Closes the connection; twice is fine. The next call opens it again."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _call(self, method: Callable[[Stubs], _io_async.Unary[Request, Response]], request: Request) -> Response:
+        if not self._transport.is_open:
+            await self._transport.connect()
+        return await self._transport.call(method, request)

@@ -1,0 +1,144 @@
+"""A session's kernel: start, look, interrupt, restart, shut down; and what its sandbox has been shown to do."""
+
+from __future__ import annotations
+
+import os
+
+from cellyard import _io_async, _requests, _translate
+from cellyard._async.core import AsyncSessionCore
+from cellyard._async.transport import Connection
+from cellyard._markers import property_when_sync
+from cellyard.errors import InvalidRequest, KernelDied
+from cellyard.results import Capability
+from cellyard_proto.v1 import kernels_pb2, sandboxes_pb2
+
+
+class AsyncKernelCalls(AsyncSessionCore):
+    """The part of a session that is about its kernel."""
+
+    @property_when_sync
+    async def kernel_started(self) -> bool:
+        """Whether the notebook has a running kernel, whoever started it. False while not connected."""
+        return (await self._kernel()) is not None
+
+    @property_when_sync
+    async def env_source(self) -> str | None:
+        """The environment of the running kernel, e.g. "uv:prewarmed", never "auto"; None without a kernel."""
+        kernel = await self._kernel()
+        return kernel.env_source if kernel is not None else None
+
+    async def start_kernel(
+        self,
+        kernel_type: str = "python",
+        env_source: str = "auto",
+        notebook_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Starts the notebook's kernel. On a running one it returns at once and keeps what runs.
+
+        Connects where needed. `kernel_type` is "python" or "deno"; `env_source` "auto", "uv:prewarmed", ...
+        `notebook_path` is the notebook's path on this machine; the kernel's working directory is its home in the
+        sandbox, whatever it says. Steps are told to `on_progress`.
+
+        Raises KernelMismatch when a kernel of another type runs, InvalidRequest for an unknown type or
+        environment, CapabilityUnavailable when what the session requires cannot be had, EnvironmentFailed,
+        QuotaExceeded.
+        """
+        choice = _requests.kernel_choice(kernel_type, env_source, notebook_path)
+        await self._connected()
+        settings = self._kernel_settings()
+        settings.kernel_type, settings.env_source = choice
+        request = kernels_pb2.StartKernel(
+            notebook_id=self._notebook_id,
+            request_id=_requests.request_id(),
+            session_id=self._session_id,
+            settings=settings,
+        )
+
+        def ask(connection: Connection) -> _io_async.Call[kernels_pb2.KernelEvent]:
+            return connection.stubs.kernels.Start(request, metadata=connection.metadata)
+
+        async for event in self._transport.stream(ask, lambda event: event.HasField("kernel")):
+            if event.HasField("progress"):
+                await _io_async.tell(self._on_progress, _translate.progress(event.progress))
+            elif event.HasField("kernel") and event.kernel.state == kernels_pb2.KERNEL_STATE_DEAD:
+                why = event.kernel.end_reason or "unknown reason"
+                raise KernelDied(f"the kernel of {self._notebook_id} ended while it started: {why}", retryable=True)
+        self._kernel_choice = choice
+        self._kernel_seen = True
+
+    async def shutdown_kernel(self) -> None:
+        """Ends the kernel and its sandbox, whoever uses it; without a kernel it does nothing.
+
+        All state is gone, the document stays, execution counts start again at 1. A cell that ran ends `lost`,
+        what waited is `cancelled`. Raises NotConnected before a connection.
+        """
+        self._need_connection()
+        request = kernels_pb2.ShutdownKernel(notebook_id=self._notebook_id, request_id=_requests.request_id())
+        await self._transport.call(lambda s: s.kernels.Shutdown, request)
+        self._kernel_seen = False
+
+    async def restart_kernel(self) -> None:
+        """Replaces the kernel by a fresh one in the same sandbox. Raises NoKernel where none runs.
+
+        A cell that ran ends `lost`, what waited is `cancelled`, both with reason `kernel_restarted`.
+        """
+        await self._connected()
+        request = kernels_pb2.RestartKernel(
+            notebook_id=self._notebook_id, request_id=_requests.request_id(), session_id=self._session_id
+        )
+        await self._transport.call(lambda s: s.kernels.Restart, request)
+
+    async def interrupt(self, restart_after: float | None = None) -> None:
+        """Ends the running cell with KeyboardInterrupt, and cancels what this session had queued before.
+
+        What others wait for, and what is queued from now on, runs. Code may ignore an interrupt: with
+        `restart_after` (seconds) the kernel is restarted then. An idle kernel is left alone.
+
+        Raises NoKernel without a kernel, NotConnected before a connection.
+        """
+        limit = _requests.seconds("restart_after", restart_after)
+        self._need_connection()
+        request = kernels_pb2.InterruptKernel(
+            notebook_id=self._notebook_id,
+            request_id=_requests.request_id(),
+            session_id=self._session_id,
+            restart_after_s=limit,
+        )
+        await self._transport.call(lambda s: s.kernels.Interrupt, request)
+
+    async def supports(self, capability: str) -> bool:
+        """Whether a capability has been shown for the sandboxes of this session.
+
+        Raises InvalidRequest for a name that the controller does not know.
+        """
+        _requests.named("capability", capability)
+        found = {known.name: known.granted for known in await self.capabilities()}
+        if capability not in found:
+            raise InvalidRequest(f"unknown capability {capability!r}: one of {', '.join(sorted(found))}")
+        return found[capability]
+
+    async def supported_capabilities(self) -> set[str]:
+        """The names of the capabilities that have been shown for the sandboxes of this session."""
+        return {known.name for known in await self.capabilities() if known.granted}
+
+    async def capabilities(self) -> list[Capability]:
+        """All capabilities with the evidence for or against each: of the running kernel's runtime and template,
+        else of those that this session would use."""
+        await self._connected()
+        kernel = await self._kernel()
+        settings = self._kernel_settings()
+        request = sandboxes_pb2.GetCapabilitiesRequest(
+            runtime=kernel.runtime if kernel is not None else settings.runtime,
+            template=kernel.template if kernel is not None else settings.template,
+        )
+        answer = await self._transport.call(lambda s: s.sandboxes.GetCapabilities, request)
+        return [_translate.capability(found) for found in answer.capabilities]
+
+    async def _kernel(self) -> kernels_pb2.Kernel | None:
+        """The running kernel; None where there is none, or no connection to ask over."""
+        if not self._transport.is_open:
+            return None
+        request = kernels_pb2.GetKernel(notebook_id=self._notebook_id)
+        kernel = await self._transport.call(lambda s: s.kernels.Get, request)
+        self._kernel_seen = _translate.kernel_runs(kernel)
+        return kernel if self._kernel_seen else None

@@ -1,0 +1,31 @@
+"""The session, put together from its parts."""
+
+from __future__ import annotations
+
+from cellyard._async.cells import AsyncCellCalls
+from cellyard._async.executions import AsyncExecutionCalls
+from cellyard._async.kernel import AsyncKernelCalls
+
+
+class AsyncSession(AsyncExecutionCalls, AsyncCellCalls, AsyncKernelCalls):
+    """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
+
+        async with AsyncSession() as session:
+            result = await session.run("1 + 1")
+            print(result.value)  # 2
+
+    Sessions of one `notebook_id` share document and kernel; without an id a fresh notebook is meant. Building a
+    session does nothing yet: it connects when needed. Leaving `with` shuts the kernel down when this session used
+    it and no other session that used it is still there.
+
+    `endpoint` (unix:PATH or HOST:PORT), `token` and `tls` (True or a TLS) say where the controller is; without
+    them CELLYARD_ENDPOINT and CELLYARD_TOKEN count, then RUNTIMED_SOCKET_PATH, else the user's own controller,
+    which is started where it does not run.
+
+    The other settings are those of a kernel that this session starts: `runtime` ("docker", "process"), `template`,
+    `network` ("none", ...), `require` (capabilities without which no kernel may start), `env` (variables), `files`
+    (small files for the kernel's home, by plain name, there before the first cell runs), and in seconds
+    `start_timeout` (from accept to start, waiting included), `idle_timeout` (of the sandbox) and `ttl` (its life
+    from the claim). They are checked at the first call. `on_progress` is called with a `Progress` while a kernel
+    starts.
+    """

@@ -1,0 +1,92 @@
+"""What `stream_execute` gives as it happens.
+
+Numbered events (`seq` from 1) are durable and the same for every client; those with `seq` 0 tell the state of
+this moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from cellyard._display import shorten
+from cellyard.results import ExecutionResult, Output, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """It waits behind other cells of the notebook."""
+
+    ahead: int
+    execution_id: str
+    cell_id: str
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """It waits for a sandbox."""
+
+    reason: str
+    position: int
+    eta_s: float | None
+    execution_id: str
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The kernel has taken the cell up."""
+
+    execution_count: int | None
+    started_at: datetime | None
+    execution_id: str
+    cell_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvent:
+    """Something was shown. Neighbouring chunks of a stream come one by one, as they were written."""
+
+    output: Output
+    seq: int
+
+    def __repr__(self) -> str:
+        return f"OutputEvent(seq={self.seq}, {shorten(str(self.output), 200)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCleared:
+    """The outputs so far are to go: now, or with `wait` when the next one comes (Jupyter's clear_output)."""
+
+    wait: bool
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayUpdated:
+    """What was displayed under `display_id` has new content (Jupyter's update_display_data)."""
+
+    display_id: str
+    output: Output
+    seq: int
+
+    def __repr__(self) -> str:
+        return f"DisplayUpdated(seq={self.seq}, {self.display_id}, {shorten(str(self.output), 200)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end, with everything that was shown; always the last event."""
+
+    result: ExecutionResult
+    seq: int
+
+    def __repr__(self) -> str:
+        return f"Finished(seq={self.seq}, {self.result.status}, {shorten(self.result.text, 200)!r})"
+
+
+Event: TypeAlias = Queued | Waiting | Progress | Started | OutputEvent | OutputCleared | DisplayUpdated | Finished
+"""Everything that `stream_execute` may give."""
