@@ -17,7 +17,7 @@ run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
 	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
 
 test: image ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
-	@$(VENV)/bin/python -m pytest -m "not soak and not bench" tests $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -m "not soak and not bench" -n 3 tests $(PYTEST_ARGS)
 
 check: venv ## format, lint, types, import rules, protobuf, generated code, locks
 	@scripts/check.sh

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,19 @@ def built_image() -> str:
         return images.build(print, client=client)
     finally:
         client.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder with a short path, because a unix socket's has at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="cy"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """Such a folder for all tests of a module."""
+    path = Path(tempfile.mkdtemp(prefix="cy"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

@@ -76,8 +76,7 @@ class Controller:
         self._access = Access(self._store)
         self._add_services()
         await self._access.load()
-        await self.supervisor.reconcile()
-        await self.rooms.recover()
+        await self.rooms.recover(await self.supervisor.reconcile())
         await self._server.start()
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))

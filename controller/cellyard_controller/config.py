@@ -79,7 +79,8 @@ class SessionsConfig(_Section):
 class LimitsConfig(_Section):
     """What one request or one execution may be."""
 
-    source: Size = Field(default=4 * MIB, description="Source of a cell.")
+    source: Size = Field(default=4 * MIB, description="Source of a cell; of an imported notebook, all together.")
+    notebook: Size = Field(default=32 * MIB, description="A notebook to import, as JSON.")
     identifier: Size = Field(default=256, description="Characters of an id.")
     metadata: Size = Field(default=1 * MIB, description="One value of metadata.")
     output_bytes: Size = Field(default=16 * MIB, description="Output of one execution.")

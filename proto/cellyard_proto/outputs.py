@@ -53,8 +53,7 @@ class OutputFold:
             return
         self._join()
         self._outputs.append(dict(output))
-        if output["output_type"] == "stream":
-            self._tail = [output["text"]]
+        self._tail = [output["text"]] if output["output_type"] == "stream" else []
 
     def clear(self, *, wait: bool) -> None:
         """Empties the outputs, now or when the next one comes."""
@@ -89,7 +88,7 @@ class OutputFold:
     def _join(self) -> None:
         if self._tail:
             self._outputs[-1]["text"] = "".join(self._tail)
-            self._tail = [self._outputs[-1]["text"]] if self._outputs[-1]["output_type"] == "stream" else []
+            self._tail = [self._outputs[-1]["text"]]
 
 
 def apply_controls(text: str) -> str:

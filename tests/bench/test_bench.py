@@ -31,9 +31,9 @@ def rows() -> Iterator[list[Row]]:
 
 
 @pytest.fixture(scope="module")
-def controller(built_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def controller(built_image: str, module_folder: Path) -> Iterator[Process]:
     """A controller with durable commits, as it is by default."""
-    process = Process(tmp_path_factory.mktemp("b"))
+    process = Process(module_folder)
     process.start()
     with cellyard.Session(endpoint=process.endpoint) as session:
         session.capabilities()  # the canary is no part of a cold start: it runs once a controller

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,18 +11,18 @@ from tests.controller_process import Process
 
 
 @pytest.fixture
-def controller(built_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def controller(built_image: str, folder: Path) -> Iterator[Process]:
     """A controller of this test's own, running."""
-    process = Process(tmp_path_factory.mktemp("c"))
+    process = Process(folder)
     process.start()
     yield process
     process.close()
 
 
 @pytest.fixture(scope="module")
-def shared_controller(built_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def shared_controller(built_image: str, module_folder: Path) -> Iterator[Process]:
     """A controller for all tests of a module."""
-    process = Process(tmp_path_factory.mktemp("m"))
+    process = Process(module_folder)
     process.start()
     yield process
     process.close()

@@ -107,10 +107,10 @@ def test_what_the_code_does_is_the_exit_code(shared_controller: Process) -> None
     assert "authentication failed" in err
 
 
-def test_an_engine_that_is_not_there(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_engine_that_is_not_there(tmp_path: Path, folder: Path) -> None:
     """The controller stays up and says why it is not ready; a run says what to do."""
     nowhere = {"DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock"}
-    process = Process(tmp_path_factory.mktemp("n"))
+    process = Process(folder)
     process.start(env=nowhere)
     try:
         code, out, err = cellyard("status", "--endpoint", process.endpoint)
@@ -126,10 +126,10 @@ def test_an_engine_that_is_not_there(tmp_path: Path, tmp_path_factory: pytest.Te
     assert "no-engine.sock" in out
 
 
-def test_an_image_that_is_missing(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_image_that_is_missing(tmp_path: Path, folder: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[templates.default]\nimage = "cellyard-none:none"\n')
-    process = Process(tmp_path_factory.mktemp("i"))
+    process = Process(folder)
     process.start("--config", str(config))
     try:
         code, _, err = cellyard("run", "-", "--endpoint", process.endpoint, stdin="1")
@@ -139,24 +139,24 @@ def test_an_image_that_is_missing(tmp_path: Path, tmp_path_factory: pytest.TempP
         process.close()
 
 
-def test_serve_says_what_it_cannot_do(tmp_path: Path, shared_controller: Process) -> None:
+def test_serve_says_what_it_cannot_do(folder: Path, shared_controller: Process) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", f"127.0.0.1:{port}")
+        code, _, err = cellyard("serve", "--data", folder / "d", "--listen", f"127.0.0.1:{port}")
         assert code == NO_CONTROLLER
         assert "taken" in err
-    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", f"unix:/tmp/{'x' * 120}")
+    code, _, err = cellyard("serve", "--data", folder / "d", "--listen", f"unix:/tmp/{'x' * 120}")
     assert code == USAGE
     assert "107" in err
-    code, _, err = cellyard("serve", "--data", tmp_path / "d", "--listen", "0.0.0.0:0")
+    code, _, err = cellyard("serve", "--data", folder / "d", "--listen", "0.0.0.0:0")
     assert code == USAGE
     assert "tls" in err.lower()
-    code, _, err = cellyard("serve", "--data", shared_controller.data, "--listen", f"unix:{tmp_path}/s.sock")
+    code, _, err = cellyard("serve", "--data", shared_controller.data, "--listen", f"unix:{folder}/s.sock")
     assert code == NO_CONTROLLER
     assert "in use by another controller" in err
-    code, _, err = cellyard("serve", "--data", "/proc/nowhere", "--listen", f"unix:{tmp_path}/s.sock")
+    code, _, err = cellyard("serve", "--data", "/proc/nowhere", "--listen", f"unix:{folder}/s.sock")
     assert code == NO_CONTROLLER
     assert "data folder" in err
 
@@ -171,3 +171,27 @@ def test_configuration_that_is_wrong(tmp_path: Path) -> None:
     code, _, err = cellyard("serve", "--data", tmp_path / "d", "--config", config)
     assert code == USAGE
     assert "unknown_key" in err
+
+
+def test_json_always_ends_with_a_result(tmp_path: Path, shared_controller: Process) -> None:
+    nowhere = ("--endpoint", f"unix:{tmp_path}/none.sock")
+    here = ("--endpoint", shared_controller.endpoint)
+    for arguments, code, stdin in (
+        (("run", tmp_path / "none.py", "--json"), USAGE, ""),
+        (("run", "-", "--json", *nowhere), NO_CONTROLLER, "1"),
+        (("run", "-", "--json", *here), FAILED, "1/0"),
+        (("run", "-", "--json", *here), DONE, "print(1)"),
+    ):
+        ended, out, _ = cellyard(*arguments, stdin=stdin)
+        events = [json.loads(line) for line in out.splitlines()]
+        assert ended == code
+        assert (events[-1]["type"], events[-1]["exit_code"]) == ("result", code)
+
+
+def test_an_executed_notebook_that_could_not_be_written_is_refused_before_anything_runs(
+    write, shared_controller: Process
+) -> None:
+    notebook = write("n.ipynb", '{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": []}')
+    code, _, err = cellyard("run", notebook, "--out", "/proc/out.ipynb", "--endpoint", shared_controller.endpoint)
+    assert code == USAGE
+    assert "/proc/out.ipynb" in err

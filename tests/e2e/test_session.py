@@ -137,9 +137,9 @@ def fill(path: Path) -> None:
         assert full.errno == errno.ENOSPC  # noqa: PT017
 
 
-def test_a_run_is_refused_when_the_store_takes_no_writes(built_image: str, tmp_path: Path) -> None:
+def test_a_run_is_refused_when_the_store_takes_no_writes(built_image: str, folder: Path, tmp_path: Path) -> None:
     """The data folder lies on a small disk that is full: accepted work is refused loudly, not lost quietly."""
-    disk = tmp_path / "d"
+    disk = folder / "d"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(disk)], check=True)
     process = Process(disk)

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
 from cellyard_controller.api import requests, responses
-from cellyard_controller.api.access import Access, Caller, unary
+from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import CellId
-from cellyard_controller.notebooks.document import CELL_TYPES
+from cellyard_controller.notebooks import exchange
+from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Splice
+from cellyard_controller.notebooks.editor import Editor
+from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_proto.v1 import notebooks_pb2 as pb
 from cellyard_proto.v1 import notebooks_pb2_grpc
+
+_CHUNK = 1024 * 1024
+"""Bytes of an export in one message."""
+_LARGE = 256 * 1024
+"""Bytes above which imports take turns: parsing and writing them is work for the processor."""
+_LARGE_AT_A_TIME = 2
+
+_Edit = (
+    pb.MoveCellRequest
+    | pb.SpliceSourceRequest
+    | pb.SetCellMetadataRequest
+    | pb.SetCellTypeRequest
+    | pb.ClearOutputsRequest
+)
 
 
 class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
@@ -18,21 +39,20 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
 
     def __init__(self, access: Access, rooms: Rooms, config: Config) -> None:
         self.access, self._rooms, self._config = access, rooms, config
+        self._large_imports = asyncio.Semaphore(_LARGE_AT_A_TIME)
 
     @unary
     async def CreateCell(self, message: pb.CreateCellRequest, caller: Caller) -> pb.Cell:  # noqa: N802
         """Adds a cell."""
         limits = self._config.limits
-        cell_type = message.cell_type or "code"
-        if cell_type not in CELL_TYPES:
-            raise InvalidRequest(f"unsupported cell type {cell_type!r}: one of {', '.join(CELL_TYPES)}")
+        cell_type = requests.cell_type(message.cell_type or "code")
         position = requests.index(message.index) if message.HasField("index") else None
         cell_id = requests.cell(message.cell_id, self._config)
         source = requests.source(message.source, limits)
         metadata = requests.metadata(message.metadata_json, limits)
         request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
-            created = await room.create_cell(request, cell_id, cell_type, source, position, metadata)
+            created = await room.editor.create_cell(request, cell_id, cell_type, source, position, metadata)
             return responses.cell(created)
 
     @unary
@@ -42,7 +62,7 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         request = requests.request(message, message.request_id, self._config)
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            changed = await room.set_source(request, CellId(message.cell_id), source, message.if_version)
+            changed = await room.editor.set_source(request, CellId(message.cell_id), source, message.if_version)
             return responses.cell(changed)
 
     @unary
@@ -50,14 +70,14 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         """One cell."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.cell(await room.cell(CellId(message.cell_id)))
+            return responses.cell(await room.editor.cell(CellId(message.cell_id)))
 
     @unary
     async def ListCells(self, message: pb.ListCellsRequest, caller: Caller) -> pb.ListCellsResponse:  # noqa: N802
         """All cells."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return pb.ListCellsResponse(cells=[responses.cell(cell) for cell in await room.cells()])
+            return pb.ListCellsResponse(cells=[responses.cell(cell) for cell in await room.editor.cells()])
 
     @unary
     async def DeleteCell(self, message: pb.DeleteCellRequest, caller: Caller) -> pb.DeleteCellResponse:  # noqa: N802
@@ -65,19 +85,72 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         request = requests.request(message, message.request_id, self._config)
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            await room.delete_cell(request, CellId(message.cell_id))
+            await room.editor.delete_cell(request, CellId(message.cell_id))
         return pb.DeleteCellResponse()
+
+    @unary
+    async def MoveCell(self, message: pb.MoveCellRequest, caller: Caller) -> pb.MoveCellResponse:  # noqa: N802
+        """Puts a cell elsewhere."""
+        after = CellId(message.after_cell_id) if message.after_cell_id else None
+        async with self._editing(message, caller) as (editor, request):
+            await editor.move_cell(request, CellId(message.cell_id), after)
+        return pb.MoveCellResponse()
+
+    @unary
+    async def SpliceSource(  # noqa: N802
+        self, message: pb.SpliceSourceRequest, caller: Caller
+    ) -> pb.SpliceSourceResponse:
+        """Edits a part of a source."""
+        splice = Splice(
+            index=message.index if message.HasField("index") else None,
+            delete_count=message.delete_count,
+            text=requests.source(message.text, self._config.limits),
+            max_bytes=self._config.limits.source,
+        )
+        async with self._editing(message, caller) as (editor, request):
+            changed = await editor.splice_source(request, CellId(message.cell_id), splice, message.if_version)
+        return pb.SpliceSourceResponse(version=changed.version, length=len(changed.source))
+
+    @unary
+    async def SetCellMetadata(  # noqa: N802
+        self, message: pb.SetCellMetadataRequest, caller: Caller
+    ) -> pb.SetCellMetadataResponse:
+        """Sets and removes keys of a cell's metadata."""
+        limits = self._config.limits
+        values, remove = requests.metadata(message.metadata_json, limits), frozenset(message.remove_keys)
+        async with self._editing(message, caller) as (editor, request):
+            await editor.set_cell_metadata(request, CellId(message.cell_id), values, remove, limits.metadata)
+        return pb.SetCellMetadataResponse()
+
+    @unary
+    async def SetCellType(self, message: pb.SetCellTypeRequest, caller: Caller) -> pb.SetCellTypeResponse:  # noqa: N802
+        """Makes it a cell of another type."""
+        cell_type = requests.cell_type(message.cell_type)
+        async with self._editing(message, caller) as (editor, request):
+            await editor.set_cell_type(request, CellId(message.cell_id), cell_type)
+        return pb.SetCellTypeResponse()
+
+    @unary
+    async def ClearOutputs(  # noqa: N802
+        self, message: pb.ClearOutputsRequest, caller: Caller
+    ) -> pb.ClearOutputsResponse:
+        """Hides what cells show."""
+        cell_id = CellId(message.cell_id) if message.cell_id else None
+        async with self._editing(message, caller) as (editor, request):
+            await editor.clear_outputs(request, cell_id)
+        return pb.ClearOutputsResponse()
 
     @unary
     async def SetMetadata(self, message: pb.SetMetadataRequest, caller: Caller) -> pb.SetMetadataResponse:  # noqa: N802
         """Sets a value of the notebook's metadata."""
         limits = self._config.limits
         key = requests.identifier(message.key, "the metadata key", limits)
-        if len(message.value.encode()) > limits.metadata:
-            raise InvalidRequest(f"the metadata value is larger than {limits.metadata} bytes")
+        requests.metadata_text(message.value, limits)
+        if key == NOTEBOOK_METADATA:
+            requests.metadata(message.value, limits)  # nbformat's metadata is a JSON object
         request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
-            await room.set_metadata(request, key, message.value)
+            await room.editor.set_metadata(request, key, message.value)
         return pb.SetMetadataResponse()
 
     @unary
@@ -85,7 +158,35 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         """Reads a value of the notebook's metadata."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return pb.GetMetadataResponse(value=await room.metadata(message.key))
+            return pb.GetMetadataResponse(value=await room.editor.metadata(message.key))
+
+    @stream
+    async def Export(self, message: pb.ExportRequest, caller: Caller) -> AsyncIterator[pb.ExportChunk]:  # noqa: N802
+        """The notebook as nbformat's JSON."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            async for part in room.editor.export():
+                content = part.encode()
+                for start in range(0, len(content), _CHUNK):
+                    yield pb.ExportChunk(content=content[start : start + _CHUNK])
+
+    @unary
+    async def Import(self, message: pb.ImportRequest, caller: Caller) -> pb.ImportResponse:  # noqa: N802
+        """Puts a whole notebook in."""
+        limits, size = self._config.limits, len(message.content)
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        if size > limits.notebook:
+            raise InvalidRequest(f"the notebook has {size} bytes; at most {limits.notebook} can be imported")
+
+        def read() -> tuple[Request, exchange.Draft]:
+            request = requests.request(message, message.request_id, self._config)
+            return request, exchange.draft(message.content, limits)
+
+        async with self._large_imports if size > _LARGE else nullcontext():
+            request, draft = await asyncio.to_thread(read)
+            async with self._rooms.use(ref) as room:
+                await room.editor.fill(request, draft)
+        return pb.ImportResponse(cell_count=len(draft.cells))
 
     @unary
     async def List(self, message: pb.ListNotebooks, caller: Caller) -> pb.ListNotebooksResponse:  # noqa: N802
@@ -110,3 +211,11 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         """Removes a notebook."""
         await self._rooms.delete(requests.notebook(message.notebook_id, caller, self._config))
         return pb.DeleteNotebookResponse()
+
+    @asynccontextmanager
+    async def _editing(self, message: _Edit, caller: Caller) -> AsyncIterator[tuple[Editor, Request]]:
+        """The document of the notebook that is to be edited, and the request."""
+        request = requests.request(message, message.request_id, self._config)
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            yield room.editor, request

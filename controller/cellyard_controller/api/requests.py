@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from typing import Any
 
 from google.protobuf.message import Message
 
+from cellyard_controller import json_text
 from cellyard_controller.api.access import Caller
 from cellyard_controller.config import Config, LimitsConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
+from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_proto.v1 import kernels_pb2
@@ -83,17 +84,35 @@ def source(text: str, limits: LimitsConfig) -> str:
     return text
 
 
-def metadata(text: str, limits: LimitsConfig) -> dict[str, Any]:
-    """A JSON object."""
+def metadata_text(text: str, limits: LimitsConfig) -> str:
+    """One value of metadata, within its limit."""
     if len(text.encode()) > limits.metadata:
         raise InvalidRequest(f"the metadata is larger than {limits.metadata} bytes")
+    return text
+
+
+def metadata(text: str, limits: LimitsConfig) -> dict[str, Any]:
+    """A JSON object."""
+    metadata_text(text, limits)
     try:
-        value = json.loads(text) if text else {}
+        value = json_text.parse(text) if text else {}
     except ValueError as bad:
         raise InvalidRequest(f"the metadata is no JSON: {bad}") from None
     if not isinstance(value, dict):
         raise InvalidRequest("the metadata is no JSON object")
+    for key in value:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"the metadata key {key[:40]!r} has half of a surrogate pair") from None
     return value
+
+
+def cell_type(name: str) -> str:
+    """One of nbformat's types of cells."""
+    if name not in CELL_TYPES:
+        raise InvalidRequest(f"unsupported cell type {name[:40]!r}: one of {', '.join(CELL_TYPES)}")
+    return name
 
 
 def index(value: int) -> int:

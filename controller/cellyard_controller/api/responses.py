@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cellyard_controller.executions import imported
 from cellyard_controller.executions.model import Event, Execution, Notice
 from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks.kernel import KernelView
@@ -15,13 +16,13 @@ from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, outputs_pb2
 
 
 def cell(joined: Cell) -> notebooks_pb2.Cell:
-    """A cell with the outputs of its last execution."""
+    """A cell with the outputs that it shows."""
     document, last = joined.document, joined.execution
     return notebooks_pb2.Cell(
         cell_id=document.cell_id,
         cell_type=document.cell_type,
         source=document.source,
-        execution_count=last.execution_count if last else 0,
+        execution_count=_count(last) if last else 0,
         outputs=[outputs.from_nbformat(output) for output in last.outputs] if last else [],
         metadata_json=json.dumps(document.metadata) if document.metadata else "",
         execution_id=last.execution_id if last else "",
@@ -39,7 +40,7 @@ def execution(ref: NotebookRef, value: Execution) -> ex.Execution:
         end=_end(value.end or ""),
         end_reason=value.end_reason,
         end_message=value.end_message,
-        execution_count=value.execution_count,
+        execution_count=_count(value),
         outputs=[outputs.from_nbformat(output) for output in value.outputs],
         accepted_at=value.accepted_at,
         started_at=value.started_at,
@@ -77,6 +78,10 @@ def kernel(view: KernelView) -> kernels_pb2.Kernel:
         claimed_at=view.claimed_at,
         expires_at=view.expires_at,
     )
+
+
+def _count(value: Execution) -> int:
+    return imported.count_of(value) or 0
 
 
 def _end(name: str) -> ex.ExecutionEnd.ValueType:

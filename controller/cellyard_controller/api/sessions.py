@@ -53,7 +53,7 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
             requests.identifier(message.session_id, "the session id", self._config.limits), self._config
         )
         async with self._rooms.use(ref) as room:
-            await room.attach_session(session)
+            await room.attach_session(session, used_kernel=message.used_kernel)
             try:
                 yield pb.AttachedSession()
                 await self.access.stopping.wait()  # or until the client goes

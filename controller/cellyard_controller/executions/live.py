@@ -42,6 +42,8 @@ class LiveExecution:
         self.sizes: list[int] = []
         self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED)
         self._fold = OutputFold(execution.outputs)
+        # What has ended is shown as it is stored, until it goes on: folding may change outputs that ran elsewhere.
+        self._as_stored = execution.state is State.ENDED
         self._last_seq = execution.last_seq
         self._max_bytes = max_bytes
         self._bytes_left = max_bytes + _SLACK_BYTES
@@ -111,7 +113,9 @@ class LiveExecution:
 
     def snapshot(self, *, with_outputs: bool = True) -> Execution:
         """The execution as it stands, what is not committed yet included."""
-        outputs = self._fold.outputs() if with_outputs else []
+        outputs: list[dict[str, Any]] = []
+        if with_outputs:
+            outputs = self.execution.outputs if self._as_stored else self._fold.outputs()
         return replace(self.execution, last_seq=self._last_seq, outputs=outputs)
 
     def replay(self, events: Sequence[Event]) -> None:
@@ -151,6 +155,7 @@ class LiveExecution:
         return False
 
     def _add(self, kind: str, body: dict[str, Any], size: int = 64) -> None:
+        self._as_stored = False
         self._last_seq += 1
         self.pending.append(Event(self._last_seq, kind, body))
         self.sizes.append(size)

@@ -2,31 +2,41 @@
 
     ROOT
       schema: 1
-      cells: {cell id -> {type, position, source: Text, metadata: {key -> JSON text}}}
-      metadata: {key -> text}
+      nbformat_minor: 0 to 5; absent means 5
+      cells: {cell id -> {type, position, source: Text or text, metadata: {key -> JSON text},
+                          attachments: JSON text or absent, cleared: execution id or absent}}
+      metadata: {key -> text}; the key `notebook_metadata` is nbformat's metadata as JSON text
 
-Order is (position, cell id); positions are fractional indexes, so moving a cell writes one value. Every change is
-one automerge change, handed out by `take_change` for the store. Not thread-safe: the room's task alone uses it.
+Order is (position, cell id); positions are fractional indexes, so moving a cell writes one value. A source is Text,
+whose edits merge, or one value where it is large or the notebook has much Text already: each character of Text costs.
+`cleared` names the execution whose outputs somebody does not want to see any more. Every change is one automerge
+change, handed out by `take_change` for the store. Not thread-safe: the room's task alone uses it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from bisect import insort
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from automerge import core
-from fractional_indexing import generate_key_between
+from fractional_indexing import generate_n_keys_between
 
 from cellyard_controller.errors import CellChanged, CellNotFound, InvalidRequest
-from cellyard_controller.ids import CellId
+from cellyard_controller.ids import CellId, ExecutionId
+from cellyard_controller.notebooks import document_versions
+from cellyard_controller.notebooks.document_text import Sources, span
+from cellyard_controller.notebooks.document_versions import TooNew
 
 CELL_TYPES = ("code", "markdown", "raw")
-_SCHEMA = 1
+NOTEBOOK_METADATA = "notebook_metadata"
+"""The key of the notebook's metadata that is nbformat's, a JSON object."""
+NBFORMAT_MINOR = 5
+"""What a notebook is exported as where it was not imported as something else."""
 _ROOT = core.ROOT
 _Str, _Int = core.ScalarType.Str, core.ScalarType.Int
 
@@ -42,12 +52,28 @@ class DocumentCell:
     cell_id: CellId
     cell_type: str
     source: str
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    attachments: dict[str, Any] | None = None
+    """As nbformat has them; None where there are none."""
+    cleared: ExecutionId | None = None
+    """The execution whose outputs the cell does not show."""
 
     @property
     def version(self) -> str:
         """Changes with the source; for compare-and-set."""
         return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """An edit of a part of a source: `text` instead of `delete_count` characters from `index` on."""
+
+    index: int | None
+    """In Unicode code points; None is the end."""
+    delete_count: int
+    text: str
+    max_bytes: int
+    """What the source may have afterwards."""
 
 
 class Document:
@@ -62,13 +88,14 @@ class Document:
         self._order = sorted(
             (self._text(self._find(CellId(cell)), "position"), cell) for cell in document.keys(self._cells)
         )
+        self._sources = Sources(document, (self._find(cell_id) for cell_id in self.cell_ids()))
 
     @classmethod
     def new(cls) -> Document:
         """An empty document; its first change makes the skeleton."""
         document = core.Document()
         with document.transaction() as change:
-            change.put(_ROOT, "schema", _Int, _SCHEMA)
+            change.put(_ROOT, "schema", _Int, document_versions.VERSION)
             change.put_object(_ROOT, "cells", core.ObjType.Map)
             change.put_object(_ROOT, "metadata", core.ObjType.Map)
         created = cls(document)
@@ -77,13 +104,21 @@ class Document:
 
     @classmethod
     def load(cls, chunks: list[bytes]) -> Document:
-        """A document from what `save` and `take_change` gave, in order. Raises DocumentDamaged."""
+        """A document from what `save` and `take_change` gave, in order. Raises DocumentDamaged, TooNew.
+
+        One of an earlier schema is brought up to date; that is stored with its next change.
+        """
         try:
-            return cls(core.Document.load(b"".join(chunks)))
-        except (KeyboardInterrupt, SystemExit):
+            document = core.Document.load(b"".join(chunks))
+            stored = document.get_heads()
+            document_versions.migrate(document)
+            loaded = cls(document)
+        except (KeyboardInterrupt, SystemExit, TooNew):
             raise
         except BaseException as damaged:  # automerge panics with exceptions that are no Exception
             raise DocumentDamaged(f"the stored document cannot be read: {damaged}") from damaged
+        loaded._taken = stored
+        return loaded
 
     def save(self) -> bytes:
         """The whole document in one chunk."""
@@ -94,6 +129,11 @@ class Document:
         changes = self._document.get_changes(self._taken)
         self._taken = self._document.get_heads()
         return b"".join(change.bytes for change in changes)
+
+    @property
+    def heads(self) -> list[bytes]:
+        """Names the state that the document is in."""
+        return self._document.get_heads()
 
     # Reading
 
@@ -113,70 +153,140 @@ class Document:
         """One cell. Raises CellNotFound."""
         found = self._find(cell_id)
         metadata = self._map(found, "metadata")
+        attachments = self._maybe(found, "attachments")
+        cleared = self._maybe(found, "cleared")
         return DocumentCell(
             cell_id=cell_id,
             cell_type=self._text(found, "type"),
-            source=self._document.text(self._source(found)),
-            metadata={key: json.loads(self._text(metadata, key)) for key in self._document.keys(metadata)},
+            source=self._sources.read(found),
+            metadata={_name(key): json.loads(self._text(metadata, key)) for key in self._document.keys(metadata)},
+            attachments=None if attachments is None else json.loads(attachments),
+            cleared=None if cleared is None else ExecutionId(cleared),
         )
+
+    def source_length(self, cell_id: CellId) -> int:
+        """Characters of a cell's source. Raises CellNotFound."""
+        return self._sources.length(self._find(cell_id))
 
     def metadata(self, key: str) -> str | None:
         """One value of the notebook's metadata, None where it is not set."""
-        return self._text(self._metadata, key) if self._document.get(self._metadata, key) else None
+        return self._maybe(self._metadata, key)
+
+    @property
+    def nbformat_minor(self) -> int:
+        """The minor version of nbformat that the notebook is exported as."""
+        found = self._document.get(_ROOT, "nbformat_minor")
+        return NBFORMAT_MINOR if found is None else int(cast("tuple[Any, int]", found[0])[1])
 
     # Writing
 
-    def insert_cell(
-        self,
-        cell_id: CellId,
-        cell_type: str,
-        source: str,
-        index: int | None = None,
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
+    def insert_cell(self, cell: DocumentCell, index: int | None = None) -> None:
         """Adds a cell at `index`, or at the end. Raises InvalidRequest where the id is taken or the type unknown."""
-        if cell_type not in CELL_TYPES:
-            raise InvalidRequest(f"unsupported cell type {cell_type!r}: one of {', '.join(CELL_TYPES)}")
-        if self.has_cell(cell_id):
-            raise InvalidRequest(f"a cell {cell_id!r} exists already", cell_id=cell_id)
-        position = self._position_at(index)
+        _check_type(cell.cell_type)
+        if self.has_cell(cell.cell_id):
+            raise InvalidRequest(f"a cell {cell.cell_id!r} exists already", cell_id=cell.cell_id)
         with self._change() as change:
-            cell = change.put_object(self._cells, cell_id, core.ObjType.Map)
-            change.put(cell, "type", _Str, cell_type)
-            change.put(cell, "position", _Str, position)
-            text = change.put_object(cell, "source", core.ObjType.Text)
-            _insert(change, text, 0, source)
-            values = change.put_object(cell, "metadata", core.ObjType.Map)
-            for key, value in (metadata or {}).items():
-                change.put(values, key, _Str, json.dumps(value))
+            position = self._position(change, len(self._order) if index is None else min(index, len(self._order)))
+            self._put_cell(change, cell, position)
+        insort(self._order, (position, cell.cell_id))
+
+    def fill(self, cells: Sequence[DocumentCell], metadata: str, nbformat_minor: int) -> None:
+        """Makes an empty document a whole notebook. Raises InvalidRequest where there are cells already.
+
+        The cells' ids are distinct. `metadata`: nbformat's, as JSON text.
+        """
+        if self._order:
+            raise InvalidRequest(f"the notebook has {len(self._order)} cells already: import into an empty one")
+        positions = generate_n_keys_between(None, None, len(cells))
+        with self._change() as change:
+            for cell, position in zip(cells, positions, strict=True):
+                self._put_cell(change, cell, position)
+            change.put(self._metadata, NOTEBOOK_METADATA, _Str, metadata)
+            change.put(_ROOT, "nbformat_minor", _Int, nbformat_minor)
+        self._order = sorted((position, cell.cell_id) for cell, position in zip(cells, positions, strict=True))
+
+    def move_cell(self, cell_id: CellId, after: CellId | None) -> None:
+        """Puts a cell behind another one, or first. Raises CellNotFound."""
+        old = self._place(cell_id)
+        at = 0 if after is None else self._place(after) + 1
+        if after == cell_id or at == old:
+            return
+        del self._order[old]
+        with self._change() as change:
+            position = self._position(change, at if at < old else at - 1)
+            change.put(self._find(cell_id), "position", _Str, position)
         insort(self._order, (position, cell_id))
 
     def set_source(self, cell_id: CellId, source: str, if_version: str = "") -> None:
         """Writes the whole source as the smallest change of one span. Raises CellNotFound, CellChanged."""
-        current = self.cell(cell_id)
-        if if_version and current.version != if_version:
-            raise CellChanged(f"cell {cell_id!r} was changed by somebody else", cell_id=cell_id)
-        start, end, new = _span(current.source, source)
-        if start == end and not new:
-            return
-        text = self._source(self._find(cell_id))
+        current = self._check_version(cell_id, if_version)
+        self._splice(cell_id, *span(current.source, source))
+
+    def splice_source(self, cell_id: CellId, splice: Splice, if_version: str = "") -> None:
+        """Edits a part of a source. Raises CellNotFound, CellChanged.
+
+        Raises InvalidRequest where the source has no such place, or would become too large.
+        """
+        length = self.source_length(cell_id)
+        if if_version:
+            self._check_version(cell_id, if_version)
+        start = length if splice.index is None else splice.index
+        end = start + splice.delete_count
+        if not 0 <= start <= end <= length:
+            raise InvalidRequest(
+                f"cannot replace {splice.delete_count} characters at {start}: "
+                f"the source of cell {cell_id!r} has {length}",
+                cell_id=cell_id,
+            )
+        if 4 * (length + len(splice.text)) > splice.max_bytes:  # else it is small enough in any case
+            source = self.cell(cell_id).source
+            size = len((source[:start] + splice.text + source[end:]).encode())
+            if size > splice.max_bytes:
+                raise InvalidRequest(f"the source would have {size} bytes; at most {splice.max_bytes} are allowed")
+        self._splice(cell_id, start, end, splice.text)
+
+    def set_cell_metadata(
+        self, cell_id: CellId, values: Mapping[str, Any], remove: Collection[str] = (), *, max_bytes: int
+    ) -> None:
+        """Sets and removes keys of a cell's metadata. Raises CellNotFound, InvalidRequest for too much of it."""
+        metadata = self._map(self._find(cell_id), "metadata")
+        kept = {key: value for key, value in self.cell(cell_id).metadata.items() if key not in remove}
+        size = len(json.dumps({**kept, **values}))
+        if size > max_bytes:
+            raise InvalidRequest(f"the cell's metadata would have {size} bytes; at most {max_bytes} are allowed")
         with self._change() as change:
-            for _ in range(start, end):
-                change.delete(text, start)
-            _insert(change, text, start, new)
+            for key in {_key(name) for name in remove if name not in values}:
+                if self._document.get(metadata, key) is not None:
+                    change.delete(metadata, key)
+            for name, value in values.items():
+                self._put_text(change, metadata, _key(name), json.dumps(value))
+
+    def set_cell_type(self, cell_id: CellId, cell_type: str) -> None:
+        """Makes it a cell of another type. Raises CellNotFound, InvalidRequest."""
+        _check_type(cell_type)
+        with self._change() as change:
+            self._put_text(change, self._find(cell_id), "type", cell_type)
+
+    def clear_outputs(self, shown: Mapping[CellId, ExecutionId | None]) -> None:
+        """Cells do not show these executions any more; those with None show nothing. Raises CellNotFound."""
+        with self._change() as change:
+            for cell_id, execution_id in shown.items():
+                cell = self._find(cell_id)
+                if execution_id is not None:
+                    self._put_text(change, cell, "cleared", execution_id)
 
     def delete_cell(self, cell_id: CellId) -> None:
         """Removes a cell. Raises CellNotFound."""
-        position = self._text(self._find(cell_id), "position")
+        place = self._place(cell_id)
+        self._sources.remove(self._find(cell_id))
         with self._change() as change:
             change.delete(self._cells, cell_id)
-        self._order.remove((position, cell_id))
+        del self._order[place]
 
     def set_metadata(self, key: str, value: str) -> None:
         """Sets one value of the notebook's metadata."""
-        if self.metadata(key) != value:
-            with self._change() as change:
-                change.put(self._metadata, key, _Str, value)
+        with self._change() as change:
+            self._put_text(change, self._metadata, key, value)
 
     # Inside
 
@@ -197,41 +307,72 @@ class Document:
             raise CellNotFound(f"cell {cell_id!r} not found", cell_id=cell_id)
         return found[1]
 
-    def _source(self, cell: bytes) -> bytes:
-        found = self._document.get(cell, "source")
-        assert found is not None
-        return found[1]
+    def _maybe(self, parent: bytes, key: str) -> str | None:
+        found = self._document.get(parent, key)
+        return None if found is None else str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
 
     def _text(self, parent: bytes, key: str) -> str:
-        found = self._document.get(parent, key)
+        found = self._maybe(parent, key)
         assert found is not None
-        return str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
+        return found
 
-    def _position_at(self, index: int | None) -> str:
-        at = len(self._order) if index is None else min(index, len(self._order))
+    def _put_text(self, change: core.Transaction, parent: bytes, key: str, value: str) -> None:
+        if self._maybe(parent, key) != value:
+            change.put(parent, key, _Str, value)
+
+    def _put_cell(self, change: core.Transaction, new: DocumentCell, position: str) -> None:
+        cell = change.put_object(self._cells, new.cell_id, core.ObjType.Map)
+        change.put(cell, "type", _Str, new.cell_type)
+        change.put(cell, "position", _Str, position)
+        self._sources.put(change, cell, new.source)
+        values = change.put_object(cell, "metadata", core.ObjType.Map)
+        for name, value in new.metadata.items():
+            change.put(values, _key(name), _Str, json.dumps(value))
+        if new.attachments is not None:
+            change.put(cell, "attachments", _Str, json.dumps(new.attachments))
+        if new.cleared is not None:
+            change.put(cell, "cleared", _Str, new.cleared)
+
+    def _check_version(self, cell_id: CellId, if_version: str) -> DocumentCell:
+        current = self.cell(cell_id)
+        if if_version and current.version != if_version:
+            raise CellChanged(f"cell {cell_id!r} was changed by somebody else", cell_id=cell_id)
+        return current
+
+    def _splice(self, cell_id: CellId, start: int, end: int, new: str) -> None:
+        if start < end or new:
+            with self._change() as change:
+                self._sources.splice(change, self._find(cell_id), start, end, new)
+
+    def _place(self, cell_id: CellId) -> int:
+        """Where a cell stands in the order. Raises CellNotFound."""
+        return bisect_left(self._order, (self._text(self._find(cell_id), "position"), cell_id))
+
+    def _position(self, change: core.Transaction, at: int) -> str:
+        """A position for what comes to stand at `at` in the order."""
         before = self._order[at - 1][0] if at > 0 else None
-        # Two cells may share a position after a merge; the next greater one makes room behind both.
-        behind = (self._order[n][0] for n in range(at, len(self._order)))
-        after = next((position for position in behind if before is None or position > before), None)
-        return str(generate_key_between(before, after))
+        # After a merge cells may share a position; there is no room between those, so the ones behind are moved on.
+        end = at
+        while before is not None and end < len(self._order) and self._order[end][0] == before:
+            end += 1
+        after = self._order[end][0] if end < len(self._order) else None
+        position, *others = generate_n_keys_between(before, after, 1 + end - at)
+        for place, other in zip(range(at, end), others, strict=True):
+            cell_id = self._order[place][1]
+            change.put(self._find(CellId(cell_id)), "position", _Str, other)
+            self._order[place] = (other, cell_id)
+        return str(position)
 
 
-def _insert(change: core.Transaction, text: bytes, at: int, new: str) -> None:
-    """Character by character: automerge takes what one call inserts as one element, which no later edit can split.
-
-    Some microseconds a character, so long sources belong on a thread.
-    """
-    for offset, character in enumerate(new):
-        change.insert(text, at + offset, _Str, character)
+def _check_type(cell_type: str) -> None:
+    if cell_type not in CELL_TYPES:
+        raise InvalidRequest(f"unsupported cell type {cell_type[:40]!r}: one of {', '.join(CELL_TYPES)}")
 
 
-def _span(old: str, new: str) -> tuple[int, int, str]:
-    """The one span old[start:end] to replace, and what with, so that old becomes new."""
-    start = 0
-    shorter = min(len(old), len(new))
-    while start < shorter and old[start] == new[start]:
-        start += 1
-    tail = 0
-    while tail < shorter - start and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
-    return start, len(old) - tail, new[start : len(new) - tail]
+def _key(name: str) -> str:
+    """How a key of metadata is stored: automerge has no empty keys, JSON has."""
+    return name if name and name[0] != "\0" else f"\0{name}"
+
+
+def _name(key: str) -> str:
+    return key[1:] if key[0] == "\0" else key

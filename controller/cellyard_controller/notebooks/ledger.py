@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy.exc import IntegrityError
 
+from cellyard_controller import faults
 from cellyard_controller.errors import InvalidRequest, Refused, Unavailable
 from cellyard_controller.executions.journal import Journal, Row
 from cellyard_controller.ids import NotebookRef
@@ -87,6 +88,7 @@ class Ledger:
         for publish in published:
             publish()
         if sandbox is not None and self._unnumbered():
+            faults.point("reports-committed")
             self._kernel.committed = number
             sandbox.link.acknowledge(number)
         for act in [*kept.done, *(change.done if change else [])]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
@@ -21,7 +21,7 @@ from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.store import Store
 
-_LARGE_SOURCE = 20_000
+_LARGE_EDIT = 20_000
 """Characters above which an edit goes to a thread, so that other notebooks do not wait for it."""
 _FOLD_AFTER = 500
 """Stored changes after which the document is written whole."""
@@ -29,7 +29,7 @@ _FOLD_AFTER = 500
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of the document, joined with its last execution."""
+    """A cell of the document, joined with the execution that it shows: its last one, unless that was cleared."""
 
     document: DocumentCell
     execution: Execution | None
@@ -50,29 +50,30 @@ class Pages:
         ledger: Ledger,
     ) -> None:
         self.document = document
+        self._stored = document.heads
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
-        self.edited_at = time.time()
-        self._notebook, self._chunks = notebook, chunk_count
+        self.notebook, self._chunks = notebook, chunk_count
         self._store, self._journal, self._ledger = store, journal, ledger
 
-    async def edit(self, request: Request, edit: Callable[[Document], None], *, size: int = 0) -> bool:
+    async def edit(
+        self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
+    ) -> bool:
         """One change of the document, committed; False where this request was carried out before.
 
-        `size`: characters that are written.
+        `size`: characters that are written and removed. `along`: what is committed with it.
         """
 
         async def attempt() -> bool:
             try:
                 await self._apply(edit, size)
-                change = Change()
+                change = along or Change()
                 self.store(change)
                 self._ledger.remember(request, "", change)
                 await self._ledger.commit(change)
-            except (Refused, IntegrityError):
-                await self.reload()
+            except BaseException as failed:
+                await self.take_back(failed)
                 raise
-            self.edited_at = time.time()
             return True
 
         async def again(_: str) -> bool:
@@ -82,7 +83,14 @@ class Pages:
 
     async def add_code(self, cell_id: CellId, source: str, index: int | None) -> None:
         """Adds a code cell, not yet stored. Raises InvalidRequest where the id is taken."""
-        await self._apply(lambda document: document.insert_cell(cell_id, "code", source, index), len(source))
+        new = self.new_cell(cell_id, "code", source)
+        await self._apply(lambda document: document.insert_cell(new, index), len(source))
+
+    def new_cell(
+        self, cell_id: CellId, cell_type: str, source: str, metadata: dict[str, Any] | None = None
+    ) -> DocumentCell:
+        """A cell to insert. It shows nothing of an earlier cell that had its id and is gone."""
+        return DocumentCell(cell_id, cell_type, source, metadata or {}, cleared=self.last_by_cell.get(cell_id))
 
     def code_of(self, cell_id: CellId) -> str:
         """A code cell's source. Raises CellNotFound, InvalidRequest."""
@@ -100,42 +108,47 @@ class Pages:
             return
         number = self._chunks
         if number < _FOLD_AFTER:
-            change.rows.append(partial(records.add_chunk, key=self._notebook, number=number, chunk=chunk))
+            change.rows.append(partial(records.add_chunk, key=self.notebook, number=number, chunk=chunk))
         else:
             number = 0
             whole = self.document.save()
-            change.rows.append(partial(records.replace_chunks, key=self._notebook, snapshot=whole))
-        change.done.append(partial(self._count_chunks, number + 1))
+            change.rows.append(partial(records.replace_chunks, key=self.notebook, snapshot=whole))
+        change.done.append(partial(self._note_stored, number + 1, self.document.heads))
 
-    async def reload(self) -> None:
-        """Goes back to the document as it is stored."""
-        chunks = await self._store.read(partial(records.chunks, key=self._notebook))
+    async def take_back(self, failed: BaseException) -> None:
+        """After an edit or its commit failed: goes back to the document as it is stored."""
+        if isinstance(failed, Refused | IntegrityError) and self.document.heads == self._stored:
+            return  # it was refused before anything was written
+        chunks = await self._store.read(partial(records.chunks, key=self.notebook))
         self.document = await asyncio.to_thread(Document.load, chunks)
+        self._stored = self.document.heads
 
     async def join(self, cells: list[DocumentCell]) -> list[Cell]:
-        """Cells with their last executions, from memory or from the store."""
+        """Cells with the executions that they show, from memory or from the store."""
+        shown = {cell.cell_id: self._shown(cell) for cell in cells}
         found: dict[ExecutionId, Execution] = {}
         stored: list[ExecutionId] = []
-        for cell in cells:
-            execution_id = self.last_by_cell.get(cell.cell_id)
-            if execution_id is None:
-                continue
+        for execution_id in filter(None, shown.values()):
             live = self._journal.find(execution_id)
             if live is None:
                 stored.append(execution_id)
             else:
                 found[execution_id] = live.snapshot()
         if stored:
-            load = partial(execution_records.load_many, notebook=self._notebook, ids=stored)
+            load = partial(execution_records.load_many, notebook=self.notebook, ids=stored)
             found |= await self._store.read(load)
         none = ExecutionId("")
-        return [Cell(cell, found.get(self.last_by_cell.get(cell.cell_id, none))) for cell in cells]
+        return [Cell(cell, found.get(shown[cell.cell_id] or none)) for cell in cells]
+
+    def _shown(self, cell: DocumentCell) -> ExecutionId | None:
+        last = self.last_by_cell.get(cell.cell_id) if cell.cell_type == "code" else None
+        return None if last == cell.cleared else last
 
     async def _apply(self, edit: Callable[[Document], None], size: int) -> None:
-        if size > _LARGE_SOURCE:
+        if size > _LARGE_EDIT:
             await asyncio.to_thread(edit, self.document)
         else:
             edit(self.document)
 
-    def _count_chunks(self, count: int) -> None:
-        self._chunks = count
+    def _note_stored(self, chunks: int, heads: list[bytes]) -> None:
+        self._chunks, self._stored = chunks, heads

@@ -1,7 +1,8 @@
 """A room: the one task that owns a notebook while it is in memory.
 
-Everybody else sends it messages. Its parts share its task: `pages` is the document, `runner` the executions,
-`seating` the kernel and its sandbox, `presence` who is there, and `ledger` the way to the store that all of them use.
+Everybody else sends it messages. Its parts share its task: `pages` is the document (`editor` takes the messages to it),
+`runner` the executions, `seating` the kernel and its sandbox, `presence` who is there, and `ledger` the way to the
+store that all of them use.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy.exc import IntegrityError
 
+from cellyard_controller import faults
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NoKernel, Refused, Stopping
+from cellyard_controller.errors import NoKernel, Stopping
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Event, Execution, Notice, State
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef, SandboxId, SessionId
 from cellyard_controller.notebooks.document import Document
+from cellyard_controller.notebooks.editor import Editor
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_from_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
-from cellyard_controller.notebooks.pages import Cell, Pages
+from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.notebooks.presence import Presence
 from cellyard_controller.notebooks.records import NotebookRecord, Request
 from cellyard_controller.notebooks.runner import Order, Runner
@@ -88,6 +90,8 @@ class Room:
             ledger=self._ledger,
             on_started=self._pages.last_by_cell.__setitem__,
         )
+        self.editor = Editor(self._pages, runner=self._runner, kernel=self._kernel, ledger=self._ledger, ask=self._ask)
+        """The document, for everybody."""
         self._seating = Seating(
             record.key,
             record.ref,
@@ -121,17 +125,18 @@ class Room:
                     answer.set_result(result)
             self._set_wake()
 
-    async def recover(self, sandbox: Sandbox | None, committed: int) -> None:
+    async def recover(self, sandbox: Sandbox | None, committed: int, lost: tuple[EndReason, str]) -> None:
         """After the controller's start: goes on with what is unfinished. Called once, before `run`.
 
-        Without a sandbox whatever was dispatched is lost; what only waited runs in a kernel that is yet to come.
+        Without a sandbox whatever was dispatched is lost, for the reason given; what only waited runs in a kernel
+        that is yet to come.
         """
         unfinished = await self._journal.recover()
         self._runner.recover(unfinished)
         if sandbox is not None and self._kernel.settings is not None:
             self._seating.adopt(sandbox, committed)
         elif any(execution.state is not State.QUEUED for execution in unfinished):
-            self._seating.lose(EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
+            self._seating.lose(*lost)
             await self._ledger.commit()
         self._seating.start_if_wanted()
         self._set_wake()
@@ -171,70 +176,6 @@ class Room:
             and self._inbox.empty()
             and not self._beside
         )
-
-    # Document
-
-    async def create_cell(
-        self,
-        request: Request,
-        cell_id: CellId,
-        cell_type: str,
-        source: str,
-        index: int | None,
-        metadata: dict[str, Any],
-    ) -> Cell:
-        """Adds a cell."""
-
-        def insert(document: Document) -> None:
-            document.insert_cell(cell_id, cell_type, source, index, metadata)
-
-        return await self._ask(partial(self._edit_cell, request, cell_id, insert, len(source)))
-
-    async def set_source(self, request: Request, cell_id: CellId, source: str, if_version: str) -> Cell:
-        """Writes a cell's whole source."""
-
-        def write(document: Document) -> None:
-            document.set_source(cell_id, source, if_version)
-
-        return await self._ask(partial(self._edit_cell, request, cell_id, write, len(source)))
-
-    async def delete_cell(self, request: Request, cell_id: CellId) -> None:
-        """Removes a cell and cancels its waiting executions."""
-
-        async def work() -> None:
-            if await self._pages.edit(request, lambda document: document.delete_cell(cell_id)):
-                self._runner.take(q.cell_deleted(self._runner.queue, cell_id))
-                await self._ledger.flush()
-
-        await self._ask(work)
-
-    async def set_metadata(self, request: Request, key: str, value: str) -> None:
-        """Sets one value of the notebook's metadata."""
-        await self._ask(partial(self._pages.edit, request, lambda document: document.set_metadata(key, value)))
-
-    async def metadata(self, key: str) -> str | None:
-        """One value of the notebook's metadata."""
-
-        async def work() -> str | None:
-            return self._pages.document.metadata(key)
-
-        return await self._ask(work)
-
-    async def cell(self, cell_id: CellId) -> Cell:
-        """One cell with its last execution."""
-
-        async def work() -> Cell:
-            return (await self._pages.join([self._pages.document.cell(cell_id)]))[0]
-
-        return await self._ask(work)
-
-    async def cells(self) -> list[Cell]:
-        """All cells in document order."""
-
-        async def work() -> list[Cell]:
-            return await self._pages.join(self._pages.document.cells())
-
-        return await self._ask(work)
 
     # Executions
 
@@ -350,11 +291,13 @@ class Room:
 
     # Presence
 
-    async def attach_session(self, session_id: SessionId) -> None:
-        """A session is there."""
+    async def attach_session(self, session_id: SessionId, *, used_kernel: bool) -> None:
+        """A session is there. `used_kernel`: it says that it has used the kernel before."""
 
         async def work() -> None:
             self._presence.attach(session_id)
+            if used_kernel:
+                self._presence.used(session_id)
 
         await self._ask(work)
 
@@ -425,11 +368,6 @@ class Room:
 
     # Inside
 
-    async def _edit_cell(self, request: Request, cell_id: CellId, edit: Callable[[Document], None], size: int) -> Cell:
-        await self._pages.edit(request, edit, size=size)
-        self._kernel.last_used = time.time()
-        return (await self._pages.join([self._pages.document.cell(cell_id)]))[0]
-
     async def _accept(self, order: Order) -> Execution:
         async def attempt() -> Execution:
             if order.coalesce:
@@ -447,14 +385,15 @@ class Room:
                     self._pages.store(change)
                 live = self._runner.accept(order, source, change)
                 self._ledger.remember(order.request, live.execution.execution_id, change)
+                faults.point("accept-decided")
                 try:
                     await self._ledger.commit(change)
                 except BaseException:
                     self._journal.drop(live.execution.execution_id)
                     raise
-            except (Refused, IntegrityError):
+            except BaseException as failed:
                 if order.new_source is not None:
-                    await self._pages.reload()
+                    await self._pages.take_back(failed)
                 raise
             self._presence.used(order.session_id)
             self._kernel.last_used = time.time()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from cellyard_controller.executions import records as execution_records
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
+from cellyard_controller.notebooks.document_versions import TooNew
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
@@ -24,6 +25,9 @@ from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreFailed
+
+Lost = tuple[EndReason, str]
+LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
 
 log = structlog.get_logger()
 
@@ -58,8 +62,11 @@ class Rooms:
             self._last_busy = time.monotonic()
             self._drop_later(ref, seat)
 
-    async def recover(self) -> None:
-        """Opens every notebook that has something to go on with, and gives adopted sandboxes back to theirs."""
+    async def recover(self, lost: Mapping[NotebookKey, Lost]) -> None:
+        """Opens every notebook that has something to go on with, and gives adopted sandboxes back to theirs.
+
+        `lost`: why the sandboxes of notebooks ended that are gone.
+        """
         unfinished = await self._store.read(execution_records.notebooks_with_unfinished)
         living = await self._store.read(sandbox_records.living)
         claimed = {r.notebook: r for r in living if r.state is SandboxState.CLAIMED and r.notebook is not None}
@@ -68,7 +75,7 @@ class Rooms:
             stored = claimed.get(key)
             sandbox = self._supervisor.find(stored.sandbox_id) if stored else None
             committed = stored.committed_number if stored else 0
-            seat = await self._open(record, sandbox, committed)
+            seat = await self._open(record, sandbox, committed, lost.get(key, LOST))
             if sandbox is not None:
                 sandbox.notebook = record.ref
                 await sandbox.link.open()
@@ -121,11 +128,15 @@ class Rooms:
         except StoreFailed as failed:
             raise Unavailable(str(failed)) from failed
 
-    async def _open(self, record: records.NotebookRecord, sandbox: Sandbox | None = None, committed: int = 0) -> _Seat:
+    async def _open(
+        self, record: records.NotebookRecord, sandbox: Sandbox | None = None, committed: int = 0, lost: Lost = LOST
+    ) -> _Seat:
         key: NotebookKey = record.key
         chunks = await self._store.read(partial(records.chunks, key=key))
         try:
             document = await asyncio.to_thread(Document.load, chunks)
+        except TooNew as new:
+            raise Unavailable(f"notebook {record.ref.notebook_id!r} needs a later release: {new}") from new
         except DocumentDamaged as damaged:
             log.error("a document is damaged", notebook=record.ref.notebook_id, why=str(damaged))
             raise Unavailable(f"the document of notebook {record.ref.notebook_id!r} is damaged: {damaged}") from damaged
@@ -139,7 +150,7 @@ class Rooms:
             seal=self._seal,
             config=self._config,
         )
-        await room.recover(sandbox, committed)
+        await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))
         self._seats[record.ref] = seat
         return seat

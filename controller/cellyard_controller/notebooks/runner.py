@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from cellyard_controller import faults
 from cellyard_controller.errors import Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
@@ -92,6 +93,7 @@ class Runner:
         )
         queue, decisions = q.accept(self.queue, _entry(execution))
         change.rows.append(partial(records.add, notebook=self._notebook, execution=execution))
+        change.done.append(partial(faults.point, "accept-committed"))
         change.done.append(partial(self._take_over, queue))
         for decision in decisions:
             if isinstance(decision, q.Dispatch):
@@ -121,6 +123,7 @@ class Runner:
                 name = decision.execution_id
                 wanted = partial(records.set_end_wanted, execution_id=name, why=q.INTERRUPT)
                 self._ledger.kept.rows.append(wanted)
+                self._ledger.kept.done.append(partial(faults.point, "interrupt-committed"))
                 self._ledger.kept.done.append(partial(self.send_interrupt, name))
             else:
                 of_report = report if decision is decisions[0] else None
@@ -189,6 +192,7 @@ class Runner:
             step = q.ended(self.queue, report.execution_id, what.outcome, what.interrupted_by, what.reason)
             self._kernel.last_used = time.time()
             self.take(step, _sentence(what), what)
+            faults.point("end-reported")
             return bool(step[1])
         if isinstance(what, Update):
             await self._update_displays(report, what)
@@ -200,6 +204,7 @@ class Runner:
             queue, _ = q.started(self.queue, report.execution_id)
             if queue is not self.queue:
                 self._take_over(queue)
+                faults.point("start-reported")
                 live.started(what)
                 self._on_started(live.execution.cell_id, report.execution_id)
         elif isinstance(what, Output | Clear | Truncated):
@@ -246,6 +251,7 @@ class Runner:
         if sandbox is not None:
             execution = self._journal.live(execution_id).execution
             sandbox.link.dispatch(execution_id, execution.source, execution.timeout_s, execution.cell_id)
+            faults.point("sent")
 
 
 def _entry(execution: Execution) -> q.Entry:

@@ -14,6 +14,7 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.runner import Runner
+from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.link import AgentHello, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone, SandboxOwner
@@ -195,7 +196,10 @@ class Seating:
             self._tell(NoKernel(f"the kernel died: {report.reason}"))
         elif report.state == "ready":
             restarted = report.generation > kernel.generation
-            kernel.generation = max(kernel.generation, report.generation)
+            if restarted:
+                kernel.generation = report.generation
+                name, count = kernel.sandbox.sandbox_id, report.generation
+                self._ledger.kept.rows.append(partial(sandbox_records.change, sandbox_id=name, generation=count))
             if kernel.state is KernelState.RESTARTING:
                 if not restarted:
                     return  # still the old one

@@ -30,6 +30,7 @@ class SandboxRecord:
     capabilities: tuple[str, ...]
     created_at: float
     claimed_at: float
+    generation: int
     committed_number: int
     end_reason: str
 
@@ -71,6 +72,7 @@ def set_claimed(
     kernel_type: str,
     env_source: str,
     capabilities: tuple[str, ...],
+    generation: int,
     at: float,
 ) -> None:
     """It serves this notebook from now on, and never another one."""
@@ -82,6 +84,7 @@ def set_claimed(
         kernel_type=kernel_type,
         env_source=env_source,
         capabilities=json.dumps(list(capabilities)),
+        generation=generation,
         claimed_at=at,
     )
 
@@ -113,6 +116,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
         capabilities=tuple(json.loads(row.capabilities)),
         created_at=row.created_at,
         claimed_at=row.claimed_at,
+        generation=row.generation,
         committed_number=row.committed_number,
         end_reason=row.end_reason,
     )

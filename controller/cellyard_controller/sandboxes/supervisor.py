@@ -13,7 +13,7 @@ import structlog
 
 from cellyard_controller.config import Config
 from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
-from cellyard_controller.ids import SandboxId, new_sandbox_id
+from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import (
     CapabilityFact,
     Instance,
@@ -24,7 +24,7 @@ from cellyard_controller.runtimes import (
 )
 from cellyard_controller.sandboxes import records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
-from cellyard_controller.sandboxes.link import AgentLink, Greeting
+from cellyard_controller.sandboxes.link import AgentLink, Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.store import Store, StoreFailed
 
@@ -126,11 +126,13 @@ class Supervisor:
 
     # Starting up and going down
 
-    async def reconcile(self) -> None:
-        """Adopts what is known and runs, removes what is ours and unknown. Returns when known ones are listening.
+    async def reconcile(self) -> dict[NotebookKey, tuple[EndReason, str]]:
+        """Adopts what is known and runs, removes what is ours and unknown.
 
-        Known means that the container's id stands in the store, whatever labels say.
+        Known means that the container's id stands in the store, whatever labels say. Returns why the sandboxes of
+        notebooks ended that were claimed and are gone.
         """
+        lost: dict[NotebookKey, tuple[EndReason, str]] = {}
         living = await self._store.read(records.living)
         found: dict[str, tuple[str, Instance | None]] = {}
         for runtime in self._runtimes.values():
@@ -145,7 +147,11 @@ class Supervisor:
             if record.state is SandboxState.CLAIMED and instance is not None and instance.running:
                 self._adopt(record)
                 continue
-            reason = _why_ended(instance) if instance and not instance.running else EndReason.RUNTIME_LOST
+            reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
+            if instance is not None and not instance.running:
+                reason, message = _why_ended(instance), _describe(instance)
+            if record.notebook is not None:
+                lost[record.notebook] = (reason, message)
             await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
             if instance is not None:
                 self._spawn(self._remove_instance(runtime_name, instance.instance_id))
@@ -156,6 +162,7 @@ class Supervisor:
             self._spawn(runtime.watch(self._on_exit))
             self._spawn(self._probe(runtime))
         self._spawn(self._ping_all())
+        return lost
 
     async def stop(self, *, keep_claimed: bool) -> None:
         """Ends everything, or all but claimed sandboxes, which a successor adopts."""
@@ -276,6 +283,7 @@ class Supervisor:
                 kernel_type=settings.kernel_type,
                 env_source=sandbox.env_source,
                 capabilities=sandbox.capabilities,
+                generation=sandbox.kernel.generation,
                 at=sandbox.claimed_at,
             )
         )
@@ -295,6 +303,7 @@ class Supervisor:
         sandbox.capabilities = record.capabilities
         sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
         sandbox.claimed_at = record.claimed_at
+        sandbox.kernel = KernelReport("ready", record.generation, "")
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
         self._sandboxes[record.sandbox_id] = sandbox
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)

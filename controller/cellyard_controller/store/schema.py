@@ -130,6 +130,8 @@ sandboxes = Table(
     Column("claimed_at", Float, nullable=False, default=0.0),
     Column("ended_at", Float, nullable=False, default=0.0),
     Column("end_reason", Text, nullable=False, default=""),
+    # Counts its kernels; a restart adds one.
+    Column("generation", Integer, nullable=False, default=0),
     # The last event of its agent that is committed.
     Column("committed_number", BigInteger, nullable=False, default=0),
 )

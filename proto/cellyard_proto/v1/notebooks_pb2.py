@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cellyard_proto.v1 import outputs_pb2 as cellyard__proto_dot_v1_dot_outputs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/notebooks.proto\x12\x0b\x63\x65llyard.v1\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xb7\x01\n\x04\x43\x65ll\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x11\n\tcell_type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x04 \x01(\x05\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.cellyard.v1.Output\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"\xa5\x01\n\x11\x43reateCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x07 \x01(\tB\x08\n\x06_index\"p\n\x10SetSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nif_version\x18\x05 \x01(\t\"6\n\x0eGetCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\"\'\n\x10ListCellsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"5\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Cell\"M\n\x11\x44\x65leteCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteCellResponse\"Y\n\x12SetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\"\x15\n\x13SetMetadataResponse\"6\n\x12GetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"3\n\x13GetMetadataResponse\x12\x12\n\x05value\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"9\n\rListNotebooks\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x19\n\x11\x61\x66ter_notebook_id\x18\x02 \x01(\t\"E\n\x15ListNotebooksResponse\x12,\n\tnotebooks\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.NotebookInfo\"K\n\x0cNotebookInfo\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x12\n\nchanged_at\x18\x03 \x01(\x01\"9\n\x0e\x44\x65leteNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteNotebookResponse2\x99\x05\n\tNotebooks\x12?\n\nCreateCell\x12\x1e.cellyard.v1.CreateCellRequest\x1a\x11.cellyard.v1.Cell\x12=\n\tSetSource\x12\x1d.cellyard.v1.SetSourceRequest\x1a\x11.cellyard.v1.Cell\x12\x39\n\x07GetCell\x12\x1b.cellyard.v1.GetCellRequest\x1a\x11.cellyard.v1.Cell\x12J\n\tListCells\x12\x1d.cellyard.v1.ListCellsRequest\x1a\x1e.cellyard.v1.ListCellsResponse\x12M\n\nDeleteCell\x12\x1e.cellyard.v1.DeleteCellRequest\x1a\x1f.cellyard.v1.DeleteCellResponse\x12P\n\x0bSetMetadata\x12\x1f.cellyard.v1.SetMetadataRequest\x1a .cellyard.v1.SetMetadataResponse\x12P\n\x0bGetMetadata\x12\x1f.cellyard.v1.GetMetadataRequest\x1a .cellyard.v1.GetMetadataResponse\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListNotebooks\x1a\".cellyard.v1.ListNotebooksResponse\x12J\n\x06\x44\x65lete\x12\x1b.cellyard.v1.DeleteNotebook\x1a#.cellyard.v1.DeleteNotebookResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/notebooks.proto\x12\x0b\x63\x65llyard.v1\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xb7\x01\n\x04\x43\x65ll\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x11\n\tcell_type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x04 \x01(\x05\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.cellyard.v1.Output\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"\xa5\x01\n\x11\x43reateCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x07 \x01(\tB\x08\n\x06_index\"p\n\x10SetSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nif_version\x18\x05 \x01(\t\"6\n\x0eGetCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\"\'\n\x10ListCellsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"5\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Cell\"M\n\x11\x44\x65leteCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteCellResponse\"b\n\x0fMoveCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rafter_cell_id\x18\x04 \x01(\t\"\x12\n\x10MoveCellResponse\"\xa5\x01\n\x13SpliceSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x12\n\x05index\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65lete_count\x18\x05 \x01(\x03\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\nif_version\x18\x07 \x01(\tB\x08\n\x06_index\"7\n\x14SpliceSourceResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06length\x18\x02 \x01(\x03\"~\n\x16SetCellMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\x12\x13\n\x0bremove_keys\x18\x05 \x03(\t\"\x19\n\x17SetCellMetadataResponse\"a\n\x12SetCellTypeRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\"\x15\n\x13SetCellTypeResponse\"O\n\x13\x43learOutputsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x16\n\x14\x43learOutputsResponse\"Y\n\x12SetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\"\x15\n\x13SetMetadataResponse\"6\n\x12GetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"3\n\x13GetMetadataResponse\x12\x12\n\x05value\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"$\n\rExportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"\x1e\n\x0b\x45xportChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"I\n\rImportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"$\n\x0eImportResponse\x12\x12\n\ncell_count\x18\x01 \x01(\x05\"9\n\rListNotebooks\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x19\n\x11\x61\x66ter_notebook_id\x18\x02 \x01(\t\"E\n\x15ListNotebooksResponse\x12,\n\tnotebooks\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.NotebookInfo\"K\n\x0cNotebookInfo\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x12\n\nchanged_at\x18\x03 \x01(\x01\"9\n\x0e\x44\x65leteNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteNotebookResponse2\xc1\t\n\tNotebooks\x12?\n\nCreateCell\x12\x1e.cellyard.v1.CreateCellRequest\x1a\x11.cellyard.v1.Cell\x12=\n\tSetSource\x12\x1d.cellyard.v1.SetSourceRequest\x1a\x11.cellyard.v1.Cell\x12\x39\n\x07GetCell\x12\x1b.cellyard.v1.GetCellRequest\x1a\x11.cellyard.v1.Cell\x12J\n\tListCells\x12\x1d.cellyard.v1.ListCellsRequest\x1a\x1e.cellyard.v1.ListCellsResponse\x12M\n\nDeleteCell\x12\x1e.cellyard.v1.DeleteCellRequest\x1a\x1f.cellyard.v1.DeleteCellResponse\x12G\n\x08MoveCell\x12\x1c.cellyard.v1.MoveCellRequest\x1a\x1d.cellyard.v1.MoveCellResponse\x12S\n\x0cSpliceSource\x12 .cellyard.v1.SpliceSourceRequest\x1a!.cellyard.v1.SpliceSourceResponse\x12\\\n\x0fSetCellMetadata\x12#.cellyard.v1.SetCellMetadataRequest\x1a$.cellyard.v1.SetCellMetadataResponse\x12P\n\x0bSetCellType\x12\x1f.cellyard.v1.SetCellTypeRequest\x1a .cellyard.v1.SetCellTypeResponse\x12S\n\x0c\x43learOutputs\x12 .cellyard.v1.ClearOutputsRequest\x1a!.cellyard.v1.ClearOutputsResponse\x12P\n\x0bSetMetadata\x12\x1f.cellyard.v1.SetMetadataRequest\x1a .cellyard.v1.SetMetadataResponse\x12P\n\x0bGetMetadata\x12\x1f.cellyard.v1.GetMetadataRequest\x1a .cellyard.v1.GetMetadataResponse\x12@\n\x06\x45xport\x12\x1a.cellyard.v1.ExportRequest\x1a\x18.cellyard.v1.ExportChunk0\x01\x12\x41\n\x06Import\x12\x1a.cellyard.v1.ImportRequest\x1a\x1b.cellyard.v1.ImportResponse\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListNotebooks\x1a\".cellyard.v1.ListNotebooksResponse\x12J\n\x06\x44\x65lete\x12\x1b.cellyard.v1.DeleteNotebook\x1a#.cellyard.v1.DeleteNotebookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,24 +48,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETECELLREQUEST']._serialized_end=780
   _globals['_DELETECELLRESPONSE']._serialized_start=782
   _globals['_DELETECELLRESPONSE']._serialized_end=802
-  _globals['_SETMETADATAREQUEST']._serialized_start=804
-  _globals['_SETMETADATAREQUEST']._serialized_end=893
-  _globals['_SETMETADATARESPONSE']._serialized_start=895
-  _globals['_SETMETADATARESPONSE']._serialized_end=916
-  _globals['_GETMETADATAREQUEST']._serialized_start=918
-  _globals['_GETMETADATAREQUEST']._serialized_end=972
-  _globals['_GETMETADATARESPONSE']._serialized_start=974
-  _globals['_GETMETADATARESPONSE']._serialized_end=1025
-  _globals['_LISTNOTEBOOKS']._serialized_start=1027
-  _globals['_LISTNOTEBOOKS']._serialized_end=1084
-  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_start=1086
-  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_end=1155
-  _globals['_NOTEBOOKINFO']._serialized_start=1157
-  _globals['_NOTEBOOKINFO']._serialized_end=1232
-  _globals['_DELETENOTEBOOK']._serialized_start=1234
-  _globals['_DELETENOTEBOOK']._serialized_end=1291
-  _globals['_DELETENOTEBOOKRESPONSE']._serialized_start=1293
-  _globals['_DELETENOTEBOOKRESPONSE']._serialized_end=1317
-  _globals['_NOTEBOOKS']._serialized_start=1320
-  _globals['_NOTEBOOKS']._serialized_end=1985
+  _globals['_MOVECELLREQUEST']._serialized_start=804
+  _globals['_MOVECELLREQUEST']._serialized_end=902
+  _globals['_MOVECELLRESPONSE']._serialized_start=904
+  _globals['_MOVECELLRESPONSE']._serialized_end=922
+  _globals['_SPLICESOURCEREQUEST']._serialized_start=925
+  _globals['_SPLICESOURCEREQUEST']._serialized_end=1090
+  _globals['_SPLICESOURCERESPONSE']._serialized_start=1092
+  _globals['_SPLICESOURCERESPONSE']._serialized_end=1147
+  _globals['_SETCELLMETADATAREQUEST']._serialized_start=1149
+  _globals['_SETCELLMETADATAREQUEST']._serialized_end=1275
+  _globals['_SETCELLMETADATARESPONSE']._serialized_start=1277
+  _globals['_SETCELLMETADATARESPONSE']._serialized_end=1302
+  _globals['_SETCELLTYPEREQUEST']._serialized_start=1304
+  _globals['_SETCELLTYPEREQUEST']._serialized_end=1401
+  _globals['_SETCELLTYPERESPONSE']._serialized_start=1403
+  _globals['_SETCELLTYPERESPONSE']._serialized_end=1424
+  _globals['_CLEAROUTPUTSREQUEST']._serialized_start=1426
+  _globals['_CLEAROUTPUTSREQUEST']._serialized_end=1505
+  _globals['_CLEAROUTPUTSRESPONSE']._serialized_start=1507
+  _globals['_CLEAROUTPUTSRESPONSE']._serialized_end=1529
+  _globals['_SETMETADATAREQUEST']._serialized_start=1531
+  _globals['_SETMETADATAREQUEST']._serialized_end=1620
+  _globals['_SETMETADATARESPONSE']._serialized_start=1622
+  _globals['_SETMETADATARESPONSE']._serialized_end=1643
+  _globals['_GETMETADATAREQUEST']._serialized_start=1645
+  _globals['_GETMETADATAREQUEST']._serialized_end=1699
+  _globals['_GETMETADATARESPONSE']._serialized_start=1701
+  _globals['_GETMETADATARESPONSE']._serialized_end=1752
+  _globals['_EXPORTREQUEST']._serialized_start=1754
+  _globals['_EXPORTREQUEST']._serialized_end=1790
+  _globals['_EXPORTCHUNK']._serialized_start=1792
+  _globals['_EXPORTCHUNK']._serialized_end=1822
+  _globals['_IMPORTREQUEST']._serialized_start=1824
+  _globals['_IMPORTREQUEST']._serialized_end=1897
+  _globals['_IMPORTRESPONSE']._serialized_start=1899
+  _globals['_IMPORTRESPONSE']._serialized_end=1935
+  _globals['_LISTNOTEBOOKS']._serialized_start=1937
+  _globals['_LISTNOTEBOOKS']._serialized_end=1994
+  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_start=1996
+  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_end=2065
+  _globals['_NOTEBOOKINFO']._serialized_start=2067
+  _globals['_NOTEBOOKINFO']._serialized_end=2142
+  _globals['_DELETENOTEBOOK']._serialized_start=2144
+  _globals['_DELETENOTEBOOK']._serialized_end=2201
+  _globals['_DELETENOTEBOOKRESPONSE']._serialized_start=2203
+  _globals['_DELETENOTEBOOKRESPONSE']._serialized_end=2227
+  _globals['_NOTEBOOKS']._serialized_start=2230
+  _globals['_NOTEBOOKS']._serialized_end=3447
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Cell(_message.Message):
-    """A cell of a notebook, joined with its last execution."""
+    """A cell of a notebook, joined with the execution that it shows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -42,7 +42,7 @@ class Cell(_message.Message):
     metadata_json: _builtins.str
     """A JSON object, as nbformat's cell metadata; empty means {}."""
     execution_id: _builtins.str
-    """The last execution; empty where there is none."""
+    """The execution whose outputs these are: the last one that was started; empty where there is none or it was cleared."""
     version: _builtins.str
     """Opaque; changes with every change of the source. For compare-and-set."""
     @_builtins.property
@@ -258,6 +258,271 @@ class DeleteCellResponse(_message.Message):
 Global___DeleteCellResponse: _TypeAlias = DeleteCellResponse  # noqa: Y015
 
 @_typing.final
+class MoveCellRequest(_message.Message):
+    """Asks for another place of a cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    AFTER_CELL_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    cell_id: _builtins.str
+    after_cell_id: _builtins.str
+    """The cell to stand behind; empty for the first place."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+        after_cell_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cell_id", b"after_cell_id", "cell_id", b"cell_id", "notebook_id", b"notebook_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCellRequest: _TypeAlias = MoveCellRequest  # noqa: Y015
+
+@_typing.final
+class MoveCellResponse(_message.Message):
+    """The cell stands there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveCellResponse: _TypeAlias = MoveCellResponse  # noqa: Y015
+
+@_typing.final
+class SpliceSourceRequest(_message.Message):
+    """Asks for an edit of a part of a source. Places and lengths are Unicode code points, not bytes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    DELETE_COUNT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    IF_VERSION_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    cell_id: _builtins.str
+    index: _builtins.int
+    """Where the edit begins, at most the source's length; absent appends."""
+    delete_count: _builtins.int
+    """How many characters go, at most those from `index` to the end."""
+    text: _builtins.str
+    """What comes in their place."""
+    if_version: _builtins.str
+    """Refuse with CELL_CHANGED unless the cell has this version; empty edits in any case."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+        index: _builtins.int | None = ...,
+        delete_count: _builtins.int = ...,
+        text: _builtins.str = ...,
+        if_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "cell_id", b"cell_id", "delete_count", b"delete_count", "if_version", b"if_version", "index", b"index", "notebook_id", b"notebook_id", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+
+Global___SpliceSourceRequest: _TypeAlias = SpliceSourceRequest  # noqa: Y015
+
+@_typing.final
+class SpliceSourceResponse(_message.Message):
+    """The source after the edit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    length: _builtins.int
+    """In Unicode code points."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpliceSourceResponse: _TypeAlias = SpliceSourceResponse  # noqa: Y015
+
+@_typing.final
+class SetCellMetadataRequest(_message.Message):
+    """Asks for a change of a cell's metadata."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    REMOVE_KEYS_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    cell_id: _builtins.str
+    metadata_json: _builtins.str
+    """A JSON object: each of its keys gets its value, keys that it lacks stay as they are. Empty means {}."""
+    @_builtins.property
+    def remove_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys to remove; one that is not there is no error."""
+
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
+        remove_keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_id", b"cell_id", "metadata_json", b"metadata_json", "notebook_id", b"notebook_id", "remove_keys", b"remove_keys", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCellMetadataRequest: _TypeAlias = SetCellMetadataRequest  # noqa: Y015
+
+@_typing.final
+class SetCellMetadataResponse(_message.Message):
+    """The metadata is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCellMetadataResponse: _TypeAlias = SetCellMetadataResponse  # noqa: Y015
+
+@_typing.final
+class SetCellTypeRequest(_message.Message):
+    """Asks for another type of a cell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    CELL_TYPE_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    cell_id: _builtins.str
+    cell_type: _builtins.str
+    """"code", "markdown" or "raw"."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+        cell_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_id", b"cell_id", "cell_type", b"cell_type", "notebook_id", b"notebook_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCellTypeRequest: _TypeAlias = SetCellTypeRequest  # noqa: Y015
+
+@_typing.final
+class SetCellTypeResponse(_message.Message):
+    """The cell is of that type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCellTypeResponse: _TypeAlias = SetCellTypeResponse  # noqa: Y015
+
+@_typing.final
+class ClearOutputsRequest(_message.Message):
+    """Asks to hide what cells show."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    cell_id: _builtins.str
+    """Empty for all cells."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_id", b"cell_id", "notebook_id", b"notebook_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearOutputsRequest: _TypeAlias = ClearOutputsRequest  # noqa: Y015
+
+@_typing.final
+class ClearOutputsResponse(_message.Message):
+    """The outputs are cleared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearOutputsResponse: _TypeAlias = ClearOutputsResponse  # noqa: Y015
+
+@_typing.final
 class SetMetadataRequest(_message.Message):
     """One value of a notebook's metadata."""
 
@@ -350,6 +615,98 @@ class GetMetadataResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___GetMetadataResponse: _TypeAlias = GetMetadataResponse  # noqa: Y015
+
+@_typing.final
+class ExportRequest(_message.Message):
+    """Names a notebook to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
+
+@_typing.final
+class ExportChunk(_message.Message):
+    """A part of the notebook's JSON. All parts in order are one JSON document in UTF-8."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportChunk: _TypeAlias = ExportChunk  # noqa: Y015
+
+@_typing.final
+class ImportRequest(_message.Message):
+    """Asks for the content of a notebook from elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    content: _builtins.bytes
+    """nbformat 4.0 to 4.5 as JSON in UTF-8. Cell ids that are missing, no ids of nbformat or there twice are made anew."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "notebook_id", b"notebook_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRequest: _TypeAlias = ImportRequest  # noqa: Y015
+
+@_typing.final
+class ImportResponse(_message.Message):
+    """The notebook is imported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_COUNT_FIELD_NUMBER: _builtins.int
+    cell_count: _builtins.int
+    """How many cells it has."""
+    def __init__(
+        self,
+        *,
+        cell_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_count", b"cell_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportResponse: _TypeAlias = ImportResponse  # noqa: Y015
 
 @_typing.final
 class ListNotebooks(_message.Message):

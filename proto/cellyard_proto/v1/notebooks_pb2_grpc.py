@@ -60,6 +60,31 @@ class NotebooksStub:
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.DeleteCellRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.DeleteCellResponse.FromString,
                 _registered_method=True)
+        self.MoveCell = channel.unary_unary(
+                '/cellyard.v1.Notebooks/MoveCell',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellResponse.FromString,
+                _registered_method=True)
+        self.SpliceSource = channel.unary_unary(
+                '/cellyard.v1.Notebooks/SpliceSource',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceResponse.FromString,
+                _registered_method=True)
+        self.SetCellMetadata = channel.unary_unary(
+                '/cellyard.v1.Notebooks/SetCellMetadata',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataResponse.FromString,
+                _registered_method=True)
+        self.SetCellType = channel.unary_unary(
+                '/cellyard.v1.Notebooks/SetCellType',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeResponse.FromString,
+                _registered_method=True)
+        self.ClearOutputs = channel.unary_unary(
+                '/cellyard.v1.Notebooks/ClearOutputs',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsResponse.FromString,
+                _registered_method=True)
         self.SetMetadata = channel.unary_unary(
                 '/cellyard.v1.Notebooks/SetMetadata',
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetMetadataRequest.SerializeToString,
@@ -69,6 +94,16 @@ class NotebooksStub:
                 '/cellyard.v1.Notebooks/GetMetadata',
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/cellyard.v1.Notebooks/Export',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ExportRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ExportChunk.FromString,
+                _registered_method=True)
+        self.Import = channel.unary_unary(
+                '/cellyard.v1.Notebooks/Import',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.FromString,
                 _registered_method=True)
         self.List = channel.unary_unary(
                 '/cellyard.v1.Notebooks/List',
@@ -101,7 +136,7 @@ class NotebooksServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCell(self, request, context):
-        """One cell with the outputs of its last execution.
+        """One cell with its outputs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,8 +156,43 @@ class NotebooksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveCell(self, request, context):
+        """Puts a cell behind another one, or first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SpliceSource(self, request, context):
+        """Replaces a part of a cell's source, or appends to it; edits of several people merge.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCellMetadata(self, request, context):
+        """Sets and removes keys of a cell's metadata; tags are the key `tags`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCellType(self, request, context):
+        """Makes a code cell a markdown cell, and so on. Only code cells show outputs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearOutputs(self, request, context):
+        """One cell, or all, show no outputs and no count until they run again. Executions keep theirs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetMetadata(self, request, context):
-        """Sets one value of the notebook's metadata.
+        """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +200,21 @@ class NotebooksServicer:
 
     def GetMetadata(self, request, context):
         """Reads one value of the notebook's metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request, context):
+        """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
+        counts become ended executions with the reason `imported`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +262,31 @@ def add_NotebooksServicer_to_server(servicer, server):
                     request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.DeleteCellRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.DeleteCellResponse.SerializeToString,
             ),
+            'MoveCell': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveCell,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellResponse.SerializeToString,
+            ),
+            'SpliceSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.SpliceSource,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceResponse.SerializeToString,
+            ),
+            'SetCellMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCellMetadata,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataResponse.SerializeToString,
+            ),
+            'SetCellType': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCellType,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeResponse.SerializeToString,
+            ),
+            'ClearOutputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearOutputs,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsResponse.SerializeToString,
+            ),
             'SetMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.SetMetadata,
                     request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetMetadataRequest.FromString,
@@ -186,6 +296,16 @@ def add_NotebooksServicer_to_server(servicer, server):
                     servicer.GetMetadata,
                     request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ExportRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ExportChunk.SerializeToString,
+            ),
+            'Import': grpc.unary_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -345,6 +465,141 @@ class Notebooks:
             _registered_method=True)
 
     @staticmethod
+    def MoveCell(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/MoveCell',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.MoveCellResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SpliceSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/SpliceSource',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SpliceSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCellMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/SetCellMetadata',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCellType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/SetCellType',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetCellTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearOutputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/ClearOutputs',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ClearOutputsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetMetadata(request,
             target,
             options=(),
@@ -388,6 +643,60 @@ class Notebooks:
             '/cellyard.v1.Notebooks/GetMetadata',
             cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.SerializeToString,
             cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/Export',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ExportRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ExportChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/Import',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,15 +38,31 @@ class NotebooksStub:
     SetSource: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SetSourceRequest, _notebooks_pb2.Cell]
     """Writes a cell's whole source; the last writer wins."""
     GetCell: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.GetCellRequest, _notebooks_pb2.Cell]
-    """One cell with the outputs of its last execution."""
+    """One cell with its outputs."""
     ListCells: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ListCellsRequest, _notebooks_pb2.ListCellsResponse]
     """All cells in document order."""
     DeleteCell: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteCellRequest, _notebooks_pb2.DeleteCellResponse]
     """Removes a cell; an execution of it that waits is cancelled."""
+    MoveCell: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.MoveCellRequest, _notebooks_pb2.MoveCellResponse]
+    """Puts a cell behind another one, or first."""
+    SpliceSource: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SpliceSourceRequest, _notebooks_pb2.SpliceSourceResponse]
+    """Replaces a part of a cell's source, or appends to it; edits of several people merge."""
+    SetCellMetadata: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SetCellMetadataRequest, _notebooks_pb2.SetCellMetadataResponse]
+    """Sets and removes keys of a cell's metadata; tags are the key `tags`."""
+    SetCellType: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SetCellTypeRequest, _notebooks_pb2.SetCellTypeResponse]
+    """Makes a code cell a markdown cell, and so on. Only code cells show outputs."""
+    ClearOutputs: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ClearOutputsRequest, _notebooks_pb2.ClearOutputsResponse]
+    """One cell, or all, show no outputs and no count until they run again. Executions keep theirs."""
     SetMetadata: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SetMetadataRequest, _notebooks_pb2.SetMetadataResponse]
-    """Sets one value of the notebook's metadata."""
+    """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object."""
     GetMetadata: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.GetMetadataRequest, _notebooks_pb2.GetMetadataResponse]
     """Reads one value of the notebook's metadata."""
+    Export: _grpc.UnaryStreamMultiCallable[_notebooks_pb2.ExportRequest, _notebooks_pb2.ExportChunk]
+    """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment."""
+    Import: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ImportRequest, _notebooks_pb2.ImportResponse]
+    """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
+    counts become ended executions with the reason `imported`.
+    """
     List: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ListNotebooks, _notebooks_pb2.ListNotebooksResponse]
     """The tenant's notebooks."""
     Delete: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteNotebook, _notebooks_pb2.DeleteNotebookResponse]
@@ -62,15 +78,31 @@ class NotebooksAsyncStub(NotebooksStub):
     SetSource: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SetSourceRequest, _notebooks_pb2.Cell]  # type: ignore[assignment]
     """Writes a cell's whole source; the last writer wins."""
     GetCell: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.GetCellRequest, _notebooks_pb2.Cell]  # type: ignore[assignment]
-    """One cell with the outputs of its last execution."""
+    """One cell with its outputs."""
     ListCells: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ListCellsRequest, _notebooks_pb2.ListCellsResponse]  # type: ignore[assignment]
     """All cells in document order."""
     DeleteCell: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteCellRequest, _notebooks_pb2.DeleteCellResponse]  # type: ignore[assignment]
     """Removes a cell; an execution of it that waits is cancelled."""
+    MoveCell: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.MoveCellRequest, _notebooks_pb2.MoveCellResponse]  # type: ignore[assignment]
+    """Puts a cell behind another one, or first."""
+    SpliceSource: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SpliceSourceRequest, _notebooks_pb2.SpliceSourceResponse]  # type: ignore[assignment]
+    """Replaces a part of a cell's source, or appends to it; edits of several people merge."""
+    SetCellMetadata: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SetCellMetadataRequest, _notebooks_pb2.SetCellMetadataResponse]  # type: ignore[assignment]
+    """Sets and removes keys of a cell's metadata; tags are the key `tags`."""
+    SetCellType: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SetCellTypeRequest, _notebooks_pb2.SetCellTypeResponse]  # type: ignore[assignment]
+    """Makes a code cell a markdown cell, and so on. Only code cells show outputs."""
+    ClearOutputs: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ClearOutputsRequest, _notebooks_pb2.ClearOutputsResponse]  # type: ignore[assignment]
+    """One cell, or all, show no outputs and no count until they run again. Executions keep theirs."""
     SetMetadata: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SetMetadataRequest, _notebooks_pb2.SetMetadataResponse]  # type: ignore[assignment]
-    """Sets one value of the notebook's metadata."""
+    """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object."""
     GetMetadata: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.GetMetadataRequest, _notebooks_pb2.GetMetadataResponse]  # type: ignore[assignment]
     """Reads one value of the notebook's metadata."""
+    Export: _aio.UnaryStreamMultiCallable[_notebooks_pb2.ExportRequest, _notebooks_pb2.ExportChunk]  # type: ignore[assignment]
+    """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment."""
+    Import: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ImportRequest, _notebooks_pb2.ImportResponse]  # type: ignore[assignment]
+    """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
+    counts become ended executions with the reason `imported`.
+    """
     List: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ListNotebooks, _notebooks_pb2.ListNotebooksResponse]  # type: ignore[assignment]
     """The tenant's notebooks."""
     Delete: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteNotebook, _notebooks_pb2.DeleteNotebookResponse]  # type: ignore[assignment]
@@ -101,7 +133,7 @@ class NotebooksServicer(metaclass=_abc_1.ABCMeta):
         request: _notebooks_pb2.GetCellRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notebooks_pb2.Cell, _abc.Awaitable[_notebooks_pb2.Cell]]:
-        """One cell with the outputs of its last execution."""
+        """One cell with its outputs."""
 
     @_abc_1.abstractmethod
     def ListCells(
@@ -120,12 +152,52 @@ class NotebooksServicer(metaclass=_abc_1.ABCMeta):
         """Removes a cell; an execution of it that waits is cancelled."""
 
     @_abc_1.abstractmethod
+    def MoveCell(
+        self,
+        request: _notebooks_pb2.MoveCellRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.MoveCellResponse, _abc.Awaitable[_notebooks_pb2.MoveCellResponse]]:
+        """Puts a cell behind another one, or first."""
+
+    @_abc_1.abstractmethod
+    def SpliceSource(
+        self,
+        request: _notebooks_pb2.SpliceSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.SpliceSourceResponse, _abc.Awaitable[_notebooks_pb2.SpliceSourceResponse]]:
+        """Replaces a part of a cell's source, or appends to it; edits of several people merge."""
+
+    @_abc_1.abstractmethod
+    def SetCellMetadata(
+        self,
+        request: _notebooks_pb2.SetCellMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.SetCellMetadataResponse, _abc.Awaitable[_notebooks_pb2.SetCellMetadataResponse]]:
+        """Sets and removes keys of a cell's metadata; tags are the key `tags`."""
+
+    @_abc_1.abstractmethod
+    def SetCellType(
+        self,
+        request: _notebooks_pb2.SetCellTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.SetCellTypeResponse, _abc.Awaitable[_notebooks_pb2.SetCellTypeResponse]]:
+        """Makes a code cell a markdown cell, and so on. Only code cells show outputs."""
+
+    @_abc_1.abstractmethod
+    def ClearOutputs(
+        self,
+        request: _notebooks_pb2.ClearOutputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.ClearOutputsResponse, _abc.Awaitable[_notebooks_pb2.ClearOutputsResponse]]:
+        """One cell, or all, show no outputs and no count until they run again. Executions keep theirs."""
+
+    @_abc_1.abstractmethod
     def SetMetadata(
         self,
         request: _notebooks_pb2.SetMetadataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_notebooks_pb2.SetMetadataResponse, _abc.Awaitable[_notebooks_pb2.SetMetadataResponse]]:
-        """Sets one value of the notebook's metadata."""
+        """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object."""
 
     @_abc_1.abstractmethod
     def GetMetadata(
@@ -134,6 +206,24 @@ class NotebooksServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_notebooks_pb2.GetMetadataResponse, _abc.Awaitable[_notebooks_pb2.GetMetadataResponse]]:
         """Reads one value of the notebook's metadata."""
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _notebooks_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_notebooks_pb2.ExportChunk], _abc.AsyncIterator[_notebooks_pb2.ExportChunk]]:
+        """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request: _notebooks_pb2.ImportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.ImportResponse, _abc.Awaitable[_notebooks_pb2.ImportResponse]]:
+        """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
+        counts become ended executions with the reason `imported`.
+        """
 
     @_abc_1.abstractmethod
     def List(

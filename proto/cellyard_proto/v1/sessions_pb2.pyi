@@ -99,18 +99,24 @@ class AttachSession(_message.Message):
 
     NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    USED_KERNEL_FIELD_NUMBER: _builtins.int
     notebook_id: _builtins.str
     session_id: _builtins.str
     """Made by the client, a UUID."""
+    used_kernel: _builtins.bool
+    """The session has used the kernel before: said again after a break, because a controller that was started anew
+    does not know.
+    """
     def __init__(
         self,
         *,
         notebook_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
+        used_kernel: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id", "session_id", b"session_id", "used_kernel", b"used_kernel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,6 +106,7 @@ class AsyncSessionCore:
             finally:
                 await self._transport.close()
         self._presence.session_id = ""  # whoever connects again is another session
+        self._presence.used_kernel = False
 
     async def __aenter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ break is made again with the same request id, for up to 30 s.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -127,13 +128,19 @@ class AsyncTransport:
         """Whether the controller answers now."""
         if not self._open:
             return False
-        try:
-            connection = await self._ready(start=False)
-            hello = connection.stubs.sessions.Hello
-            await hello(_hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
-        except (grpc.RpcError, CellyardError):
-            return False
-        return True
+        for _ in range(2):  # a broken connection may not have noticed; a fresh one tells the truth
+            connection: Connection | None = None
+            try:
+                connection = await self._ready(start=False)
+                hello = connection.stubs.sessions.Hello
+                await hello(_hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
+                return True
+            except (grpc.RpcError, CellyardError):
+                if connection is None:
+                    return False
+                if self._connection is connection:
+                    self._connection = None
+        return False
 
     async def call(
         self,
@@ -306,7 +313,8 @@ async def _hold(endpoint: Endpoint, session: sessions_pb2.AttachSession | None) 
         # What a fork's parent opened must not even be touched, and a dying interpreter has stopped gRPC's threads.
         if owner == _io_async.owner() and not sys.is_finalizing():
             if presence is not None:
-                await _io_async.end(presence, lambda: stubs.sessions.Hello(_hello(), timeout=0))
+                over = functools.partial(stubs.sessions.Hello, _hello(), timeout=0, metadata=asked.metadata)
+                await _io_async.end(presence, over)
             await channel.close()
 
 

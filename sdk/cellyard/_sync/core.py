@@ -106,6 +106,7 @@ class SessionCore:
             finally:
                 self._transport.close()
         self._presence.session_id = ""  # whoever connects again is another session
+        self._presence.used_kernel = False
 
     def __enter__(self) -> Self:
         return self

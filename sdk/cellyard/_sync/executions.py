@@ -235,6 +235,7 @@ class ExecutionCalls(SessionCore):
         start.notebook_id = self._notebook_id
         start.session_id = self._session_id
         start.request_id = _requests.request_id()
+        self._presence.used_kernel = True
         start.kernel.CopyFrom(self._kernel_settings())
         return start
 

@@ -65,6 +65,7 @@ class KernelCalls(SessionCore):
                 raise KernelDied(f"the kernel of {self._notebook_id} ended while it started: {why}", retryable=True)
         self._kernel_choice = choice
         self._kernel_seen = True
+        self._presence.used_kernel = True
 
     def shutdown_kernel(self) -> None:
         """Ends the kernel and its sandbox, whoever uses it; without a kernel it does nothing.

@@ -7,6 +7,7 @@ break is made again with the same request id, for up to 30 s.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -128,13 +129,19 @@ class Transport:
         """Whether the controller answers now."""
         if not self._open:
             return False
-        try:
-            connection = self._ready(start=False)
-            hello = connection.stubs.sessions.Hello
-            hello(_hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
-        except (grpc.RpcError, CellyardError):
-            return False
-        return True
+        for _ in range(2):  # a broken connection may not have noticed; a fresh one tells the truth
+            connection: Connection | None = None
+            try:
+                connection = self._ready(start=False)
+                hello = connection.stubs.sessions.Hello
+                hello(_hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
+                return True
+            except (grpc.RpcError, CellyardError):
+                if connection is None:
+                    return False
+                if self._connection is connection:
+                    self._connection = None
+        return False
 
     def call(
         self,
@@ -307,7 +314,8 @@ def _hold(endpoint: Endpoint, session: sessions_pb2.AttachSession | None) -> Gen
         # What a fork's parent opened must not even be touched, and a dying interpreter has stopped gRPC's threads.
         if owner == _io_sync.owner() and not sys.is_finalizing():
             if presence is not None:
-                _io_sync.end(presence, lambda: stubs.sessions.Hello(_hello(), timeout=0))
+                over = functools.partial(stubs.sessions.Hello, _hello(), timeout=0, metadata=asked.metadata)
+                _io_sync.end(presence, over)
             channel.close()
 
 

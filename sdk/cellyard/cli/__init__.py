@@ -7,9 +7,30 @@ of them is asked for, so that the others start without it.
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 def main() -> None:
     """Entry point of `cellyard`."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # stderr is for sentences
     from cellyard.cli.app import app
 
-    app(prog_name="cellyard")
+    app(prog_name="cellyard", args=arguments(sys.argv[1:]))
+
+
+def arguments(given: list[str]) -> list[str]:
+    """The arguments with `--files A B` written out as `--files A --files B`, which is what the parser knows."""
+    spread: list[str] = []
+    taking = False
+    for position, argument in enumerate(given):
+        if argument == "--":
+            return [*spread, *given[position:]]
+        if argument == "--files":
+            taking = True
+        elif argument.startswith("-") and argument != "-":
+            taking = False
+            spread.append(argument)
+        else:
+            spread += ["--files", argument] if taking else [argument]
+    return spread

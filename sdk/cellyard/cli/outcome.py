@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ NO_CONTROLLER = 3
 REFUSED = 4
 TIMED_OUT = 124
 INTERRUPTED = 130
+TERMINATED = 143
 
 _CODES: tuple[tuple[type[errors.CellyardError], int], ...] = (
     (errors.ExecutionTimeout, TIMED_OUT),
@@ -55,10 +57,23 @@ def end(code: int, message: str = "") -> NoReturn:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turns every error of the SDK into a sentence and an exit code."""
+    """Turns every error of the SDK into a sentence and an exit code; SIGTERM ends as orderly as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
+    except _Terminated:
+        end(TERMINATED)
     except errors.CellyardError as error:
         end(exit_code(error), str(error))
     except KeyboardInterrupt:
         end(INTERRUPTED, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came. Whoever handles an interrupt handles it too."""
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise _Terminated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from pathlib import Path
@@ -40,21 +41,22 @@ def run(
     """Runs code in a sandbox. What cells print goes to stdout, all text of our own to stderr."""
     from cellyard import Session
 
-    source = sources.read(file)
-    if out is not None and source.notebook is None:
-        outcome.end(outcome.USAGE, "--out writes an executed notebook, and this is none")
-    kernel_type = kernel or source.kernel or "python"
-    if kernel_type not in KERNELS:
-        outcome.end(
-            outcome.USAGE,
-            f"unsupported kernel {kernel_type!r}: {' and '.join(KERNELS)} are there; --kernel chooses one of them",
-        )
-    if files:
-        source.files = sources.chosen(files)
-    elif source.notebook is not None and not no_files and file != "-":
-        source.files = sources.beside(Path(file), out)
-    shown = Shown(as_json=as_json, verbose=verbose, results=source.notebook is not None)
-    with outcome.sentences():
+    shown = Shown(as_json=as_json, verbose=verbose)
+    with shown.result_at_the_end(), outcome.sentences():
+        source = sources.read(file)
+        shown.results = source.notebook is not None
+        if out is not None:
+            _check_out(out, source)
+        kernel_type = kernel or source.kernel or "python"
+        if kernel_type not in KERNELS:
+            outcome.end(
+                outcome.USAGE,
+                f"unsupported kernel {kernel_type!r}: {' and '.join(KERNELS)} are there; --kernel chooses one of them",
+            )
+        if files:
+            source.files = sources.chosen(files)
+        elif source.notebook is not None and not no_files and file != "-":
+            source.files = sources.beside(Path(file), out)
         session = Session(
             notebook or f"cellyard-run-{uuid.uuid4()}",
             endpoint=endpoint,
@@ -74,7 +76,16 @@ def run(
                     run.write(out)
             finally:
                 run.leave(keep=notebook is not None, endpoint=endpoint, token=token)
-    raise typer.Exit(code)
+        raise typer.Exit(code)
+
+
+def _check_out(out: Path, source: sources.Source) -> None:
+    """That the executed notebook can be written is to be known before anything runs."""
+    if source.notebook is None:
+        outcome.end(outcome.USAGE, "--out writes an executed notebook, and this is none")
+    target = out if out.exists() else out.absolute().parent
+    if out.is_dir() or not os.access(target, os.W_OK):
+        outcome.end(outcome.USAGE, f"{out} cannot be written: choose another place for --out")
 
 
 class _Run:
@@ -108,7 +119,7 @@ class _Run:
             if code != outcome.DONE and not part.may_raise and not self._allow_errors:
                 self._code = code
                 break
-        self._shown.ended(self._code, ready - begun, time.monotonic() - ready)
+        self._shown.ended(ready - begun, time.monotonic() - ready)
         return self._code
 
     def write(self, out: Path) -> None:

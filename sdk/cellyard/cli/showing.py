@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from cellyard.cli.outcome import say
 
@@ -14,11 +18,24 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Where a run's output goes. `results`: values of last expressions are printed too, as in a notebook."""
+    """Where a run's output goes."""
 
-    def __init__(self, *, as_json: bool, verbose: bool, results: bool) -> None:
-        self._json, self._verbose, self._results = as_json, verbose, results
+    def __init__(self, *, as_json: bool, verbose: bool) -> None:
+        self.results = False
+        """Values of last expressions are printed too, as in a notebook."""
+        self._json, self._verbose = as_json, verbose
         self._last_stage = ""
+        self._times: dict[str, float] = {}
+
+    @contextmanager
+    def result_at_the_end(self) -> Iterator[None]:
+        """With --json the last line is of type result, however the command ends."""
+        try:
+            yield
+        except typer.Exit as ended:
+            if self._json:
+                self._event("result", exit_code=ended.exit_code, **self._times)
+            raise
 
     def progress(self, progress: Progress) -> None:
         """A step of the kernel's start."""
@@ -58,7 +75,7 @@ class Shown:
             target.flush()
         elif output.output_type == "error":
             print("\n".join(output.traceback or []) or str(output), file=sys.stderr)
-        elif self._results:
+        elif self.results:
             print(str(output), flush=True)
 
     def finished(self, part: Part, result: ExecutionResult, timeout: float | None) -> None:
@@ -80,11 +97,10 @@ class Shown:
         elif result.end == "lost" and result.error is not None:
             say(f"cell {part.number} lost: {result.error.evalue}")
 
-    def ended(self, code: int, start_s: float, run_s: float) -> None:
-        """The whole run has ended."""
-        if self._json:
-            self._event("result", exit_code=code, start_s=round(start_s, 3), run_s=round(run_s, 3))
-        elif self._verbose:
+    def ended(self, start_s: float, run_s: float) -> None:
+        """All has run that was to run."""
+        self._times = {"start_s": round(start_s, 3), "run_s": round(run_s, 3)}
+        if self._verbose and not self._json:
             say(f"kernel ready after {start_s:.2f} s, ran for {run_s:.2f} s")
 
     def _event(self, kind: str, **fields: Any) -> None:

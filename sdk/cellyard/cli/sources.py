@@ -42,7 +42,7 @@ class Source:
 def read(name: str) -> Source:
     """The source under a name, `-` for stdin. Ends the command where it is missing or is nothing that can run."""
     data = _read(name)
-    if name.endswith(".ipynb") or (name == "-" and data.lstrip()[:1] == b"{"):
+    if name.endswith(".ipynb") or (name == "-" and _looks_like_notebook(data)):
         return _notebook(name, data)
     try:
         return Source(name, [Part(data.decode("utf-8-sig"), 1)])
@@ -80,6 +80,8 @@ def chosen(paths: list[Path]) -> dict[str, bytes]:
     """The files that the user named."""
     files: dict[str, bytes] = {}
     for path in paths:
+        if path.name in files:
+            outcome.end(outcome.USAGE, f"two files are named {path.name}: they would stand in one folder")
         try:
             files[path.name] = path.read_bytes()
         except OSError as error:
@@ -92,14 +94,24 @@ def chosen(paths: list[Path]) -> dict[str, bytes]:
 def _read(name: str) -> bytes:
     try:
         if name == "-":
-            return sys.stdin.buffer.read(MAX_NOTEBOOK + 1)
-        path = Path(name)
-        if path.is_file() and path.stat().st_size > MAX_NOTEBOOK:
-            size, most = path.stat().st_size // 2**20, MAX_NOTEBOOK // 2**20
-            outcome.end(outcome.USAGE, f"{name} has {size} MiB; at most {most} MiB can be run")
-        return path.read_bytes()
+            data = sys.stdin.buffer.read(MAX_NOTEBOOK + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MAX_NOTEBOOK + 1)
     except OSError as error:
         outcome.end(outcome.USAGE, f"{name} cannot be read: {error.strerror}")
+    if len(data) > MAX_NOTEBOOK:
+        outcome.end(outcome.USAGE, f"{name} is larger than {MAX_NOTEBOOK // 2**20} MiB: more cannot be run")
+    return data
+
+
+def _looks_like_notebook(data: bytes) -> bool:
+    """Whether it is JSON with an nbformat; Python code may begin with a brace too."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and "nbformat" in raw
 
 
 def _notebook(name: str, data: bytes) -> Source:
@@ -109,7 +121,7 @@ def _notebook(name: str, data: bytes) -> Source:
         outcome.end(outcome.USAGE, f"{name} is empty: no notebook")
     try:
         raw = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         outcome.end(outcome.USAGE, f"{name} is no notebook, because it is no JSON: {error}")
     version = raw.get("nbformat") if isinstance(raw, dict) else None
     if not isinstance(version, int):

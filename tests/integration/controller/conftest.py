@@ -96,9 +96,9 @@ class Yard:
 
 
 @pytest.fixture
-async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Yard]:
-    """A folder with a short path, because sockets lie in it."""
-    yard = Yard(tmp_path_factory.mktemp("y"))
+async def yard(folder: Path) -> AsyncIterator[Yard]:
+    """A data folder on which controllers can be started."""
+    yard = Yard(folder)
     yield yard
     await yard.close()
 

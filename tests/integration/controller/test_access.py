@@ -141,8 +141,8 @@ def settings(folder: Path, listen: str, **more: Any) -> Config:
         ("unix:/proc/none/c.sock", "cannot make the folder", False),
     ],
 )
-async def test_an_address_that_cannot_be_is_refused(tmp_path: Path, listen: str, says: str, usage: bool) -> None:
-    controller = Controller(settings(tmp_path, listen), lambda _config, _id: {})
+async def test_an_address_that_cannot_be_is_refused(folder: Path, listen: str, says: str, usage: bool) -> None:
+    controller = Controller(settings(folder, listen), lambda _config, _id: {})
     with pytest.raises(CannotListen, match=says) as refused:
         await controller.start()
     assert refused.value.usage is usage

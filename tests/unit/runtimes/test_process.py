@@ -38,17 +38,17 @@ while True:
 
 
 @pytest.fixture
-async def runtime(tmp_path: Path) -> AsyncIterator[ProcessRuntime]:
-    made = ProcessRuntime(tmp_path / "sandboxes")
+async def runtime(folder: Path) -> AsyncIterator[ProcessRuntime]:
+    made = ProcessRuntime(folder / "sandboxes")
     yield made
     await made.close()
 
 
 @pytest.fixture
-def link_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "link"
-    folder.mkdir()
-    return folder
+def link_dir(folder: Path) -> Path:
+    made = folder / "link"
+    made.mkdir()
+    return made
 
 
 def spec(link_dir: Path) -> SandboxSpec:
@@ -63,7 +63,7 @@ def runs_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 async def said(runtime: ProcessRuntime, instance_id: str) -> str:
     """What it wrote, once that is a line."""
     text = ""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not text.endswith("\n"):
             await asyncio.sleep(0.01)
             text = await runtime.log_tail(instance_id)
@@ -168,7 +168,7 @@ async def test_a_killed_keeper_takes_its_agent_with_it(
     watching.cancel()
 
 
-def test_nothing_outlives_a_controller_that_is_killed(tmp_path: Path) -> None:
+def test_nothing_outlives_a_controller_that_is_killed(folder: Path) -> None:
     controller = f"""
 import asyncio, sys
 from pathlib import Path
@@ -176,7 +176,7 @@ from cellyard_controller.runtimes import SandboxSpec, Template, process
 
 async def main():
     process._agent_command = lambda *_: [sys.executable, "-c", {STUBBORN!r}]
-    runtime = process.ProcessRuntime(Path({str(tmp_path / "sandboxes")!r}))
+    runtime = process.ProcessRuntime(Path({str(folder / "sandboxes")!r}))
     instance_id = await runtime.start(SandboxSpec("sb-1", "c", Template("default", ""), Path("/"), 0))
     while not (text := await runtime.log_tail(instance_id)).endswith("\\n"):
         await asyncio.sleep(0.01)
@@ -206,23 +206,23 @@ def pidfd_gone(pid: int) -> None:
 
 
 async def test_what_a_killed_controller_left_is_removed(
-    runtime: ProcessRuntime, link_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: ProcessRuntime, link_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = tmp_path / "sandboxes" / "old" / "home" / "locked"
+    left = folder / "sandboxes" / "old" / "home" / "locked"
     left.mkdir(parents=True)
     (left / "file").write_text("x")
     left.chmod(0)
     runs_instead(monkeypatch, "import signal; signal.pause()")
     await runtime.start(spec(link_dir))
-    assert not (tmp_path / "sandboxes" / "old").exists()
+    assert not (folder / "sandboxes" / "old").exists()
 
 
-async def test_capabilities_are_probed_and_isolation_is_not_claimed(runtime: ProcessRuntime, tmp_path: Path) -> None:
+async def test_capabilities_are_probed_and_isolation_is_not_claimed(runtime: ProcessRuntime, folder: Path) -> None:
     facts = {fact.name: fact for fact in await runtime.capabilities(TEMPLATE)}
     assert {name for name, fact in facts.items() if fact.granted} == {"timeout", "process_isolation", "reset"}
     assert "use the docker runtime" in facts["container_isolation"].evidence
     assert await runtime.instances("controller-1") == []
-    assert list((tmp_path / "sandboxes").iterdir()) == []
+    assert list((folder / "sandboxes").iterdir()) == []
     assert [fact.probed_at for fact in await runtime.capabilities(TEMPLATE)] == [f.probed_at for f in facts.values()]
 
 
