@@ -20,7 +20,12 @@ from cellyard_controller.config import Config
 
 DONE, FAILED, USAGE, NO_CONTROLLER, REFUSED = 0, 1, 2, 3, 4
 
-commands = typer.Typer(add_completion=False, no_args_is_help=True, help="Commands of a Cellyard controller.")
+commands = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Commands of a Cellyard controller.",
+)
 tenants = typer.Typer(no_args_is_help=True, help="Who may use the controller.")
 images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are made from.")
 config_commands = typer.Typer(no_args_is_help=True, help="The configuration in force.")

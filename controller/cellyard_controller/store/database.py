@@ -24,7 +24,7 @@ _READERS = 2
 
 
 class StoreFailed(Exception):
-    """The store did not take a transaction (disk full, disk gone). Nothing of it is stored."""
+    """The store did not take a transaction, or could not be read (disk full, disk gone). Nothing was stored."""
 
 
 @dataclass(slots=True)
@@ -81,11 +81,14 @@ class Store:
         return await future
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` on a reading connection; it sees everything committed before the call."""
+        """Runs `work` on a reading connection; it sees everything committed before the call. Raises StoreFailed."""
 
         def run() -> T:
-            with self._read_engine.connect() as connection:
-                return work(connection)
+            try:
+                with self._read_engine.connect() as connection:
+                    return work(connection)
+            except DBAPIError as failed:
+                raise StoreFailed(f"the store cannot be read: {_cause(failed)}") from failed
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
