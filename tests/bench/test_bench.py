@@ -75,21 +75,18 @@ def raw_kernel(built_image: str) -> Iterator[Callable[[], float]]:
     script = (Path(__file__).parent / "raw_kernel.py").read_text()
     options = ["--network", "none", "--tmpfs", "/home/sandbox:exec,mode=1777", "--memory", "1g", "--cpus", "1"]
     command = ["docker", "run", "--rm", "-i", *options, built_image, "python3", "-c", script]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        ask, answer = process.stdin, process.stdout
+        assert ask is not None
+        assert answer is not None
+        assert answer.readline() == "ready\n"
 
-    def run() -> float:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-        return float(process.stdout.readline())
+        def run() -> float:
+            ask.write("\n")
+            ask.flush()
+            return float(answer.readline())
 
-    yield run
-    process.stdin.close()
-    process.wait(30)
+        yield run
 
 
 def test_hot_run(controller: Process, raw_kernel: Callable[[], float], rows: list[Row]) -> None:

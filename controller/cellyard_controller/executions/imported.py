@@ -21,7 +21,7 @@ from cellyard_controller.store.schema import event_batches, executions
 from cellyard_proto.outputs import NbOutput
 
 IMPORTED = "imported"
-_ZERO = 0
+_ZERO = -1
 """How a count of 0 is stored: in an execution 0 means that there is no count, and a file knows both."""
 
 

@@ -68,6 +68,18 @@ def test_json_that_only_python_writes_is_kept() -> None:
     )
 
 
+def test_what_the_format_calls_transient_is_not_kept() -> None:
+    transient = {"orig_nbformat": 3, "orig_nbformat_minor": 0, "signature": "s"}
+    cell = {"cell_type": "raw", "source": "", "metadata": {"trusted": True, "k": 1}}
+    read = nbformat.read(with_cells(cell, metadata={**transient, "k": 1}), LIMITS)
+    assert (read.metadata, read.cells[0].metadata) == ({"k": 1}, {"k": 1})
+    shown = {"output_type": "display_data", "data": {}, "metadata": {}, "transient": {"display_id": "d"}}
+    written = nbformat.NbCell(CellId("c"), "code", "", {"trusted": True}, outputs=[shown])
+    content = json.loads(nbformat.opening(5, transient) + nbformat.cells_json([written], 5) + nbformat.CLOSING)
+    assert (content["metadata"], content["cells"][0]["metadata"]) == ({}, {})
+    assert set(content["cells"][0]["outputs"][0]) == {"output_type", "data", "metadata"}
+
+
 def test_ids_are_made_where_they_are_missing_not_valid_or_taken() -> None:
     cells = [
         {"cell_type": "raw", "source": ""} | more for more in ({}, {"id": "a"}, {"id": "a"}, {"id": "ä"}, {"id": 1})
