@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,6 @@ from cellyard_proto.v1 import (
     tenants_pb2_grpc,
 )
 
-_ids = itertools.count(1)
-
 
 class Stubs:
     """Every service over one channel."""
@@ -42,7 +40,7 @@ class Stubs:
 
     def start(self, notebook: str, source: str, **more: Any) -> Any:
         """The event stream of one execution of a new cell."""
-        number = next(_ids)
+        number = uuid.uuid4()
         fields: dict[str, Any] = {"request_id": f"request-{number}", **more}
         return self.executions.Execute(
             ex.Start(notebook_id=notebook, source=ex.NewCell(cell_id=f"cell-{number}", source=source), **fields)
