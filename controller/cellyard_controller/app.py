@@ -27,6 +27,7 @@ from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
+from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
     executions_pb2_grpc,
     kernels_pb2_grpc,
@@ -78,6 +79,7 @@ class Controller:
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())
         await self._server.start()
+        self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
         log.info("ready", version=__version__, listen=self.addresses, data=str(config.data))
@@ -85,6 +87,7 @@ class Controller:
     async def stop(self) -> None:
         """Ends what is open, commits, and lets go of the data folder."""
         log.info("stopping", sandboxes=self._config.on_stop)
+        self._upkeep.cancel()
         if self._config.linger:
             self._linger.cancel()
         self._access.stopping.set()

@@ -110,6 +110,7 @@ class Config(BaseSettings):
     linger: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="End by itself after this long without session, execution or kernel; 0 means never."
     )
+    upkeep_interval: Positive = Field(default=600.0, description="Between two rounds of forgetting what is old.")
     sandboxes: SandboxesConfig = SandboxesConfig()
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()

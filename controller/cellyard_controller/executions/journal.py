@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from cellyard_controller.config import LimitsConfig
 from cellyard_controller.errors import ExecutionNotFound
-from cellyard_controller.executions import records
+from cellyard_controller.executions import records, retention
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, State
 from cellyard_controller.ids import ExecutionId, NotebookKey
@@ -66,7 +66,7 @@ class Journal:
                 partial(records.load, notebook=self._notebook, execution_id=execution_id)
             )
             if execution is None:
-                raise ExecutionNotFound(f"execution {execution_id!r} not found", execution_id=str(execution_id))
+                raise await self._missing(execution_id)
             live = self.add(execution)
         return live
 
@@ -104,6 +104,14 @@ class Journal:
         ended = [name for name, live in self._live.items() if live.execution.state is State.ENDED and not live.pending]
         for name in ended[:-_KEEP_ENDED]:
             del self._live[name]
+
+    async def _missing(self, execution_id: ExecutionId) -> ExecutionNotFound:
+        gone = partial(retention.was_there, notebook=self._notebook, execution_id=execution_id)
+        if await self._store.read(gone):
+            message = f"execution {execution_id!r} has expired: of a notebook the last {retention.KEPT} are kept"
+        else:
+            message = f"execution {execution_id!r} not found"
+        return ExecutionNotFound(message, execution_id=str(execution_id))
 
     async def _fetch(self, execution_id: ExecutionId, after_seq: int) -> list[Event]:
         return await self._store.read(

@@ -191,13 +191,17 @@ def last_by_cell(connection: Connection, notebook: NotebookKey) -> dict[CellId, 
 def events_after(connection: Connection, execution_id: ExecutionId, after_seq: int, limit: int) -> list[Event]:
     """Events after a number, from at most `limit` batches."""
     rows = connection.execute(
-        select(event_batches.c.events)
+        select(event_batches.c.events, event_batches.c.in_short)
         .where(event_batches.c.execution_id == execution_id, event_batches.c.last_seq > after_seq)
         .order_by(event_batches.c.last_seq)
         .limit(limit)
     )
+    # Events in short begin with emptying the outputs: whatever the reader has, they are told whole.
     return [
-        Event(seq, kind, body) for text in rows.scalars() for seq, kind, body in json.loads(text) if seq > after_seq
+        Event(seq, kind, body)
+        for row in rows
+        for seq, kind, body in json.loads(row.events)
+        if seq > after_seq or row.in_short
     ]
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from cellyard_controller.store import schema
+from cellyard_controller.store import migrations, schema
 
 T = TypeVar("T")
 
@@ -216,7 +216,11 @@ def _prepare(connection: Connection) -> str:
         )
     stored = {row.key: row.value for row in connection.execute(select(schema.meta))}
     version = int(stored["schema_version"])
-    if version != schema.SCHEMA_VERSION:
+    if version < schema.SCHEMA_VERSION:
+        migrations.migrate(connection, version)
+        newest = update(schema.meta).where(schema.meta.c.key == "schema_version")
+        connection.execute(newest.values(value=str(schema.SCHEMA_VERSION)))
+    elif version > schema.SCHEMA_VERSION:
         raise StoreFailed(
             f"the database was written by a later version (schema {version}, this one knows "
             f"{schema.SCHEMA_VERSION}): use that version or a data folder of its own"

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -92,6 +92,17 @@ event_batches = Table(
     Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
     Column("last_seq", Integer, primary_key=True),
     Column("events", Text, nullable=False),
+    # The only batch of an execution that ended some time ago: its events folded.
+    Column("in_short", Boolean, nullable=False, default=False),
+)
+
+# Executions that are no longer kept, so that their ids can say so.
+expired = Table(
+    "expired",
+    metadata,
+    Column("execution_id", Text, primary_key=True),
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
+    Column("at", Float, nullable=False),
 )
 
 # Under which ids an execution displays something that another cell may update.

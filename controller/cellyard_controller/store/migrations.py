@@ -1,0 +1,24 @@
+"""From each schema to the next. A new database is made whole; an old one takes these steps in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection
+
+from cellyard_controller.store import schema
+
+
+def _retention(connection: Connection) -> None:
+    schema.expired.create(connection)
+    connection.exec_driver_sql("ALTER TABLE event_batches ADD COLUMN in_short BOOLEAN NOT NULL DEFAULT FALSE")
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention}
+"""By the version that a step starts from."""
+
+
+def migrate(connection: Connection, version: int) -> None:
+    """Brings a database from this version to the schema of this release."""
+    for step in range(version, schema.SCHEMA_VERSION):
+        STEPS[step](connection)

@@ -1,0 +1,35 @@
+"""What the controller does beside its work: forgetting what need not be kept any longer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import structlog
+
+from cellyard_controller.executions import retention
+from cellyard_controller.notebooks import records
+from cellyard_controller.store import Store, StoreFailed
+
+log = structlog.get_logger()
+
+
+async def keep_up(store: Store, interval_s: float) -> None:
+    """Forgets what is due, now and every `interval_s` seconds, until cancelled."""
+    while True:
+        try:
+            await once(store, time.time())
+        except StoreFailed as failed:
+            log.warning("upkeep is put off", why=str(failed))
+        await asyncio.sleep(interval_s)
+
+
+async def once(store: Store, now: float) -> None:
+    """Forgets what is due at this time, in steps that others can get in between."""
+    await store.write(partial(records.forget_requests, before=now - records.KEEP_REQUESTS_S))
+    await store.write(retention.forget_expired)
+    while due := await store.read(retention.to_expire):
+        await store.write(partial(retention.expire, due=due))
+    while short := await store.read(partial(retention.to_shorten, ended_before=now - retention.EVENTS_KEPT_S)):
+        await store.write(partial(retention.shorten, due=short))
