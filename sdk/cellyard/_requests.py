@@ -74,14 +74,14 @@ def duration(name: str, value: object) -> float:
     return limit or 0.0
 
 
-def index(value: object) -> int | None:
+def index(value: object, name: str = "index") -> int | None:
     """A position from 0; None, and what is past the end, appends."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"index must be an int, not {type(value).__name__}")
+        raise InvalidRequest(f"{name} must be an int, not {type(value).__name__}")
     if value < 0:
-        raise InvalidRequest(f"index must not be negative, it is {value}")
+        raise InvalidRequest(f"{name} must not be negative, it is {value}")
     return min(value, _LAST)
 
 

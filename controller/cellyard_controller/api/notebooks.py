@@ -169,6 +169,7 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
                 content = part.encode()
                 for start in range(0, len(content), _CHUNK):
                     yield pb.ExportChunk(content=content[start : start + _CHUNK])
+        yield pb.ExportChunk(last=True)
 
     @unary
     async def Import(self, message: pb.ImportRequest, caller: Caller) -> pb.ImportResponse:  # noqa: N802

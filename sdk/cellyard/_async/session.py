@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from cellyard._async.cells import AsyncCellCalls
+from cellyard._async.editing import AsyncEditCalls
 from cellyard._async.executions import AsyncExecutionCalls
 from cellyard._async.kernel import AsyncKernelCalls
 
 
-class AsyncSession(AsyncExecutionCalls, AsyncCellCalls, AsyncKernelCalls):
+class AsyncSession(AsyncExecutionCalls, AsyncCellCalls, AsyncEditCalls, AsyncKernelCalls):
     """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
 
         async with AsyncSession() as session:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cellyard.cli import outcome
+from cellyard.cli import outcome, sources
 from cellyard.cli.options import AsJson, Endpoint, Token
 
 notebooks = typer.Typer(no_args_is_help=True, help="Notebooks that the controller keeps.")
@@ -29,6 +30,74 @@ def list_notebooks(endpoint: Endpoint = None, token: Token = None, as_json: AsJs
         while page := client.list_notebooks(after=found[-1].notebook_id if found else None):
             found += page
     _show(found, ["notebook_id", "changed_at"], as_json)
+
+
+@notebooks.command("show")
+def show_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """A notebook's cells with their outputs."""
+    from cellyard import Session
+
+    with outcome.sentences():
+        _must_exist(notebook_id, endpoint, token)
+        session = Session(notebook_id, endpoint=endpoint, token=token)
+        try:
+            session.connect()
+            cells = session.get_cells()
+        finally:
+            session.close()
+    if as_json:
+        typer.echo(json.dumps([_plain(cell) for cell in cells], indent=2, default=str))
+        return
+    for cell in cells:
+        typer.echo(f"[{cell.execution_count or ' '}] {cell.id} ({cell.cell_type})")
+        typer.echo(cell.source)
+        for output in cell.outputs:
+            typer.echo(str(output))
+        typer.echo()
+
+
+@notebooks.command("export")
+def export_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Writes a notebook with its outputs as an .ipynb file."""
+    from cellyard import Session
+
+    with outcome.sentences():
+        _must_exist(notebook_id, endpoint, token)
+        session = Session(notebook_id, endpoint=endpoint, token=token)
+        try:
+            text = session.export_notebook()
+        finally:
+            session.close()
+    try:
+        file.write_text(text)
+    except OSError as error:
+        outcome.end(outcome.USAGE, f"{file} cannot be written: {error.strerror}")
+
+
+@notebooks.command("import")
+def import_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Puts an .ipynb file into a notebook that has no cells."""
+    from cellyard import Session
+
+    source = sources.read(str(file))
+    if source.notebook is None:
+        outcome.end(outcome.USAGE, f"{file} is no notebook (.ipynb)")
+    import nbformat
+
+    with outcome.sentences():
+        session = Session(notebook_id, endpoint=endpoint, token=token)
+        try:
+            session.import_notebook(nbformat.writes(source.notebook))
+        finally:
+            session.close()
+
+
+def _must_exist(notebook_id: str, endpoint: str | None, token: str | None) -> None:
+    """A session would make the notebook; whoever asks for one means one that is there. Raises NotebookNotFound."""
+    from cellyard import Client
+
+    with Client(endpoint, token) as client:
+        client.list_executions(notebook_id, 1)
 
 
 @notebooks.command("delete")
