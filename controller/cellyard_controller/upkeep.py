@@ -22,6 +22,8 @@ async def keep_up(store: Store, interval_s: float) -> None:
             await once(store, time.time())
         except StoreFailed as failed:
             log.warning("upkeep is put off", why=str(failed))
+        except Exception:  # a defect here must not end the controller
+            log.exception("upkeep failed")
         await asyncio.sleep(interval_s)
 
 

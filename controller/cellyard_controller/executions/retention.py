@@ -58,8 +58,8 @@ def to_expire(connection: Connection, kept: int = KEPT) -> list[tuple[NotebookKe
 def expire(connection: Connection, due: Sequence[tuple[NotebookKey, ExecutionId]]) -> None:
     """Removes executions, and notes that they were there."""
     for notebook, name in due:
-        connection.execute(delete(executions).where(executions.c.execution_id == name))
-        connection.execute(insert(expired).values(execution_id=name, notebook_key=notebook, at=time.time()))
+        if connection.execute(delete(executions).where(executions.c.execution_id == name)).rowcount:
+            connection.execute(insert(expired).values(execution_id=name, notebook_key=notebook, at=time.time()))
 
 
 def was_there(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId) -> bool:

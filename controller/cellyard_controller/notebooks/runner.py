@@ -92,12 +92,14 @@ class Runner:
             stop_on_error=order.stop_on_error,
         )
         queue, decisions = q.accept(self.queue, _entry(execution))
-        change.rows.append(partial(records.add, notebook=self._notebook, execution=execution))
+        # Where it goes out at once, it is stored as dispatched: one statement, not two.
+        at_once = any(isinstance(decision, q.Dispatch) for decision in decisions)
+        stored = replace(execution, state=State.DISPATCHED) if at_once else execution
+        change.rows.append(partial(records.add, notebook=self._notebook, execution=stored))
         change.done.append(partial(faults.point, "accept-committed"))
         change.done.append(partial(self._take_over, queue))
-        for decision in decisions:
-            if isinstance(decision, q.Dispatch):
-                self._dispatch(decision, change)
+        if at_once:
+            change.done.append(partial(self._send, execution.execution_id))
         change.done.append(self.tell_positions)
         return self._journal.add(execution)
 

@@ -370,9 +370,17 @@ class Supervisor:
                     sandbox.link.ping()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks.create_task(work)
+        task = self._tasks.create_task(_guarded(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    """A defect in the care for one sandbox ends neither the others nor the controller."""
+    try:
+        await work
+    except Exception:
+        log.exception("the supervisor's work failed")
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:
