@@ -25,10 +25,10 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
         self, message: pb.GetCapabilitiesRequest, caller: Caller
     ) -> pb.GetCapabilitiesResponse:
         """What a runtime's sandboxes have been shown to do."""
-        runtime = self._supervisor.runtime(message.runtime)
+        runtime = self._supervisor.catalogue.runtime(message.runtime)
         if runtime.name == "process" and not caller.operator:
             raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
-        template = self._supervisor.template(message.template)
+        template = self._supervisor.catalogue.template(message.template)
         readiness = await runtime.readiness(template)
         facts = await runtime.capabilities(template) if readiness.ready else []
         return pb.GetCapabilitiesResponse(

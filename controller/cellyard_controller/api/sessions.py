@@ -34,7 +34,7 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
                 "install the same version of cellyard on both sides"
             )
         runtimes = [name for name in self._config.runtime if name != "process" or caller.operator]
-        ready, reason = await self._supervisor.ready(runtimes)
+        ready, reason = await self._supervisor.catalogue.ready(runtimes)
         return pb.HelloResponse(
             server_version=__version__,
             protocol=PROTOCOL,

@@ -68,9 +68,9 @@ class Seating:
         if self._kernel.running:
             self._check_fits(settings)
             return
-        self._supervisor.check_known(settings)
+        self._supervisor.catalogue.check_known(settings)
         if settings.require:
-            await self._supervisor.require(settings)
+            await self._supervisor.catalogue.require(settings)
         sealed = self._seal.close(settings_to_json(settings))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
         change.done.append(partial(setattr, self._kernel, "settings", settings))
@@ -224,7 +224,7 @@ class Seating:
             if wanted != has:
                 raise KernelMismatch(f"the running kernel has the {name} {has!r}, not {wanted!r}; shut it down first")
         if self._kernel.sandbox is not None:
-            self._supervisor.check_proven(settings, self._kernel.sandbox)
+            self._supervisor.catalogue.check_proven(settings, self._kernel.sandbox)
 
     async def _claim_sandbox(self, request: ClaimRequest) -> None:
         mine = asyncio.current_task()

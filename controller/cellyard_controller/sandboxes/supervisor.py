@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,17 +12,16 @@ from typing import Any
 import structlog
 
 from cellyard_controller.config import Config
-from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
+from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import (
-    CapabilityFact,
     Instance,
     Runtime,
     RuntimeFailed,
     SandboxSpec,
-    Template,
 )
 from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink, Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
@@ -54,67 +53,12 @@ class Supervisor:
         self._runtimes = runtimes
         self._config = config
         self._tasks = tasks
+        self.catalogue = Catalogue(runtimes, config)
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._files_asked = 0
 
     # What there is
-
-    @property
-    def default_runtime(self) -> str:
-        """The runtime of kernels that name none."""
-        return self._config.runtime[0]
-
-    def runtime(self, name: str) -> Runtime:
-        """A runtime that is served. Raises InvalidRequest, CapabilityUnavailable."""
-        name = name or self.default_runtime
-        if name not in self._runtimes:
-            if name not in ("docker", "process"):
-                raise InvalidRequest(f"unknown runtime {name!r}: docker or process")
-            raise CapabilityUnavailable(f"this controller does not serve the runtime {name!r}", runtime=name)
-        return self._runtimes[name]
-
-    def template(self, name: str) -> Template:
-        """A template that the operator defined. Raises InvalidRequest."""
-        name = name or "default"
-        config = self._config.templates.get(name)
-        if config is None:
-            known = ", ".join(sorted(self._config.templates))
-            raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
-        return config.template(name)
-
-    def check_known(self, settings: KernelSettings) -> None:
-        """Runtime and template exist. Raises InvalidRequest, CapabilityUnavailable."""
-        self.runtime(settings.runtime)
-        self.template(settings.template)
-
-    async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
-        """Whether the default runtime of these can start a sandbox now, and why not."""
-        if not runtimes:
-            return False, "no runtime is served to this caller"
-        readiness = await self.runtime(runtimes[0]).readiness(self.template("default"))
-        return readiness.ready, readiness.reason
-
-    async def capabilities(self, runtime: str, template: str) -> list[CapabilityFact]:
-        """What has been proven for this runtime's sandboxes of this template."""
-        return await self.runtime(runtime).capabilities(self.template(template))
-
-    async def require(self, settings: KernelSettings) -> tuple[str, ...]:
-        """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""
-        facts = await self.capabilities(settings.runtime, settings.template)
-        granted = tuple(fact.name for fact in facts if fact.granted)
-        evidence = {fact.name: fact.evidence for fact in facts}
-        for name in sorted(settings.require - set(granted)):
-            why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
-            raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
-        return granted
-
-    def check_proven(self, settings: KernelSettings, sandbox: Sandbox) -> None:
-        """Nobody joins a sandbox with less than they require. Raises CapabilityUnavailable."""
-        for name in sorted(settings.require - set(sandbox.capabilities)):
-            raise CapabilityUnavailable(
-                f"{name} is required, and the running sandbox does not have it", capability=name
-            )
 
     def sandboxes(self) -> list[Sandbox]:
         """Every sandbox that has not ended, oldest first."""
@@ -185,12 +129,12 @@ class Supervisor:
         """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
         settings = request.settings
         if settings.require:
-            await self.require(settings)
+            await self.catalogue.require(settings)
         report("create", "starting a sandbox")
         sandbox = await self._create(settings)
         try:
             await self._bring_up(sandbox, settings, report)
-            sandbox.capabilities = await self.require(settings)
+            sandbox.capabilities = await self.catalogue.require(settings)
             await self._give(sandbox, request)
         except BaseException as failed:
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
@@ -220,7 +164,7 @@ class Supervisor:
     # Inside
 
     async def _create(self, settings: KernelSettings) -> Sandbox:
-        runtime, template = self.runtime(settings.runtime), self.template(settings.template)
+        runtime, template = self.catalogue.runtime(settings.runtime), self.catalogue.template(settings.template)
         sandbox_id = new_sandbox_id()
         sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
         self._sandboxes[sandbox_id] = sandbox
@@ -294,7 +238,7 @@ class Supervisor:
         sandbox = Sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
-            self.template(record.template if record.template in self._config.templates else "default"),
+            self.catalogue.template(record.template if record.template in self._config.templates else "default"),
             record.uid,
             record.created_at,
         )
@@ -351,7 +295,7 @@ class Supervisor:
 
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for capabilities before anybody does: the first canary takes some seconds."""
-        template = self.template("default")
+        template = self.catalogue.template("default")
         if (await runtime.readiness(template)).ready:
             await runtime.capabilities(template)
 

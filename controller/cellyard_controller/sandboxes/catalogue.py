@@ -1,0 +1,73 @@
+"""What sandboxes can be made from: runtimes, templates, and what has been proven of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cellyard_controller.config import Config
+from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
+from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
+from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
+
+
+class Catalogue:
+    """The runtimes and templates of this controller."""
+
+    def __init__(self, runtimes: Mapping[str, Runtime], config: Config) -> None:
+        self._runtimes, self._config = runtimes, config
+
+    @property
+    def default_runtime(self) -> str:
+        """The runtime of kernels that name none."""
+        return self._config.runtime[0]
+
+    def runtime(self, name: str) -> Runtime:
+        """A runtime that is served. Raises InvalidRequest, CapabilityUnavailable."""
+        name = name or self.default_runtime
+        if name not in self._runtimes:
+            if name not in ("docker", "process"):
+                raise InvalidRequest(f"unknown runtime {name!r}: docker or process")
+            raise CapabilityUnavailable(f"this controller does not serve the runtime {name!r}", runtime=name)
+        return self._runtimes[name]
+
+    def template(self, name: str) -> Template:
+        """A template that the operator defined. Raises InvalidRequest."""
+        name = name or "default"
+        config = self._config.templates.get(name)
+        if config is None:
+            known = ", ".join(sorted(self._config.templates))
+            raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
+        return config.template(name)
+
+    def check_known(self, settings: KernelSettings) -> None:
+        """Runtime and template exist. Raises InvalidRequest, CapabilityUnavailable."""
+        self.runtime(settings.runtime)
+        self.template(settings.template)
+
+    async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
+        """Whether the default runtime of these can start a sandbox now, and why not."""
+        if not runtimes:
+            return False, "no runtime is served to this caller"
+        readiness = await self.runtime(runtimes[0]).readiness(self.template("default"))
+        return readiness.ready, readiness.reason
+
+    async def capabilities(self, runtime: str, template: str) -> list[CapabilityFact]:
+        """What has been proven for this runtime's sandboxes of this template."""
+        return await self.runtime(runtime).capabilities(self.template(template))
+
+    async def require(self, settings: KernelSettings) -> tuple[str, ...]:
+        """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""
+        facts = await self.capabilities(settings.runtime, settings.template)
+        granted = tuple(fact.name for fact in facts if fact.granted)
+        evidence = {fact.name: fact.evidence for fact in facts}
+        for name in sorted(settings.require - set(granted)):
+            why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
+            raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
+        return granted
+
+    def check_proven(self, settings: KernelSettings, sandbox: Sandbox) -> None:
+        """Nobody joins a sandbox with less than they require. Raises CapabilityUnavailable."""
+        for name in sorted(settings.require - set(sandbox.capabilities)):
+            raise CapabilityUnavailable(
+                f"{name} is required, and the running sandbox does not have it", capability=name
+            )
