@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import docker
 
@@ -25,6 +26,12 @@ class Process:
 
     def start(self, *flags: str, env: dict[str, str] | None = None) -> None:
         """Starts it and waits until it is ready."""
+        with self.launch(*flags, env=env) as ready:
+            said = ready.read()
+        assert said == b"ready\n", self.log.read_text()
+
+    def launch(self, *flags: str, env: dict[str, str] | None = None) -> BinaryIO:
+        """Starts it. What is returned reads "ready" once it is, and ends then, or with it."""
         reader, writer = os.pipe()
         command = [sys.executable, "-m", "cellyard_controller", "serve", "--data", str(self.data)]
         command += ["--listen", self.endpoint, "--ready-fd", str(writer), *flags]
@@ -33,9 +40,7 @@ class Process:
                 command, stdout=log, stderr=log, pass_fds=(writer,), env={**os.environ, **(env or {})}
             )
         os.close(writer)
-        with os.fdopen(reader, "rb") as ready:
-            said = ready.read()  # until it is ready or dead: both close the pipe
-        assert said == b"ready\n", self.log.read_text()
+        return os.fdopen(reader, "rb")
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""
