@@ -183,6 +183,7 @@ def visitors(process: Process, execution_id: str, count: int) -> Iterator[list[i
             client.result(WITHIN)
 
 
+@pytest.mark.soak  # half a minute, with the machine to itself: a controller that shares it is hardly up before it dies
 def test_a_cell_goes_on_while_controllers_are_killed_and_clients_come_and_go(process: Process) -> None:
     count, kills = 560, 10  # 28 s: a start takes nearly 2 s, and what came up is to do some work before it dies
     part = count * PAUSE * 0.95 / kills
@@ -259,6 +260,7 @@ def test_a_cell_goes_on_when_its_client_is_killed(process: Process) -> None:
     session.close()
 
 
+@pytest.mark.soak
 def test_a_cell_goes_on_while_its_agents_connection_is_cut(process: Process) -> None:
     count, cuts = 100, 10
     chance = randomness("the link's cuts")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
@@ -203,11 +203,6 @@ def events_after(connection: Connection, execution_id: ExecutionId, after_seq: i
         for seq, kind, body in json.loads(row.events)
         if seq > after_seq or row.in_short
     ]
-
-
-def remove_all(connection: Connection, notebook: NotebookKey) -> None:
-    """Removes every execution of a notebook with its events and outputs."""
-    connection.execute(delete(executions).where(executions.c.notebook_key == notebook))
 
 
 def _json(value: Any) -> str:
