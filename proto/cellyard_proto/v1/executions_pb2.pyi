@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cellyard_proto.v1 import calls_pb2 as _calls_pb2
 from cellyard_proto.v1 import kernels_pb2 as _kernels_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
@@ -117,6 +118,8 @@ class Start(_message.Message):
     KERNEL_FIELD_NUMBER: _builtins.int
     STOP_ON_ERROR_FIELD_NUMBER: _builtins.int
     COALESCE_FIELD_NUMBER: _builtins.int
+    HOST_CALLS_FIELD_NUMBER: _builtins.int
+    ANSWERS_INPUT_FIELD_NUMBER: _builtins.int
     notebook_id: _builtins.str
     request_id: _builtins.str
     """Made by the client. The same id with the same content gives the same execution; with other content it is
@@ -132,11 +135,19 @@ class Start(_message.Message):
     """An error in an earlier execution of this session cancels this one while it waits."""
     coalesce: _builtins.bool
     """The same session has this cell waiting or running with the same source: that execution is returned."""
+    answers_input: _builtins.bool
+    """This client answers the InputRequested events of input(). Needs a session."""
     @_builtins.property
     def source(self) -> Global___NewCell: ...
     @_builtins.property
     def kernel(self) -> _kernels_pb2.KernelSettings:
         """The kernel to start where none runs; its `start_timeout_s` counts from accept to start."""
+
+    @_builtins.property
+    def host_calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of functions that this client offers to the code; it answers their HostCall events. Needs a session: when
+        that is gone, the code's calls fail. Nobody else's calls come to this client.
+        """
 
     def __init__(
         self,
@@ -150,10 +161,12 @@ class Start(_message.Message):
         kernel: _kernels_pb2.KernelSettings | None = ...,
         stop_on_error: _builtins.bool = ...,
         coalesce: _builtins.bool = ...,
+        host_calls: _abc.Iterable[_builtins.str] | None = ...,
+        answers_input: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "cell_id", b"cell_id", "kernel", b"kernel", "source", b"source", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "cell_id", b"cell_id", "coalesce", b"coalesce", "kernel", b"kernel", "notebook_id", b"notebook_id", "request_id", b"request_id", "session_id", b"session_id", "source", b"source", "stop_on_error", b"stop_on_error", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "answers_input", b"answers_input", "cell_id", b"cell_id", "coalesce", b"coalesce", "host_calls", b"host_calls", "kernel", b"kernel", "notebook_id", b"notebook_id", "request_id", b"request_id", "session_id", b"session_id", "source", b"source", "stop_on_error", b"stop_on_error", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
     _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
@@ -414,6 +427,9 @@ class ExecutionEvent(_message.Message):
     CLEAR_OUTPUT_FIELD_NUMBER: _builtins.int
     DISPLAY_UPDATED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    HOST_CALL_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
+    CALL_ENDED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Execution: ...
@@ -433,6 +449,12 @@ class ExecutionEvent(_message.Message):
     def display_updated(self) -> _outputs_pb2.DisplayUpdated: ...
     @_builtins.property
     def finished(self) -> Global___Finished: ...
+    @_builtins.property
+    def host_call(self) -> _calls_pb2.HostCall: ...
+    @_builtins.property
+    def input_requested(self) -> _calls_pb2.InputRequested: ...
+    @_builtins.property
+    def call_ended(self) -> Global___CallEnded: ...
     def __init__(
         self,
         *,
@@ -446,16 +468,164 @@ class ExecutionEvent(_message.Message):
         clear_output: _outputs_pb2.ClearOutput | None = ...,
         display_updated: _outputs_pb2.DisplayUpdated | None = ...,
         finished: Global___Finished | None = ...,
+        host_call: _calls_pb2.HostCall | None = ...,
+        input_requested: _calls_pb2.InputRequested | None = ...,
+        call_ended: Global___CallEnded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "output", b"output", "progress", b"progress", "queued", b"queued", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "output", b"output", "progress", b"progress", "queued", b"queued", "seq", b"seq", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "seq", b"seq", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "queued", "waiting", "progress", "started", "output", "clear_output", "display_updated", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "queued", "waiting", "progress", "started", "output", "clear_output", "display_updated", "finished", "host_call", "input_requested", "call_ended"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ExecutionEvent: _TypeAlias = ExecutionEvent  # noqa: Y015
+
+@_typing.final
+class CallEnded(_message.Message):
+    """A call or question waits no more: it was answered, its client has gone, or the execution has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallEnded: _TypeAlias = CallEnded  # noqa: Y015
+
+@_typing.final
+class AnswerCall(_message.Message):
+    """An answer to a HostCall or an InputRequested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALUE_JSON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    execution_id: _builtins.str
+    call_id: _builtins.str
+    request_id: _builtins.str
+    """Made by the client; a repeated request is the same answer."""
+    value_json: _builtins.str
+    """To a HostCall: what the function returned, a JSON document, tagged as in Value."""
+    text: _builtins.str
+    """To an InputRequested: the line, without its end."""
+    @_builtins.property
+    def error(self) -> _calls_pb2.CallError:
+        """The function raised, or there is no line: the code gets an exception."""
+
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        value_json: _builtins.str = ...,
+        text: _builtins.str = ...,
+        error: _calls_pb2.CallError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "text", b"text", "value_json", b"value_json"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "error", b"error", "execution_id", b"execution_id", "notebook_id", b"notebook_id", "request_id", b"request_id", "text", b"text", "value_json", b"value_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["value_json", "text", "error"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___AnswerCall: _TypeAlias = AnswerCall  # noqa: Y015
+
+@_typing.final
+class AnswerCallResponse(_message.Message):
+    """Whether the answer counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """False where the call was answered or had ended before."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerCallResponse: _TypeAlias = AnswerCallResponse  # noqa: Y015
+
+@_typing.final
+class ReadBlobRequest(_message.Message):
+    """Asks for a large part of an output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    """The notebook that shows it."""
+    digest: _builtins.str
+    """As in Blob."""
+    offset: _builtins.int
+    """Bytes to leave out at the beginning, to go on after a break."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "notebook_id", b"notebook_id", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadBlobRequest: _TypeAlias = ReadBlobRequest  # noqa: Y015
+
+@_typing.final
+class BlobChunk(_message.Message):
+    """A part of a blob's content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    size: _builtins.int
+    """Bytes of the whole blob."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlobChunk: _TypeAlias = BlobChunk  # noqa: Y015
 
 @_typing.final
 class Queued(_message.Message):

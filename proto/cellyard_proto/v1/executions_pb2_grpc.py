@@ -66,6 +66,16 @@ class ExecutionsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_executions__pb2.CancelExecution.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.Execution.FromString,
                 _registered_method=True)
+        self.Answer = channel.unary_unary(
+                '/cellyard.v1.Executions/Answer',
+                request_serializer=cellyard__proto_dot_v1_dot_executions__pb2.AnswerCall.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.AnswerCallResponse.FromString,
+                _registered_method=True)
+        self.ReadBlob = channel.unary_stream(
+                '/cellyard.v1.Executions/ReadBlob',
+                request_serializer=cellyard__proto_dot_v1_dot_executions__pb2.ReadBlobRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.BlobChunk.FromString,
+                _registered_method=True)
 
 
 class ExecutionsServicer:
@@ -117,6 +127,21 @@ class ExecutionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Answer(self, request, context):
+        """Answers a call or a question of a running execution. The first answer wins, and is committed before the code
+        gets it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadBlob(self, request, context):
+        """A large part of an output in chunks; the first one says how long all of it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +174,16 @@ def add_ExecutionsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.CancelExecution.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_executions__pb2.Execution.SerializeToString,
+            ),
+            'Answer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Answer,
+                    request_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.AnswerCall.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_executions__pb2.AnswerCallResponse.SerializeToString,
+            ),
+            'ReadBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadBlob,
+                    request_deserializer=cellyard__proto_dot_v1_dot_executions__pb2.ReadBlobRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_executions__pb2.BlobChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +350,60 @@ class Executions:
             '/cellyard.v1.Executions/Cancel',
             cellyard__proto_dot_v1_dot_executions__pb2.CancelExecution.SerializeToString,
             cellyard__proto_dot_v1_dot_executions__pb2.Execution.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Answer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Executions/Answer',
+            cellyard__proto_dot_v1_dot_executions__pb2.AnswerCall.SerializeToString,
+            cellyard__proto_dot_v1_dot_executions__pb2.AnswerCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellyard.v1.Executions/ReadBlob',
+            cellyard__proto_dot_v1_dot_executions__pb2.ReadBlobRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_executions__pb2.BlobChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,12 @@ class ExecutionsStub:
     """The executions of a notebook, newest first, without outputs."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_executions_pb2.CancelExecution, _executions_pb2.Execution]
     """Ends one execution: a waiting one is cancelled, a running one is interrupted."""
+    Answer: _grpc.UnaryUnaryMultiCallable[_executions_pb2.AnswerCall, _executions_pb2.AnswerCallResponse]
+    """Answers a call or a question of a running execution. The first answer wins, and is committed before the code
+    gets it.
+    """
+    ReadBlob: _grpc.UnaryStreamMultiCallable[_executions_pb2.ReadBlobRequest, _executions_pb2.BlobChunk]
+    """A large part of an output in chunks; the first one says how long all of it is."""
 
 @_typing.type_check_only
 class ExecutionsAsyncStub(ExecutionsStub):
@@ -73,6 +79,12 @@ class ExecutionsAsyncStub(ExecutionsStub):
     """The executions of a notebook, newest first, without outputs."""
     Cancel: _aio.UnaryUnaryMultiCallable[_executions_pb2.CancelExecution, _executions_pb2.Execution]  # type: ignore[assignment]
     """Ends one execution: a waiting one is cancelled, a running one is interrupted."""
+    Answer: _aio.UnaryUnaryMultiCallable[_executions_pb2.AnswerCall, _executions_pb2.AnswerCallResponse]  # type: ignore[assignment]
+    """Answers a call or a question of a running execution. The first answer wins, and is committed before the code
+    gets it.
+    """
+    ReadBlob: _aio.UnaryStreamMultiCallable[_executions_pb2.ReadBlobRequest, _executions_pb2.BlobChunk]  # type: ignore[assignment]
+    """A large part of an output in chunks; the first one says how long all of it is."""
 
 class ExecutionsServicer(metaclass=_abc_1.ABCMeta):
     """Runs of cells. An execution that was accepted is durable: its events can be read from any client at any
@@ -129,5 +141,23 @@ class ExecutionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_executions_pb2.Execution, _abc.Awaitable[_executions_pb2.Execution]]:
         """Ends one execution: a waiting one is cancelled, a running one is interrupted."""
+
+    @_abc_1.abstractmethod
+    def Answer(
+        self,
+        request: _executions_pb2.AnswerCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_executions_pb2.AnswerCallResponse, _abc.Awaitable[_executions_pb2.AnswerCallResponse]]:
+        """Answers a call or a question of a running execution. The first answer wins, and is committed before the code
+        gets it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadBlob(
+        self,
+        request: _executions_pb2.ReadBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_executions_pb2.BlobChunk], _abc.AsyncIterator[_executions_pb2.BlobChunk]]:
+        """A large part of an output in chunks; the first one says how long all of it is."""
 
 def add_ExecutionsServicer_to_server(servicer: ExecutionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

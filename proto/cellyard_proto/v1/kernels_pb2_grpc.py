@@ -60,6 +60,26 @@ class KernelsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/cellyard.v1.Kernels/Complete',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.Inspect = channel.unary_unary(
+                '/cellyard.v1.Kernels/Inspect',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.InspectRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.InspectResponse.FromString,
+                _registered_method=True)
+        self.History = channel.unary_unary(
+                '/cellyard.v1.Kernels/History',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.FromString,
+                _registered_method=True)
+        self.SendComm = channel.unary_unary(
+                '/cellyard.v1.Kernels/SendComm',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.FromString,
+                _registered_method=True)
 
 
 class KernelsServicer:
@@ -102,6 +122,34 @@ class KernelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inspect(self, request, context):
+        """What is known of the name at a place in code.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def History(self, request, context):
+        """What ran in this kernel, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendComm(self, request, context):
+        """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KernelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +177,26 @@ def add_KernelsServicer_to_server(servicer, server):
                     servicer.Restart,
                     request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.CompleteRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Inspect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inspect,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.InspectRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.InspectResponse.SerializeToString,
+            ),
+            'History': grpc.unary_unary_rpc_method_handler(
+                    servicer.History,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.SerializeToString,
+            ),
+            'SendComm': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendComm,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +335,114 @@ class Kernels:
             '/cellyard.v1.Kernels/Restart',
             cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.SerializeToString,
             cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Complete',
+            cellyard__proto_dot_v1_dot_kernels__pb2.CompleteRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inspect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Inspect',
+            cellyard__proto_dot_v1_dot_kernels__pb2.InspectRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.InspectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def History(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/History',
+            cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendComm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/SendComm',
+            cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.FromString,
             options,
             channel_credentials,
             insecure,

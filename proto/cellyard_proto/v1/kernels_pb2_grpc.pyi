@@ -45,6 +45,14 @@ class KernelsStub:
     """Interrupts the running cell and cancels what the same session had queued behind it."""
     Restart: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]
     """A fresh kernel in the same sandbox."""
+    Complete: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]
+    """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+    Inspect: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]
+    """What is known of the name at a place in code."""
+    History: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]
+    """What ran in this kernel, oldest first."""
+    SendComm: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]
+    """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
 
 @_typing.type_check_only
 class KernelsAsyncStub(KernelsStub):
@@ -63,6 +71,14 @@ class KernelsAsyncStub(KernelsStub):
     """Interrupts the running cell and cancels what the same session had queued behind it."""
     Restart: _aio.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]  # type: ignore[assignment]
     """A fresh kernel in the same sandbox."""
+    Complete: _aio.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]  # type: ignore[assignment]
+    """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+    Inspect: _aio.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]  # type: ignore[assignment]
+    """What is known of the name at a place in code."""
+    History: _aio.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]  # type: ignore[assignment]
+    """What ran in this kernel, oldest first."""
+    SendComm: _aio.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]  # type: ignore[assignment]
+    """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
 
 class KernelsServicer(metaclass=_abc_1.ABCMeta):
     """The kernel of a notebook: at most one at a time, in a sandbox of its own."""
@@ -108,5 +124,37 @@ class KernelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kernels_pb2.Kernel, _abc.Awaitable[_kernels_pb2.Kernel]]:
         """A fresh kernel in the same sandbox."""
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _kernels_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.CompleteResponse, _abc.Awaitable[_kernels_pb2.CompleteResponse]]:
+        """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+
+    @_abc_1.abstractmethod
+    def Inspect(
+        self,
+        request: _kernels_pb2.InspectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.InspectResponse, _abc.Awaitable[_kernels_pb2.InspectResponse]]:
+        """What is known of the name at a place in code."""
+
+    @_abc_1.abstractmethod
+    def History(
+        self,
+        request: _kernels_pb2.HistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.HistoryResponse, _abc.Awaitable[_kernels_pb2.HistoryResponse]]:
+        """What ran in this kernel, oldest first."""
+
+    @_abc_1.abstractmethod
+    def SendComm(
+        self,
+        request: _kernels_pb2.SendCommRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.SendCommResponse, _abc.Awaitable[_kernels_pb2.SendCommResponse]]:
+        """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
 
 def add_KernelsServicer_to_server(servicer: KernelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cellyard_proto.v1 import calls_pb2 as _calls_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -80,6 +81,7 @@ class FromAgent(_message.Message):
     KERNEL_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -90,6 +92,10 @@ class FromAgent(_message.Message):
     def pong(self) -> Global___Pong: ...
     @_builtins.property
     def reply(self) -> Global___Reply: ...
+    @_builtins.property
+    def comm(self) -> _outputs_pb2.Comm:
+        """A comm's message that belongs to no execution; not kept, not numbered."""
+
     def __init__(
         self,
         *,
@@ -98,12 +104,13 @@ class FromAgent(_message.Message):
         kernel: Global___KernelStatus | None = ...,
         pong: Global___Pong | None = ...,
         reply: Global___Reply | None = ...,
+        comm: _outputs_pb2.Comm | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "batch", "kernel", "pong", "reply"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "batch", "kernel", "pong", "reply", "comm"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -124,6 +131,9 @@ class ToAgent(_message.Message):
     RESTART_KERNEL_FIELD_NUMBER: _builtins.int
     PUT_FILE_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    ASK_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -142,6 +152,12 @@ class ToAgent(_message.Message):
     def put_file(self) -> Global___PutFile: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
+    @_builtins.property
+    def answer(self) -> Global___CallAnswer: ...
+    @_builtins.property
+    def ask(self) -> Global___AskKernel: ...
+    @_builtins.property
+    def comm(self) -> _outputs_pb2.Comm: ...
     def __init__(
         self,
         *,
@@ -154,12 +170,15 @@ class ToAgent(_message.Message):
         restart_kernel: Global___RestartKernelHost | None = ...,
         put_file: Global___PutFile | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        answer: Global___CallAnswer | None = ...,
+        ask: Global___AskKernel | None = ...,
+        comm: _outputs_pb2.Comm | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "put_file", "goodbye"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "put_file", "goodbye", "answer", "ask", "comm"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -176,6 +195,7 @@ class Hello(_message.Message):
     HELD_EXECUTIONS_FIELD_NUMBER: _builtins.int
     LAST_NUMBER_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    OPEN_CALLS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol's major version, 1."""
     last_number: _builtins.int
@@ -188,6 +208,10 @@ class Hello(_message.Message):
 
     @_builtins.property
     def facts(self) -> Global___Facts: ...
+    @_builtins.property
+    def open_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenCall]:
+        """Calls and questions that wait for their answer."""
+
     def __init__(
         self,
         *,
@@ -196,14 +220,39 @@ class Hello(_message.Message):
         held_executions: _abc.Iterable[_builtins.str] | None = ...,
         last_number: _builtins.int = ...,
         facts: Global___Facts | None = ...,
+        open_calls: _abc.Iterable[Global___OpenCall] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "kernel", b"kernel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "held_executions", b"held_executions", "kernel", b"kernel", "last_number", b"last_number", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "held_executions", b"held_executions", "kernel", b"kernel", "last_number", b"last_number", "open_calls", b"open_calls", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class OpenCall(_message.Message):
+    """A call that waits for its answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    call_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "execution_id", b"execution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenCall: _TypeAlias = OpenCall  # noqa: Y015
 
 @_typing.final
 class Facts(_message.Message):
@@ -533,22 +582,174 @@ class Reply(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CONTENT_JSON_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     error: _builtins.str
     """Empty means done."""
+    content_json: _builtins.str
+    """To an AskKernel that succeeded: the content of the kernel's reply, a JSON object as in Jupyter's messages."""
     def __init__(
         self,
         *,
         request: _builtins.int = ...,
         error: _builtins.str = ...,
+        content_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json", "error", b"error", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reply: _TypeAlias = Reply  # noqa: Y015
+
+@_typing.final
+class AskKernel(_message.Message):
+    """Asks the kernel something beside its executions; answered by a Reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    INSPECT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    WITHIN_S_FIELD_NUMBER: _builtins.int
+    request: _builtins.int
+    within_s: _builtins.float
+    """Seconds after which the answer is the error "busy"."""
+    @_builtins.property
+    def complete(self) -> Global___AskComplete: ...
+    @_builtins.property
+    def inspect(self) -> Global___AskInspect: ...
+    @_builtins.property
+    def history(self) -> Global___AskHistory: ...
+    def __init__(
+        self,
+        *,
+        request: _builtins.int = ...,
+        complete: Global___AskComplete | None = ...,
+        inspect: Global___AskInspect | None = ...,
+        history: Global___AskHistory | None = ...,
+        within_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "inspect", b"inspect", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "inspect", b"inspect", "request", b"request", "what", b"what", "within_s", b"within_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["complete", "inspect", "history"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___AskKernel: _TypeAlias = AskKernel  # noqa: Y015
+
+@_typing.final
+class AskComplete(_message.Message):
+    """See Kernels.Complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    cursor: _builtins.int
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        cursor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskComplete: _TypeAlias = AskComplete  # noqa: Y015
+
+@_typing.final
+class AskInspect(_message.Message):
+    """See Kernels.Inspect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    DETAIL_LEVEL_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    cursor: _builtins.int
+    detail_level: _builtins.int
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        cursor: _builtins.int = ...,
+        detail_level: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "cursor", b"cursor", "detail_level", b"detail_level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskInspect: _TypeAlias = AskInspect  # noqa: Y015
+
+@_typing.final
+class AskHistory(_message.Message):
+    """See Kernels.History."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskHistory: _TypeAlias = AskHistory  # noqa: Y015
+
+@_typing.final
+class CallAnswer(_message.Message):
+    """Answers a call of the code, once; a repeated answer changes nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    VALUE_JSON_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    value_json: _builtins.str
+    text: _builtins.str
+    unavailable: _builtins.str
+    """Nobody offers the function, or whoever did has gone."""
+    @_builtins.property
+    def error(self) -> _calls_pb2.CallError: ...
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        value_json: _builtins.str = ...,
+        text: _builtins.str = ...,
+        error: _calls_pb2.CallError | None = ...,
+        unavailable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "text", b"text", "unavailable", b"unavailable", "value_json", b"value_json"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "call_id", b"call_id", "error", b"error", "text", b"text", "unavailable", b"unavailable", "value_json", b"value_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["value_json", "text", "error", "unavailable"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___CallAnswer: _TypeAlias = CallAnswer  # noqa: Y015
 
 @_typing.final
 class Goodbye(_message.Message):
@@ -607,6 +808,9 @@ class Event(_message.Message):
     DISPLAY_UPDATED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    HOST_CALL_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     execution_id: _builtins.str
     @_builtins.property
@@ -621,6 +825,12 @@ class Event(_message.Message):
     def ended(self) -> Global___ExecutionEnded: ...
     @_builtins.property
     def truncated(self) -> Global___Truncated: ...
+    @_builtins.property
+    def host_call(self) -> _calls_pb2.HostCall: ...
+    @_builtins.property
+    def input_requested(self) -> _calls_pb2.InputRequested: ...
+    @_builtins.property
+    def comm(self) -> _outputs_pb2.Comm: ...
     def __init__(
         self,
         *,
@@ -632,12 +842,15 @@ class Event(_message.Message):
         display_updated: _outputs_pb2.DisplayUpdated | None = ...,
         ended: Global___ExecutionEnded | None = ...,
         truncated: Global___Truncated | None = ...,
+        host_call: _calls_pb2.HostCall | None = ...,
+        input_requested: _calls_pb2.InputRequested | None = ...,
+        comm: _outputs_pb2.Comm | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "execution_id", b"execution_id", "number", b"number", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "execution_id", b"execution_id", "host_call", b"host_call", "input_requested", b"input_requested", "number", b"number", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "output", "clear_output", "display_updated", "ended", "truncated"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "output", "clear_output", "display_updated", "ended", "truncated", "host_call", "input_requested", "comm"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -3,6 +3,8 @@
 isort:skip_file
 """
 
+from cellyard_proto.v1 import executions_pb2 as _executions_pb2
+from cellyard_proto.v1 import kernels_pb2 as _kernels_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -711,6 +713,335 @@ class ImportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportResponse: _TypeAlias = ImportResponse  # noqa: Y015
+
+@_typing.final
+class WatchNotebook(_message.Message):
+    """Names a notebook to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchNotebook: _TypeAlias = WatchNotebook  # noqa: Y015
+
+@_typing.final
+class NotebookEvent(_message.Message):
+    """Something that happened to a notebook, or how it stands. First comes `snapshot_begin`, then one event for each
+    thing that is there (cells in document order), then `snapshot_end`; from then on what happens, once it is committed.
+    Another `snapshot_begin` means: forget what you have.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_BEGIN_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_END_FIELD_NUMBER: _builtins.int
+    CELL_CHANGED_FIELD_NUMBER: _builtins.int
+    CELL_REMOVED_FIELD_NUMBER: _builtins.int
+    METADATA_CHANGED_FIELD_NUMBER: _builtins.int
+    KERNEL_CHANGED_FIELD_NUMBER: _builtins.int
+    EXECUTION_CHANGED_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot_begin(self) -> Global___SnapshotBegin: ...
+    @_builtins.property
+    def snapshot_end(self) -> Global___SnapshotEnd: ...
+    @_builtins.property
+    def cell_changed(self) -> Global___CellChanged: ...
+    @_builtins.property
+    def cell_removed(self) -> Global___CellRemoved: ...
+    @_builtins.property
+    def metadata_changed(self) -> Global___MetadataChanged: ...
+    @_builtins.property
+    def kernel_changed(self) -> _kernels_pb2.Kernel: ...
+    @_builtins.property
+    def execution_changed(self) -> Global___ExecutionChanged: ...
+    @_builtins.property
+    def comm(self) -> _outputs_pb2.Comm: ...
+    def __init__(
+        self,
+        *,
+        snapshot_begin: Global___SnapshotBegin | None = ...,
+        snapshot_end: Global___SnapshotEnd | None = ...,
+        cell_changed: Global___CellChanged | None = ...,
+        cell_removed: Global___CellRemoved | None = ...,
+        metadata_changed: Global___MetadataChanged | None = ...,
+        kernel_changed: _kernels_pb2.Kernel | None = ...,
+        execution_changed: Global___ExecutionChanged | None = ...,
+        comm: _outputs_pb2.Comm | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cell_changed", b"cell_changed", "cell_removed", b"cell_removed", "comm", b"comm", "event", b"event", "execution_changed", b"execution_changed", "kernel_changed", b"kernel_changed", "metadata_changed", b"metadata_changed", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_changed", b"cell_changed", "cell_removed", b"cell_removed", "comm", b"comm", "event", b"event", "execution_changed", b"execution_changed", "kernel_changed", b"kernel_changed", "metadata_changed", b"metadata_changed", "snapshot_begin", b"snapshot_begin", "snapshot_end", b"snapshot_end"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["snapshot_begin", "snapshot_end", "cell_changed", "cell_removed", "metadata_changed", "kernel_changed", "execution_changed", "comm"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___NotebookEvent: _TypeAlias = NotebookEvent  # noqa: Y015
+
+@_typing.final
+class SnapshotBegin(_message.Message):
+    """The notebook follows as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotBegin: _TypeAlias = SnapshotBegin  # noqa: Y015
+
+@_typing.final
+class SnapshotEnd(_message.Message):
+    """The notebook was told whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotEnd: _TypeAlias = SnapshotEnd  # noqa: Y015
+
+@_typing.final
+class CellChanged(_message.Message):
+    """A cell is new, or changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_FIELD_NUMBER: _builtins.int
+    AFTER_CELL_ID_FIELD_NUMBER: _builtins.int
+    WITH_OUTPUTS_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    after_cell_id: _builtins.str
+    """The cell that stands before it; empty for the first one."""
+    with_outputs: _builtins.bool
+    """`cell.outputs`, `execution_count` and `execution_id` are told."""
+    last_seq: _builtins.int
+    """Number of the last event of `cell.execution_id` that `cell.outputs` hold."""
+    @_builtins.property
+    def cell(self) -> Global___Cell:
+        """As it is now. `outputs` are told in a snapshot, and where they changed other than by an execution's events."""
+
+    def __init__(
+        self,
+        *,
+        cell: Global___Cell | None = ...,
+        after_cell_id: _builtins.str = ...,
+        with_outputs: _builtins.bool = ...,
+        last_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cell_id", b"after_cell_id", "cell", b"cell", "last_seq", b"last_seq", "with_outputs", b"with_outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CellChanged: _TypeAlias = CellChanged  # noqa: Y015
+
+@_typing.final
+class CellRemoved(_message.Message):
+    """A cell is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    cell_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        cell_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_id", b"cell_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CellRemoved: _TypeAlias = CellRemoved  # noqa: Y015
+
+@_typing.final
+class MetadataChanged(_message.Message):
+    """A value of the notebook's metadata."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.str
+    """Absent where the key is gone."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___MetadataChanged: _TypeAlias = MetadataChanged  # noqa: Y015
+
+@_typing.final
+class ExecutionChanged(_message.Message):
+    """An event of an execution, as its own stream tells it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    CELL_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    execution_id: _builtins.str
+    cell_id: _builtins.str
+    @_builtins.property
+    def event(self) -> _executions_pb2.ExecutionEvent: ...
+    def __init__(
+        self,
+        *,
+        execution_id: _builtins.str = ...,
+        cell_id: _builtins.str = ...,
+        event: _executions_pb2.ExecutionEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell_id", b"cell_id", "event", b"event", "execution_id", b"execution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecutionChanged: _TypeAlias = ExecutionChanged  # noqa: Y015
+
+@_typing.final
+class SyncFromClient(_message.Message):
+    """From a live replica. The first message names the notebook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: _builtins.int
+    SYNC_FIELD_NUMBER: _builtins.int
+    sync: _builtins.bytes
+    """A message of automerge's sync protocol."""
+    @_builtins.property
+    def open(self) -> Global___SyncOpen: ...
+    def __init__(
+        self,
+        *,
+        open: Global___SyncOpen | None = ...,
+        sync: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "open", b"open", "sync", b"sync"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "open", b"open", "sync", b"sync"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "sync"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___SyncFromClient: _TypeAlias = SyncFromClient  # noqa: Y015
+
+@_typing.final
+class SyncOpen(_message.Message):
+    """Opens a replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    actor_id: _builtins.bytes
+    """An actor id that this client was given before and whose changes it may still have; empty for a new one."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        actor_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id", "notebook_id", b"notebook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncOpen: _TypeAlias = SyncOpen  # noqa: Y015
+
+@_typing.final
+class SyncToClient(_message.Message):
+    """To a live replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    SYNC_FIELD_NUMBER: _builtins.int
+    sync: _builtins.bytes
+    """A message of automerge's sync protocol."""
+    @_builtins.property
+    def opened(self) -> Global___SyncOpened: ...
+    def __init__(
+        self,
+        *,
+        opened: Global___SyncOpened | None = ...,
+        sync: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "sync", b"sync"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "opened", b"opened", "sync", b"sync"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "sync"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___SyncToClient: _TypeAlias = SyncToClient  # noqa: Y015
+
+@_typing.final
+class SyncOpened(_message.Message):
+    """The replica may begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_ID_FIELD_NUMBER: _builtins.int
+    actor_id: _builtins.bytes
+    """What the replica's own changes must be made as; changes of other actors that are new are refused."""
+    def __init__(
+        self,
+        *,
+        actor_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor_id", b"actor_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncOpened: _TypeAlias = SyncOpened  # noqa: Y015
 
 @_typing.final
 class ListNotebooks(_message.Message):

@@ -105,6 +105,16 @@ class NotebooksStub:
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/cellyard.v1.Notebooks/Watch',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.WatchNotebook.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.NotebookEvent.FromString,
+                _registered_method=True)
+        self.Sync = channel.stream_stream(
+                '/cellyard.v1.Notebooks/Sync',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SyncFromClient.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SyncToClient.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/cellyard.v1.Notebooks/List',
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ListNotebooks.SerializeToString,
@@ -220,6 +230,21 @@ class NotebooksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The notebook as it is, and then what happens to it: changes of the document, executions and their outputs, the
+        kernel. A client that reads too slowly for what happens gets the notebook as it is again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sync(self, request_iterator, context):
+        """The document for a live replica, by automerge's sync protocol.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def List(self, request, context):
         """The tenant's notebooks.
         """
@@ -306,6 +331,16 @@ def add_NotebooksServicer_to_server(servicer, server):
                     servicer.Import,
                     request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.WatchNotebook.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.NotebookEvent.SerializeToString,
+            ),
+            'Sync': grpc.stream_stream_rpc_method_handler(
+                    servicer.Sync,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SyncFromClient.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SyncToClient.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -697,6 +732,60 @@ class Notebooks:
             '/cellyard.v1.Notebooks/Import',
             cellyard__proto_dot_v1_dot_notebooks__pb2.ImportRequest.SerializeToString,
             cellyard__proto_dot_v1_dot_notebooks__pb2.ImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/Watch',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.WatchNotebook.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.NotebookEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sync(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cellyard.v1.Notebooks/Sync',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SyncFromClient.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SyncToClient.FromString,
             options,
             channel_credentials,
             insecure,

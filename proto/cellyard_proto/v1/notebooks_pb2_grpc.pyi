@@ -63,6 +63,12 @@ class NotebooksStub:
     """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
     counts become ended executions with the reason `imported`.
     """
+    Watch: _grpc.UnaryStreamMultiCallable[_notebooks_pb2.WatchNotebook, _notebooks_pb2.NotebookEvent]
+    """The notebook as it is, and then what happens to it: changes of the document, executions and their outputs, the
+    kernel. A client that reads too slowly for what happens gets the notebook as it is again.
+    """
+    Sync: _grpc.StreamStreamMultiCallable[_notebooks_pb2.SyncFromClient, _notebooks_pb2.SyncToClient]
+    """The document for a live replica, by automerge's sync protocol."""
     List: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ListNotebooks, _notebooks_pb2.ListNotebooksResponse]
     """The tenant's notebooks."""
     Delete: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteNotebook, _notebooks_pb2.DeleteNotebookResponse]
@@ -103,6 +109,12 @@ class NotebooksAsyncStub(NotebooksStub):
     """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
     counts become ended executions with the reason `imported`.
     """
+    Watch: _aio.UnaryStreamMultiCallable[_notebooks_pb2.WatchNotebook, _notebooks_pb2.NotebookEvent]  # type: ignore[assignment]
+    """The notebook as it is, and then what happens to it: changes of the document, executions and their outputs, the
+    kernel. A client that reads too slowly for what happens gets the notebook as it is again.
+    """
+    Sync: _aio.StreamStreamMultiCallable[_notebooks_pb2.SyncFromClient, _notebooks_pb2.SyncToClient]  # type: ignore[assignment]
+    """The document for a live replica, by automerge's sync protocol."""
     List: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ListNotebooks, _notebooks_pb2.ListNotebooksResponse]  # type: ignore[assignment]
     """The tenant's notebooks."""
     Delete: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.DeleteNotebook, _notebooks_pb2.DeleteNotebookResponse]  # type: ignore[assignment]
@@ -224,6 +236,24 @@ class NotebooksServicer(metaclass=_abc_1.ABCMeta):
         """Puts the cells, outputs and metadata of an nbformat 4 notebook into a notebook that has no cells. Outputs and
         counts become ended executions with the reason `imported`.
         """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _notebooks_pb2.WatchNotebook,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_notebooks_pb2.NotebookEvent], _abc.AsyncIterator[_notebooks_pb2.NotebookEvent]]:
+        """The notebook as it is, and then what happens to it: changes of the document, executions and their outputs, the
+        kernel. A client that reads too slowly for what happens gets the notebook as it is again.
+        """
+
+    @_abc_1.abstractmethod
+    def Sync(
+        self,
+        request_iterator: _MaybeAsyncIterator[_notebooks_pb2.SyncFromClient],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_notebooks_pb2.SyncToClient], _abc.AsyncIterator[_notebooks_pb2.SyncToClient]]:
+        """The document for a live replica, by automerge's sync protocol."""
 
     @_abc_1.abstractmethod
     def List(

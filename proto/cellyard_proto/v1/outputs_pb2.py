@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/outputs.proto\x12\x0b\x63\x65llyard.v1\"4\n\tMimeValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"\xd0\x01\n\x06Output\x12+\n\x06stream\x18\x01 \x01(\x0b\x32\x19.cellyard.v1.StreamOutputH\x00\x12\x30\n\x0c\x64isplay_data\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.DisplayDataH\x00\x12\x34\n\x0e\x65xecute_result\x18\x03 \x01(\x0b\x32\x1a.cellyard.v1.ExecuteResultH\x00\x12)\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.cellyard.v1.ErrorOutputH\x00\x42\x06\n\x04kind\"*\n\x0cStreamOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xaf\x01\n\x0b\x44isplayData\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".cellyard.v1.DisplayData.DataEntry\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x12\n\ndisplay_id\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"\xcc\x01\n\rExecuteResult\x12\x32\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32$.cellyard.v1.ExecuteResult.DataEntry\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\x05\x12\x12\n\ndisplay_id\x18\x04 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"?\n\x0b\x45rrorOutput\x12\r\n\x05\x65name\x18\x01 \x01(\t\x12\x0e\n\x06\x65value\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x03(\t\"\x1b\n\x0b\x43learOutput\x12\x0c\n\x04wait\x18\x01 \x01(\x08\"\xb5\x01\n\x0e\x44isplayUpdated\x12\x12\n\ndisplay_id\x18\x01 \x01(\t\x12\x33\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32%.cellyard.v1.DisplayUpdated.DataEntry\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"&\n\x05Value\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0f\n\x07is_repr\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/outputs.proto\x12\x0b\x63\x65llyard.v1\"W\n\tMimeValue\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12!\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x11.cellyard.v1.BlobH\x00\x42\x07\n\x05value\"2\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04json\x18\x03 \x01(\x08\"\xd0\x01\n\x06Output\x12+\n\x06stream\x18\x01 \x01(\x0b\x32\x19.cellyard.v1.StreamOutputH\x00\x12\x30\n\x0c\x64isplay_data\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.DisplayDataH\x00\x12\x34\n\x0e\x65xecute_result\x18\x03 \x01(\x0b\x32\x1a.cellyard.v1.ExecuteResultH\x00\x12)\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.cellyard.v1.ErrorOutputH\x00\x42\x06\n\x04kind\"K\n\x0cStreamOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1f\n\x04\x62lob\x18\x03 \x01(\x0b\x32\x11.cellyard.v1.Blob\"\xaf\x01\n\x0b\x44isplayData\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".cellyard.v1.DisplayData.DataEntry\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x12\n\ndisplay_id\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"\xcc\x01\n\rExecuteResult\x12\x32\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32$.cellyard.v1.ExecuteResult.DataEntry\x12\x15\n\rmetadata_json\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\x05\x12\x12\n\ndisplay_id\x18\x04 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"?\n\x0b\x45rrorOutput\x12\r\n\x05\x65name\x18\x01 \x01(\t\x12\x0e\n\x06\x65value\x18\x02 \x01(\t\x12\x11\n\ttraceback\x18\x03 \x03(\t\"\x1b\n\x0b\x43learOutput\x12\x0c\n\x04wait\x18\x01 \x01(\x08\"\xb5\x01\n\x0e\x44isplayUpdated\x12\x12\n\ndisplay_id\x18\x01 \x01(\t\x12\x33\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32%.cellyard.v1.DisplayUpdated.DataEntry\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"&\n\x05Value\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0f\n\x07is_repr\x18\x02 \x01(\x08\"\xad\x01\n\x04\x43omm\x12\x0f\n\x07\x63omm_id\x18\x01 \x01(\t\x12%\n\x04open\x18\x02 \x01(\x0b\x32\x15.cellyard.v1.CommOpenH\x00\x12+\n\x07message\x18\x03 \x01(\x0b\x32\x18.cellyard.v1.CommMessageH\x00\x12\'\n\x05\x63lose\x18\x04 \x01(\x0b\x32\x16.cellyard.v1.CommCloseH\x00\x12\x0f\n\x07\x62uffers\x18\x05 \x03(\x0c\x42\x06\n\x04what\"I\n\x08\x43ommOpen\x12\x13\n\x0btarget_name\x18\x01 \x01(\t\x12\x11\n\tdata_json\x18\x02 \x01(\t\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\" \n\x0b\x43ommMessage\x12\x11\n\tdata_json\x18\x01 \x01(\t\"\x1e\n\tCommClose\x12\x11\n\tdata_json\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISPLAYUPDATED_DATAENTRY']._loaded_options = None
   _globals['_DISPLAYUPDATED_DATAENTRY']._serialized_options = b'8\001'
   _globals['_MIMEVALUE']._serialized_start=48
-  _globals['_MIMEVALUE']._serialized_end=100
-  _globals['_OUTPUT']._serialized_start=103
-  _globals['_OUTPUT']._serialized_end=311
-  _globals['_STREAMOUTPUT']._serialized_start=313
-  _globals['_STREAMOUTPUT']._serialized_end=355
-  _globals['_DISPLAYDATA']._serialized_start=358
-  _globals['_DISPLAYDATA']._serialized_end=533
-  _globals['_DISPLAYDATA_DATAENTRY']._serialized_start=466
-  _globals['_DISPLAYDATA_DATAENTRY']._serialized_end=533
-  _globals['_EXECUTERESULT']._serialized_start=536
-  _globals['_EXECUTERESULT']._serialized_end=740
-  _globals['_EXECUTERESULT_DATAENTRY']._serialized_start=466
-  _globals['_EXECUTERESULT_DATAENTRY']._serialized_end=533
-  _globals['_ERROROUTPUT']._serialized_start=742
-  _globals['_ERROROUTPUT']._serialized_end=805
-  _globals['_CLEAROUTPUT']._serialized_start=807
-  _globals['_CLEAROUTPUT']._serialized_end=834
-  _globals['_DISPLAYUPDATED']._serialized_start=837
-  _globals['_DISPLAYUPDATED']._serialized_end=1018
-  _globals['_DISPLAYUPDATED_DATAENTRY']._serialized_start=466
-  _globals['_DISPLAYUPDATED_DATAENTRY']._serialized_end=533
-  _globals['_VALUE']._serialized_start=1020
-  _globals['_VALUE']._serialized_end=1058
+  _globals['_MIMEVALUE']._serialized_end=135
+  _globals['_BLOB']._serialized_start=137
+  _globals['_BLOB']._serialized_end=187
+  _globals['_OUTPUT']._serialized_start=190
+  _globals['_OUTPUT']._serialized_end=398
+  _globals['_STREAMOUTPUT']._serialized_start=400
+  _globals['_STREAMOUTPUT']._serialized_end=475
+  _globals['_DISPLAYDATA']._serialized_start=478
+  _globals['_DISPLAYDATA']._serialized_end=653
+  _globals['_DISPLAYDATA_DATAENTRY']._serialized_start=586
+  _globals['_DISPLAYDATA_DATAENTRY']._serialized_end=653
+  _globals['_EXECUTERESULT']._serialized_start=656
+  _globals['_EXECUTERESULT']._serialized_end=860
+  _globals['_EXECUTERESULT_DATAENTRY']._serialized_start=586
+  _globals['_EXECUTERESULT_DATAENTRY']._serialized_end=653
+  _globals['_ERROROUTPUT']._serialized_start=862
+  _globals['_ERROROUTPUT']._serialized_end=925
+  _globals['_CLEAROUTPUT']._serialized_start=927
+  _globals['_CLEAROUTPUT']._serialized_end=954
+  _globals['_DISPLAYUPDATED']._serialized_start=957
+  _globals['_DISPLAYUPDATED']._serialized_end=1138
+  _globals['_DISPLAYUPDATED_DATAENTRY']._serialized_start=586
+  _globals['_DISPLAYUPDATED_DATAENTRY']._serialized_end=653
+  _globals['_VALUE']._serialized_start=1140
+  _globals['_VALUE']._serialized_end=1178
+  _globals['_COMM']._serialized_start=1181
+  _globals['_COMM']._serialized_end=1354
+  _globals['_COMMOPEN']._serialized_start=1356
+  _globals['_COMMOPEN']._serialized_end=1429
+  _globals['_COMMMESSAGE']._serialized_start=1431
+  _globals['_COMMMESSAGE']._serialized_end=1463
+  _globals['_COMMCLOSE']._serialized_start=1465
+  _globals['_COMMCLOSE']._serialized_end=1495
 # @@protoc_insertion_point(module_scope)

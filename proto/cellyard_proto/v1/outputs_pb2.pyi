@@ -26,25 +26,61 @@ class MimeValue(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     JSON_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text as it is; binary types (image/png, ...) in base64."""
     json: _builtins.str
     """A JSON document, for application/json and every type that ends in +json."""
+    @_builtins.property
+    def blob(self) -> Global___Blob:
+        """Too large to travel along: read with Executions.ReadBlob."""
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         json: _builtins.str = ...,
+        blob: Global___Blob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "text", b"text", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "json", b"json", "text", b"text", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "text", b"text", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "json", b"json", "text", b"text", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "json"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "json", "blob"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
 Global___MimeValue: _TypeAlias = MimeValue  # noqa: Y015
+
+@_typing.final
+class Blob(_message.Message):
+    """A large part of an output, kept once under the hash of its content."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """"sha256:" and 64 hexadecimal digits, of the content."""
+    size: _builtins.int
+    """Length of the content in bytes (UTF-8)."""
+    json: _builtins.bool
+    """The content is a JSON document, else text."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size: _builtins.int = ...,
+        json: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "json", b"json", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blob: _TypeAlias = Blob  # noqa: Y015
 
 @_typing.final
 class Output(_message.Message):
@@ -90,18 +126,24 @@ class StreamOutput(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"stdout" or "stderr"."""
     text: _builtins.str
+    @_builtins.property
+    def blob(self) -> Global___Blob:
+        """Set instead of `text` where that is too large to travel along."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         text: _builtins.str = ...,
+        blob: Global___Blob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "name", b"name", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,3 +381,117 @@ class Value(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Value: _TypeAlias = Value  # noqa: Y015
+
+@_typing.final
+class Comm(_message.Message):
+    """A message of a comm (Jupyter's channel between code and a front end: what widgets live on)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMM_ID_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
+    BUFFERS_FIELD_NUMBER: _builtins.int
+    comm_id: _builtins.str
+    @_builtins.property
+    def open(self) -> Global___CommOpen: ...
+    @_builtins.property
+    def message(self) -> Global___CommMessage: ...
+    @_builtins.property
+    def close(self) -> Global___CommClose: ...
+    @_builtins.property
+    def buffers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Parts of the data that are bytes, in Jupyter's order."""
+
+    def __init__(
+        self,
+        *,
+        comm_id: _builtins.str = ...,
+        open: Global___CommOpen | None = ...,
+        message: Global___CommMessage | None = ...,
+        close: Global___CommClose | None = ...,
+        buffers: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "message", b"message", "open", b"open", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffers", b"buffers", "close", b"close", "comm_id", b"comm_id", "message", b"message", "open", b"open", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["open", "message", "close"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___Comm: _TypeAlias = Comm  # noqa: Y015
+
+@_typing.final
+class CommOpen(_message.Message):
+    """A comm is opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_NAME_FIELD_NUMBER: _builtins.int
+    DATA_JSON_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    target_name: _builtins.str
+    """"jupyter.widget", ..."""
+    data_json: _builtins.str
+    """JSON objects, as Jupyter's messages have them."""
+    metadata_json: _builtins.str
+    def __init__(
+        self,
+        *,
+        target_name: _builtins.str = ...,
+        data_json: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_json", b"data_json", "metadata_json", b"metadata_json", "target_name", b"target_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommOpen: _TypeAlias = CommOpen  # noqa: Y015
+
+@_typing.final
+class CommMessage(_message.Message):
+    """Data for the other side."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_JSON_FIELD_NUMBER: _builtins.int
+    data_json: _builtins.str
+    """A JSON object."""
+    def __init__(
+        self,
+        *,
+        data_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_json", b"data_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommMessage: _TypeAlias = CommMessage  # noqa: Y015
+
+@_typing.final
+class CommClose(_message.Message):
+    """A comm is closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_JSON_FIELD_NUMBER: _builtins.int
+    data_json: _builtins.str
+    """A JSON object."""
+    def __init__(
+        self,
+        *,
+        data_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_json", b"data_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommClose: _TypeAlias = CommClose  # noqa: Y015
