@@ -85,6 +85,7 @@ class LimitsConfig(_Section):
     metadata: Size = Field(default=1 * MIB, description="One value of metadata.")
     output_bytes: Size = Field(default=16 * MIB, description="Output of one execution.")
     output_count: Size = Field(default=10_000, description="Outputs of one execution.")
+    answer: Size = Field(default=16 * MIB, description="Answer to a call of the code, or a comm's message.")
     files: Size = Field(default=10 * MIB, description="Files that travel with a request, all together.")
 
 

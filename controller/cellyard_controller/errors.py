@@ -93,6 +93,13 @@ class PermissionDenied(Refused):
     reason = "PERMISSION_DENIED"
 
 
+class NoAnswer(Refused):
+    """The kernel, or its sandbox, has not answered in time."""
+
+    reason = "EXECUTION_TIMEOUT"
+    retryable = True
+
+
 class Unavailable(Refused):
     """The controller cannot do it now and may not tomorrow: its store takes no writes, a document is damaged."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from cellyard_controller.api import requests, responses
 from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest
-from cellyard_controller.ids import CellId, ExecutionId
+from cellyard_controller.ids import CellId, ExecutionId, SessionId
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.notebooks.runner import Order
@@ -32,7 +33,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         async with self._rooms.use(ref) as room:
             accepted = await room.execute(order)
             yield pb.ExecutionEvent(accepted=responses.execution(ref, accepted))
-            async for event in _events(room, accepted.execution_id, 0):
+            async for event in _events(room, accepted.execution_id, 0, order.session_id):
                 yield event
 
     @unary
@@ -50,10 +51,11 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         """The stream of an execution again."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         execution_id = ExecutionId(message.execution_id)
+        session = requests.session(message.session_id, self._config)
         async with self._rooms.use(ref, create=False) as room:
             found = await room.execution(execution_id)
             yield pb.ExecutionEvent(accepted=responses.execution(ref, found))
-            async for event in _events(room, execution_id, message.after_seq):
+            async for event in _events(room, execution_id, message.after_seq, session):
                 yield event
 
     @unary
@@ -82,6 +84,19 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         async with self._rooms.use(ref, create=False) as room:
             return responses.execution(ref, await room.cancel(request, ExecutionId(message.execution_id)))
 
+    @unary
+    async def Answer(self, message: pb.AnswerCall, caller: Caller) -> pb.AnswerCallResponse:  # noqa: N802
+        """Answers a call of the code."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        answer = requests.answer(message, self._config.limits)
+        if message.request_id:
+            requests.identifier(message.request_id, "the request id", self._config.limits)
+        async with self._rooms.use(ref, create=False) as room:
+            accepted = await room.answer_call(
+                ExecutionId(message.execution_id), message.call_id, message.request_id, answer
+            )
+        return pb.AnswerCallResponse(accepted=accepted)
+
     def _order(self, message: pb.Start, caller: Caller) -> Order:
         what = message.WhichOneof("what")
         if what is None:
@@ -101,9 +116,13 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
             timeout_s=timeout,
             stop_on_error=message.stop_on_error,
             coalesce=message.coalesce,
+            offers=requests.offers(message, self._config.limits),
         )
 
 
-async def _events(room: Room, execution_id: ExecutionId, after_seq: int) -> AsyncIterator[pb.ExecutionEvent]:
-    async for item in room.follow(execution_id, after_seq):
-        yield responses.event(item)
+async def _events(
+    room: Room, execution_id: ExecutionId, after_seq: int, session: SessionId
+) -> AsyncIterator[pb.ExecutionEvent]:
+    async with aclosing(room.follow(execution_id, after_seq, session)) as happening:
+        async for item in happening:
+            yield responses.event(item)

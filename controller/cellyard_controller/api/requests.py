@@ -12,11 +12,14 @@ from cellyard_controller import json_text
 from cellyard_controller.api.access import Caller
 from cellyard_controller.config import Config, LimitsConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
+from cellyard_controller.executions.calls import Answer, Offers
+from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
-from cellyard_proto.v1 import kernels_pb2
+from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2
 
 KERNEL_TYPES = ("python", "deno")
 CAPABILITIES = (
@@ -40,6 +43,7 @@ ENV_SOURCES = (
     "deno",
 )
 _MAX_FILE_NAME = 255
+_MAX_FUNCTIONS = 1_000
 
 
 def identifier(value: str, what: str, limits: LimitsConfig) -> str:
@@ -94,12 +98,7 @@ def metadata_text(text: str, limits: LimitsConfig) -> str:
 def metadata(text: str, limits: LimitsConfig) -> dict[str, Any]:
     """A JSON object."""
     metadata_text(text, limits)
-    try:
-        value = json_text.parse(text) if text else {}
-    except ValueError as bad:
-        raise InvalidRequest(f"the metadata is no JSON: {bad}") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("the metadata is no JSON object")
+    value = _object(text, "the metadata")
     for key in value:
         try:
             key.encode()
@@ -127,6 +126,61 @@ def seconds(value: float, what: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise InvalidRequest(f"{what} is a number of seconds above zero, not {value:g}")
     return value
+
+
+def offers(message: executions_pb2.Start, limits: LimitsConfig) -> Offers:
+    """What a client offers to the code that it starts."""
+    if len(message.host_calls) > _MAX_FUNCTIONS:
+        raise InvalidRequest(f"{len(message.host_calls)} host calls are offered; at most {_MAX_FUNCTIONS} are allowed")
+    names = frozenset(identifier(name, "the name of a host call", limits) for name in message.host_calls)
+    return Offers(names, message.answers_input)
+
+
+def answer(message: executions_pb2.AnswerCall, limits: LimitsConfig) -> Answer:
+    """A client's answer to a call of the code."""
+    kind = message.WhichOneof("answer")
+    if kind is None:
+        raise InvalidRequest("neither a value, a text nor an error to answer with")
+    error = message.error
+    content = error.message if kind == "error" else getattr(message, kind)
+    if len(content) > limits.answer:
+        raise InvalidRequest(f"the answer has {len(content)} characters; at most {limits.answer} are allowed")
+    if kind == "value_json":
+        try:
+            json_text.parse(content)
+        except ValueError as bad:
+            raise InvalidRequest(f"the answer is no JSON: {bad}") from None
+        return Answer("value", content)
+    return Answer(kind, content, error.name[:256] if kind == "error" else "")
+
+
+def comm(message: outputs_pb2.Comm, limits: LimitsConfig) -> CommSaid:
+    """A comm's message from a front end."""
+    kind = message.WhichOneof("what")
+    if kind is None:
+        raise InvalidRequest("a comm's message says nothing")
+    said = getattr(message, kind)
+    size = len(said.data_json) + sum(map(len, message.buffers))
+    if size > limits.answer:
+        raise InvalidRequest(f"the comm's message has {size} bytes; at most {limits.answer} are allowed")
+    return CommSaid(
+        comm_id=identifier(message.comm_id, "the comm id", limits),
+        kind=kind,
+        data=_object(said.data_json, "the comm's data"),
+        target_name=said.target_name if kind == "open" else "",
+        metadata=_object(said.metadata_json, "the comm's metadata") if kind == "open" else {},
+        buffers=tuple(message.buffers),
+    )
+
+
+def question(kind: str, code: str, cursor: int | None, limits: LimitsConfig, *, detail_level: int = 0) -> Question:
+    """A question about a place in code; the end of the code, where no place is given."""
+    length = len(source(code, limits))
+    if cursor is not None and not 0 <= cursor <= length:
+        raise InvalidRequest(f"the cursor is at {cursor}, the code has {length} characters")
+    if detail_level not in (0, 1):
+        raise InvalidRequest(f"the detail level is 0 or 1, not {detail_level}")
+    return Question(kind, code, length if cursor is None else cursor, detail_level)
 
 
 def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config: Config) -> KernelSettings:
@@ -161,6 +215,16 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         idle_timeout_s=_or(message.idle_timeout_s, sandboxes.idle_timeout, "idle_timeout"),
         ttl_s=_or(message.ttl_s, sandboxes.ttl, "ttl"),
     )
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json_text.parse(text) if text else {}
+    except ValueError as bad:
+        raise InvalidRequest(f"{what} is no JSON: {bad}") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{what} is no JSON object")
+    return value
 
 
 def _or(value: float, default: float, what: str) -> float:

@@ -11,8 +11,8 @@ from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.pages import Cell
 from cellyard_proto import outputs
+from cellyard_proto.v1 import calls_pb2, kernels_pb2, notebooks_pb2, outputs_pb2
 from cellyard_proto.v1 import executions_pb2 as ex
-from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, outputs_pb2
 
 
 def cell(joined: Cell) -> notebooks_pb2.Cell:
@@ -62,6 +62,38 @@ def event(item: Event | Notice) -> ex.ExecutionEvent:
     return ex.ExecutionEvent(seq=seq, **{item.kind: _BODY[item.kind](item.body)})
 
 
+def completion(reply: dict[str, Any]) -> kernels_pb2.CompleteResponse:
+    """A kernel's complete_reply. Untrusted: what has another type counts as absent."""
+    matches = reply.get("matches")
+    return kernels_pb2.CompleteResponse(
+        matches=[match for match in matches if isinstance(match, str)] if isinstance(matches, list) else [],
+        cursor_start=_integer(reply.get("cursor_start")),
+        cursor_end=_integer(reply.get("cursor_end")),
+        metadata_json=_json_object(reply.get("metadata")),
+    )
+
+
+def inspection(reply: dict[str, Any]) -> kernels_pb2.InspectResponse:
+    """A kernel's inspect_reply. Untrusted."""
+    data = reply.get("data")
+    return kernels_pb2.InspectResponse(
+        found=reply.get("found") is True,
+        data=outputs.data_from_nbformat(data) if isinstance(data, dict) else {},
+        metadata_json=_json_object(reply.get("metadata")),
+    )
+
+
+def history(reply: dict[str, Any]) -> kernels_pb2.HistoryResponse:
+    """A kernel's history_reply. Untrusted."""
+    entries = reply.get("history")
+    told = [
+        kernels_pb2.HistoryEntry(execution_count=_integer(entry[1]), source=entry[2])
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)
+    ]
+    return kernels_pb2.HistoryResponse(entries=told)
+
+
 def kernel(view: KernelView) -> kernels_pb2.Kernel:
     """A kernel as it stands."""
     return kernels_pb2.Kernel(
@@ -78,6 +110,14 @@ def kernel(view: KernelView) -> kernels_pb2.Kernel:
         claimed_at=view.claimed_at,
         expires_at=view.expires_at,
     )
+
+
+def _integer(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+
+
+def _json_object(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) and value else ""
 
 
 def _count(value: Execution) -> int:
@@ -124,4 +164,9 @@ _BODY: dict[str, Any] = {
     "clear_output": lambda body: outputs_pb2.ClearOutput(**body),
     "display_updated": _display_updated,
     "finished": _finished,
+    "host_call": lambda body: calls_pb2.HostCall(
+        call_id=body["call_id"], name=body["name"], args_json=body["args"], kwargs_json=body["kwargs"]
+    ),
+    "input_requested": lambda body: calls_pb2.InputRequested(**body),
+    "call_ended": lambda body: ex.CallEnded(call_id=body["call_id"]),
 }

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from cellyard_controller.config import LimitsConfig
 from cellyard_controller.errors import ExecutionNotFound
 from cellyard_controller.executions import records, retention
+from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, State
 from cellyard_controller.ids import ExecutionId, NotebookKey
@@ -69,6 +70,16 @@ class Journal:
                 raise await self._missing(execution_id)
             live = self.add(execution)
         return live
+
+    async def answer_to(self, execution_id: ExecutionId, call_id: str) -> Answer | None:
+        """The committed answer to a call, None where there is none."""
+        seq = 0
+        while events := await self._fetch(execution_id, seq):
+            seq = events[-1].seq
+            for event in events:
+                if event.kind == "call_ended" and event.body["call_id"] == call_id:
+                    return Answer(**event.body["answer"]) if event.body["answer"] else None
+        return None
 
     async def recover(self) -> list[Execution]:
         """Takes the unfinished executions of the store into memory, with the outputs that were committed."""

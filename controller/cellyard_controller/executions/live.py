@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cellyard_controller.executions.calls import Answer, Calls
 from cellyard_controller.executions.log import EventLog, Fetch
 from cellyard_controller.executions.model import End, Event, Execution, State
-from cellyard_controller.executions.reports import Clear, Ended, Output, Started, Truncated, Update
+from cellyard_controller.executions.reports import Asked, Called, Clear, Ended, Output, Started, Truncated, Update
 from cellyard_proto.outputs import OutputFold
 
 _SLACK_BYTES = 1024 * 1024
@@ -41,6 +42,7 @@ class LiveExecution:
         self.pending: list[Event] = []
         self.sizes: list[int] = []
         self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED)
+        self.calls = Calls(execution.offers)
         self._fold = OutputFold(execution.outputs)
         # What has ended is shown as it is stored, until it goes on: folding may change outputs that ran elsewhere.
         self._as_stored = execution.state is State.ENDED
@@ -83,6 +85,24 @@ class LiveExecution:
         self._add("display_updated", body, size)
         return True
 
+    def called(self, report: Called | Asked) -> bool:
+        """Its code waits for its client's answer; False for a call that is known."""
+        if not self.calls.came(report.call_id):
+            return False
+        if isinstance(report, Called):
+            body = {"call_id": report.call_id, "name": report.name, "args": report.args, "kwargs": report.kwargs}
+            self._add("host_call", body, len(report.args) + len(report.kwargs))
+        else:
+            asked = {"call_id": report.call_id, "prompt": report.prompt, "password": report.password}
+            self._add("input_requested", asked, len(report.prompt))
+        return True
+
+    def answer(self, call_id: str, answer: Answer | None, request_id: str = "") -> None:
+        """The end of an open call; None where the code waits no more."""
+        self.calls.end(call_id, request_id)
+        body = {"call_id": call_id, "request_id": request_id, "answer": answer.body() if answer else None}
+        self._add("call_ended", body, len(answer.content) if answer else 64)
+
     def finish(self, end: End, reason: str, message: str, report: Ended | None = None) -> None:
         """Its one end."""
         if self.execution.state is State.ENDED:
@@ -96,6 +116,8 @@ class LiveExecution:
             }
             self._fold.append(lost)
             self._add("output", lost)
+        for call_id in list(self.calls.open):
+            self.answer(call_id, None)
         now = time.time()
         count = report.execution_count if report else 0
         self.execution = replace(
@@ -128,6 +150,8 @@ class LiveExecution:
             elif event.kind == "display_updated":
                 body = event.body
                 self._fold.update_display(body["display_id"], body["data"], body["metadata"])
+            else:
+                self.calls.replay(event.kind, event.body)
 
     def display_ids(self) -> set[str]:
         """Under which ids it displays something."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from cellyard_controller.executions.calls import NOTHING, Offers
 from cellyard_controller.ids import CellId, ExecutionId, SessionId
 
 
@@ -78,6 +79,7 @@ class Execution:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     value: Value | None = None
     usage: Usage = Usage()
+    offers: Offers = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Event:
 
     seq: int
     kind: str
-    """`started`, `output`, `clear_output`, `display_updated` or `finished`."""
+    """The name of its field in the protocol's ExecutionEvent."""
     body: dict[str, Any]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
+from cellyard_controller.executions.calls import Offers
 from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
 from cellyard_controller.store.schema import displays, event_batches, executions
@@ -52,6 +53,7 @@ def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> 
             "stop_on_error": execution.stop_on_error,
             "state": execution.state,
             "accepted_at": execution.accepted_at,
+            "offers": _offers_json(execution.offers),
         },
     )
 
@@ -232,4 +234,16 @@ def _execution(row: Row[Any]) -> Execution:
         outputs=json.loads(values["outputs"]) if "outputs" in values else [],
         value=Value(values["value"], values["value_is_repr"]) if values["value"] is not None else None,
         usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"]),
+        offers=_offers(values["offers"]),
     )
+
+
+def _offers_json(offers: Offers) -> str:
+    return _json({"functions": sorted(offers.functions), "input": offers.input}) if offers else ""
+
+
+def _offers(text: str) -> Offers:
+    if not text:
+        return Offers()
+    stored = json.loads(text)
+    return Offers(frozenset(stored["functions"]), stored["input"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cellyard_controller.executions.model import Outcome, Usage, Value
@@ -47,6 +47,40 @@ class Truncated:
 
 
 @dataclass(frozen=True, slots=True)
+class Called:
+    """Its code calls a function of the client that started it."""
+
+    call_id: str
+    name: str
+    args: str
+    """A JSON array, tagged."""
+    kwargs: str
+    """A JSON object, tagged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Its code asks for a line."""
+
+    call_id: str
+    prompt: str
+    password: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CommSaid:
+    """A message of a comm, from the kernel."""
+
+    comm_id: str
+    kind: str
+    """`open`, `message` or `close`."""
+    data: dict[str, Any]
+    target_name: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    buffers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """It is over in the sandbox."""
 
@@ -58,12 +92,15 @@ class Ended:
     usage: Usage
 
 
+What = Started | Output | Clear | Update | Truncated | Called | Asked | CommSaid | Ended
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """One report; numbers go up by one over an agent's life."""
 
     number: int
     execution_id: ExecutionId
-    what: Started | Output | Clear | Update | Truncated | Ended
+    what: What
     size: int
     """Bytes on the link, for limits."""

@@ -25,6 +25,7 @@ from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Cell, Pages
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.runner import Runner
+from cellyard_controller.notebooks.widgets import Widgets
 
 T = TypeVar("T")
 
@@ -41,9 +42,11 @@ class Ask(Protocol):
 class Editor:
     """The document of one room. Its coroutines may be called from any task."""
 
-    def __init__(self, pages: Pages, *, runner: Runner, kernel: Kernel, ledger: Ledger, ask: Ask) -> None:
+    def __init__(
+        self, pages: Pages, *, runner: Runner, kernel: Kernel, ledger: Ledger, widgets: Widgets, ask: Ask
+    ) -> None:
         self._pages, self._runner, self._kernel, self._ledger = pages, runner, kernel, ledger
-        self._ask = ask
+        self._widgets, self._ask = widgets, ask
 
     # Cells
 
@@ -179,12 +182,16 @@ class Editor:
         The document is that of one moment; executions are as far as they are when it is their cell's turn.
         """
 
-        async def read() -> tuple[int, str, list[DocumentCell]]:
+        async def read() -> tuple[int, str, list[DocumentCell], dict[str, Any] | None]:
             document = self._pages.document
-            return document.nbformat_minor, document.metadata(NOTEBOOK_METADATA) or "{}", document.cells()
+            metadata = document.metadata(NOTEBOOK_METADATA) or "{}"
+            return document.nbformat_minor, metadata, document.cells(), await self._widgets.saved()
 
-        minor, metadata, cells = await self._ask(read)
-        yield nbformat.opening(minor, _object(metadata))
+        minor, text, cells, widgets = await self._ask(read)
+        metadata = _object(text)
+        if widgets is not None:
+            metadata["widgets"] = widgets
+        yield nbformat.opening(minor, metadata)
         file_ids = nbformat.file_ids(cell.cell_id for cell in cells)
         for start in range(0, len(cells), _EXPORTED_AT_ONCE):
             joined = await self._ask(partial(self._pages.join, cells[start : start + _EXPORTED_AT_ONCE]))

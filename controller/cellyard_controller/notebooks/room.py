@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,11 +20,15 @@ from cellyard_controller.config import Config
 from cellyard_controller.errors import NoKernel, Stopping
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records as execution_records
+from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Event, Execution, Notice, State
-from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef, SandboxId, SessionId
+from cellyard_controller.executions.reports import CommSaid
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef, SessionId
+from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.document import Document
 from cellyard_controller.notebooks.editor import Editor
+from cellyard_controller.notebooks.hearing import Hearing
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_from_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Pages
@@ -32,8 +36,9 @@ from cellyard_controller.notebooks.presence import Presence
 from cellyard_controller.notebooks.records import NotebookRecord, Request
 from cellyard_controller.notebooks.runner import Order, Runner
 from cellyard_controller.notebooks.seating import News, Seating
+from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason
-from cellyard_controller.sandboxes.link import AgentHello, Answered, FromAgent, Greeting, KernelReport
+from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
@@ -41,10 +46,6 @@ from cellyard_controller.store import Store
 
 T = TypeVar("T")
 
-FLUSH_WITHIN = 0.050
-"""Seconds that output waits at most before it is committed."""
-FLUSH_BYTES = 256 * 1024
-"""Bytes of output that are committed at once."""
 _LONGEST_WAIT = 3600.0
 
 log = structlog.get_logger()
@@ -82,16 +83,44 @@ class Room:
         self._pages = Pages(
             record.key, document, chunk_count, last_by_cell, store=store, journal=self._journal, ledger=self._ledger
         )
+        self._calling = Calling(
+            journal=self._journal,
+            kernel=self._kernel,
+            ledger=self._ledger,
+            grace_s=config.sessions.grace,
+            running=self._running,
+        )
+        self._widgets = Widgets(record.key, store=store, kernel=self._kernel, ledger=self._ledger)
         self._runner = Runner(
             record.key,
             store=store,
             journal=self._journal,
             kernel=self._kernel,
             ledger=self._ledger,
+            calling=self._calling,
+            widgets=self._widgets,
             on_started=self._pages.last_by_cell.__setitem__,
         )
-        self.editor = Editor(self._pages, runner=self._runner, kernel=self._kernel, ledger=self._ledger, ask=self._ask)
+        self.editor = Editor(
+            self._pages,
+            runner=self._runner,
+            kernel=self._kernel,
+            ledger=self._ledger,
+            widgets=self._widgets,
+            ask=self._ask,
+        )
         """The document, for everybody."""
+        hearing = self._hearing = Hearing(
+            config=config,
+            kernel=self._kernel,
+            journal=self._journal,
+            ledger=self._ledger,
+            runner=self._runner,
+            widgets=self._widgets,
+            ask=self._ask,
+            post=self._post,
+            flush_in=self._flush_in,
+        )
         self._seating = Seating(
             record.key,
             record.ref,
@@ -100,10 +129,12 @@ class Room:
             kernel=self._kernel,
             runner=self._runner,
             ledger=self._ledger,
-            owner=self,
+            calling=self._calling,
+            owner=hearing,
             spawn=self._spawn,
             ask=self._ask,
         )
+        hearing.seating = self._seating
 
     # The task
 
@@ -183,11 +214,27 @@ class Room:
         """Accepts an execution: when this returns, it is on disk."""
         return await self._ask(partial(self._accept, order))
 
-    async def follow(self, execution_id: ExecutionId, after_seq: int) -> AsyncIterator[Event | Notice]:
-        """An execution's events as they are committed; ends after its `finished`. Raises ExecutionNotFound."""
+    async def follow(
+        self, execution_id: ExecutionId, after_seq: int, session_id: SessionId
+    ) -> AsyncGenerator[Event | Notice]:
+        """An execution's events as they are committed; ends after its `finished`. Raises ExecutionNotFound.
+
+        While the session that started it follows, the execution's calls have somebody to answer them.
+        """
         live = await self._ask(partial(self._journal.open, execution_id))
-        async for item in live.log.follow(after_seq):
-            yield item
+        answers = bool(live.execution.offers) and live.execution.session_id == session_id
+        if answers:
+            await self._ask(partial(self._calling.attach, execution_id))
+        try:
+            async for item in live.log.follow(after_seq):
+                yield item
+        finally:
+            if answers:
+                self._post(partial(self._calling.detach, execution_id))
+
+    async def answer_call(self, execution_id: ExecutionId, call_id: str, request_id: str, answer: Answer) -> bool:
+        """A client answers a call of the code; False where the call had its end before."""
+        return await self._ask(partial(self._calling.answer, execution_id, call_id, request_id, answer))
 
     async def execution(self, execution_id: ExecutionId) -> Execution:
         """One execution with its outputs so far."""
@@ -289,6 +336,29 @@ class Room:
 
         return await self._ask(partial(self._ledger.once, request, attempt, again))
 
+    async def question(self, question: Question) -> dict[str, Any]:
+        """Asks the kernel something beside its executions. Raises NoKernel, NoAnswer where it is busy."""
+        return await self._hearing.question(question)
+
+    async def send_comm(self, request: Request, said: CommSaid) -> None:
+        """Gives the kernel a comm's message. Raises NoKernel."""
+
+        async def attempt() -> None:
+            sandbox = self._kernel.sandbox
+            if sandbox is None or not self._kernel.takes_cells:
+                raise NoKernel(f"no kernel runs for notebook {self.ref.notebook_id!r}")
+            change = Change()
+            self._ledger.remember(request, "", change)
+            await self._widgets.said(said)
+            await self._ledger.commit(change)
+            self._kernel.last_used = time.time()
+            sandbox.link.comm(said)
+
+        async def again(_: str) -> None:
+            pass  # the kernel has it
+
+        await self._ask(partial(self._ledger.once, request, attempt, again))
+
     # Presence
 
     async def attach_session(self, session_id: SessionId, *, used_kernel: bool) -> None:
@@ -319,52 +389,6 @@ class Room:
             return False
 
         return await self._ask(work)
-
-    # As the owner of a sandbox
-
-    async def link_up(self, hello: AgentHello) -> Greeting:
-        """The agent has connected: it is told up to which report everything is committed."""
-
-        async def work() -> Greeting:
-            limits = self._config.limits
-            grace = self._config.sandboxes.link_grace
-            return Greeting(self._seating.link_up(hello), limits.output_bytes, limits.output_count, grace)
-
-        return await self._ask(work)
-
-    async def link_ready(self) -> None:
-        """The agent is greeted."""
-        await self._ask(self._seating.link_ready)
-
-    async def link_received(self, message: FromAgent) -> None:
-        """The agent says something. Returns when it is handled, so that a flood waits on its own socket."""
-        if isinstance(message, KernelReport):
-            await self._ask(partial(self._seating.kernel_report, message))
-        elif not isinstance(message, Answered):
-
-            async def work() -> None:
-                ended = await self._runner.reports(message)
-                await self._seating.caught_up()
-                if ended or self._journal.size >= FLUSH_BYTES:
-                    await self._ledger.flush()
-                else:
-                    self._flush_in(FLUSH_WITHIN)
-
-            await self._ask(work)
-
-    async def link_down(self) -> None:
-        """The connection has ended; the agent comes back, or the runtime reports its end."""
-
-    async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
-        """The sandbox is gone."""
-
-        async def work() -> None:
-            sandbox = self._kernel.sandbox
-            if sandbox is not None and sandbox.sandbox_id == sandbox_id:
-                self._seating.lose(reason, message)
-                await self._ledger.flush()
-
-        self._post(work)
 
     # Inside
 
@@ -426,6 +450,10 @@ class Room:
         self._inbox.put_nowait((work, answer))
         return await answer
 
+    def _running(self) -> ExecutionId | None:
+        running = self._runner.queue.running
+        return running.execution_id if running is not None else None
+
     def _post(self, work: Callable[[], Awaitable[Any]]) -> None:
         self._inbox.put_nowait((work, None))
 
@@ -445,7 +473,7 @@ class Room:
 
     def _set_wake(self) -> None:
         """Sets the timer for the next moment at which something is due."""
-        due = [q.next_deadline(self._runner.queue), self._seating.deadline()]
+        due = [q.next_deadline(self._runner.queue), self._seating.deadline(), self._calling.deadline()]
         moments = [moment for moment in due if moment is not None]
         if self._wake_at is not None:
             self._wake_at.cancel()
@@ -458,4 +486,5 @@ class Room:
         now = time.time()
         self._runner.take(q.time_passed(self._runner.queue, now), "it did not start in time")
         self._seating.time_passed(now)
+        self._calling.time_passed()
         await self._ledger.flush()

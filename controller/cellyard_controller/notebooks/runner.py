@@ -13,14 +13,28 @@ from cellyard_controller import faults
 from cellyard_controller.errors import Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
+from cellyard_controller.executions.calls import NOTHING, Offers
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Execution, Notice, State
-from cellyard_controller.executions.reports import Clear, Ended, Output, Report, Started, Truncated, Update
+from cellyard_controller.executions.reports import (
+    Asked,
+    Called,
+    Clear,
+    CommSaid,
+    Ended,
+    Output,
+    Report,
+    Started,
+    Truncated,
+    Update,
+)
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, new_execution_id
+from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
@@ -44,6 +58,7 @@ class Order:
     timeout_s: float | None = None
     stop_on_error: bool = False
     coalesce: bool = False
+    offers: Offers = NOTHING
 
 
 class Runner:
@@ -60,11 +75,14 @@ class Runner:
         journal: Journal,
         kernel: Kernel,
         ledger: Ledger,
+        calling: Calling,
+        widgets: Widgets,
         on_started: Callable[[CellId, ExecutionId], None],
     ) -> None:
         self.queue = q.Queue()
         self._notebook = notebook
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
+        self._calling, self._widgets = calling, widgets
         self._on_started = on_started
 
     # Accepting
@@ -90,6 +108,7 @@ class Runner:
             start_deadline=now + order.settings.start_timeout_s,
             timeout_s=order.timeout_s,
             stop_on_error=order.stop_on_error,
+            offers=order.offers,
         )
         queue, decisions = q.accept(self.queue, _entry(execution))
         # Where it goes out at once, it is stored as dispatched: one statement, not two.
@@ -177,16 +196,16 @@ class Runner:
     # Reports
 
     async def reports(self, reports: list[Report]) -> bool:
-        """Takes reports in, those of a resend once; True where an execution has ended by them."""
-        ended = False
+        """Takes reports in, those of a resend once; True where somebody waits for what they say."""
+        urgent = False
         for report in reports:
             if report.number <= self._kernel.received:
                 continue
             if report.number != self._kernel.received + 1:
                 log.warning("an agent's numbers have a gap", notebook_key=self._notebook, number=report.number)
             self._kernel.received = report.number
-            ended = await self._report(report) or ended
-        return ended
+            urgent = await self._report(report) or urgent
+        return urgent
 
     async def _report(self, report: Report) -> bool:
         what = report.what
@@ -199,7 +218,13 @@ class Runner:
         if isinstance(what, Update):
             await self._update_displays(report, what)
             return False
+        if isinstance(what, CommSaid):
+            await self._widgets.said(what)
+            return False
         live = await self._subject(report.execution_id)
+        if isinstance(what, Called | Asked):
+            self._calling.called(live, what)
+            return True
         if live is None:
             return False
         if isinstance(what, Started):
@@ -252,7 +277,13 @@ class Runner:
         sandbox = self._kernel.sandbox
         if sandbox is not None:
             execution = self._journal.live(execution_id).execution
-            sandbox.link.dispatch(execution_id, execution.source, execution.timeout_s, execution.cell_id)
+            sandbox.link.dispatch(
+                execution_id,
+                execution.source,
+                execution.timeout_s,
+                execution.cell_id,
+                allow_stdin=execution.offers.input,
+            )
             faults.point("sent")
 
 

@@ -11,6 +11,7 @@ from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, No
 from cellyard_controller.executions import queue as q
 from cellyard_controller.ids import NotebookKey, NotebookRef
 from cellyard_controller.notebooks import records
+from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.runner import Runner
@@ -39,6 +40,7 @@ class Seating:
         kernel: Kernel,
         runner: Runner,
         ledger: Ledger,
+        calling: Calling,
         owner: SandboxOwner,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
@@ -46,7 +48,7 @@ class Seating:
         """`owner` hears the sandbox's link; `spawn` runs work beside the room, `ask` brings it back into its task."""
         self._notebook, self._ref = notebook, ref
         self._supervisor, self._seal = supervisor, seal
-        self._kernel, self._runner, self._ledger = kernel, runner, ledger
+        self._kernel, self._runner, self._ledger, self._calling = kernel, runner, ledger, calling
         self._owner, self._spawn, self._ask = owner, spawn, ask
         self._claim: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Queue[News]] = set()
@@ -183,6 +185,7 @@ class Seating:
         if self._hello_pending and self._kernel.received >= self._hello.last_number:
             self._hello_pending = False
             await self.kernel_report(self._hello.kernel)
+            await self._calling.resend(self._hello.open_calls)
 
     async def kernel_report(self, report: KernelReport) -> None:
         """The agent says how its kernel is."""

@@ -8,17 +8,33 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
+from cellyard_controller import json_text
+from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.model import Outcome, Usage, Value
-from cellyard_controller.executions.reports import Clear, Ended, Output, Report, Started, Truncated, Update
+from cellyard_controller.executions.reports import (
+    Asked,
+    Called,
+    Clear,
+    CommSaid,
+    Ended,
+    Output,
+    Report,
+    Started,
+    Truncated,
+    Update,
+    What,
+)
 from cellyard_controller.ids import ExecutionId, SandboxId
 from cellyard_proto import PROTOCOL, framing, outputs
+from cellyard_proto.v1 import calls_pb2, outputs_pb2
 from cellyard_proto.v1 import link_pb2 as pb
 
 SOCKET_NAME = "agent.sock"
@@ -51,6 +67,8 @@ class AgentHello:
     kernel: KernelReport
     held: frozenset[ExecutionId]
     last_number: int
+    open_calls: tuple[tuple[ExecutionId, str], ...] = ()
+    """Calls of the code that wait for their answer: execution and call id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +87,23 @@ class Answered:
 
     request: int
     error: str
+    content: str = ""
+    """The kernel's reply as JSON, where it was asked something."""
 
 
-FromAgent = list[Report] | KernelReport | Answered
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to ask the kernel beside its executions."""
+
+    kind: str
+    """`complete`, `inspect` or `history`."""
+    code: str = ""
+    cursor: int = 0
+    detail_level: int = 0
+    limit: int = 0
+
+
+FromAgent = list[Report] | KernelReport | Answered | CommSaid
 
 
 class LinkOwner(Protocol):
@@ -144,15 +176,58 @@ class AgentLink:
         """Starts the kernel; once in a sandbox's life."""
         self._send(pb.ToAgent(start_kernel=pb.StartKernelHost(kernel_type=kernel_type, env=env)))
 
-    def dispatch(self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str) -> None:
+    def dispatch(
+        self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str, *, allow_stdin: bool
+    ) -> None:
         """Runs a source; the agent takes an execution id once."""
-        self._send(
-            pb.ToAgent(
-                dispatch=pb.Dispatch(
-                    execution_id=execution_id, source=source, timeout_s=timeout_s or 0.0, cell_id=cell_id
-                )
-            )
+        order = pb.Dispatch(
+            execution_id=execution_id,
+            source=source,
+            timeout_s=timeout_s or 0.0,
+            cell_id=cell_id,
+            allow_stdin=allow_stdin,
         )
+        self._send(pb.ToAgent(dispatch=order))
+
+    def answer(self, call_id: str, answer: Answer) -> None:
+        """Answers a call of the code; the agent takes the first answer."""
+        message = pb.CallAnswer(call_id=call_id)
+        if answer.kind == "value":
+            message.value_json = answer.content
+        elif answer.kind == "text":
+            message.text = answer.content
+        elif answer.kind == "error":
+            message.error.CopyFrom(calls_pb2.CallError(name=answer.name, message=answer.content))
+        else:
+            message.unavailable = answer.content
+        self._send(pb.ToAgent(answer=message))
+
+    def ask(self, request: int, question: Question, within_s: float) -> None:
+        """Asks the kernel something; answered."""
+        message = pb.AskKernel(request=request, within_s=within_s)
+        code, cursor = question.code, question.cursor
+        if question.kind == "complete":
+            message.complete.CopyFrom(pb.AskComplete(code=code, cursor=cursor))
+        elif question.kind == "inspect":
+            message.inspect.CopyFrom(pb.AskInspect(code=code, cursor=cursor, detail_level=question.detail_level))
+        else:
+            message.history.CopyFrom(pb.AskHistory(limit=question.limit))
+        self._send(pb.ToAgent(ask=message))
+
+    def comm(self, said: CommSaid) -> None:
+        """Gives the kernel a comm's message."""
+        message = outputs_pb2.Comm(comm_id=said.comm_id, buffers=said.buffers)
+        data = json.dumps(said.data)
+        if said.kind == "open":
+            opened = outputs_pb2.CommOpen(
+                target_name=said.target_name, data_json=data, metadata_json=json.dumps(said.metadata)
+            )
+            message.open.CopyFrom(opened)
+        elif said.kind == "close":
+            message.close.CopyFrom(outputs_pb2.CommClose(data_json=data))
+        else:
+            message.message.CopyFrom(outputs_pb2.CommMessage(data_json=data))
+        self._send(pb.ToAgent(comm=message))
 
     def interrupt(self, execution_id: ExecutionId, restart_after_s: float = 0.0) -> None:
         """Interrupts an execution until it is idle."""
@@ -251,6 +326,7 @@ def _hello(hello: pb.Hello) -> AgentHello:
         kernel=_kernel(hello.kernel),
         held=frozenset(ExecutionId(name) for name in hello.held_executions),
         last_number=hello.last_number,
+        open_calls=tuple((ExecutionId(call.execution_id), call.call_id) for call in hello.open_calls),
     )
 
 
@@ -267,7 +343,9 @@ def _decode(frame: pb.FromAgent) -> FromAgent | None:
     if kind == "kernel":
         return _kernel(frame.kernel)
     if kind == "reply":
-        return Answered(frame.reply.request, frame.reply.error[:500])
+        return Answered(frame.reply.request, frame.reply.error[:500], frame.reply.content_json)
+    if kind == "comm":
+        return _comm(frame.comm)
     if kind == "pong":
         return None
     raise ValueError(f"an unexpected frame: {kind}")
@@ -277,7 +355,32 @@ def _report(event: pb.Event) -> Report:
     return Report(event.number, ExecutionId(event.execution_id[:256]), _what(event), event.ByteSize())
 
 
-def _what(event: pb.Event) -> Started | Output | Clear | Update | Truncated | Ended:
+def _comm(message: outputs_pb2.Comm) -> CommSaid:
+    kind = message.WhichOneof("what")
+    if kind is None:
+        raise ValueError("a comm's message that says nothing")
+    said = getattr(message, kind)
+    is_open = kind == "open"
+    return CommSaid(
+        comm_id=message.comm_id[:256],
+        kind=kind,
+        data=_object(said.data_json),
+        target_name=said.target_name[:256] if is_open else "",
+        metadata=_object(said.metadata_json) if is_open else {},
+        buffers=tuple(message.buffers),
+    )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; what is none counts as empty, because code in the kernel writes these as it likes."""
+    try:
+        value = json_text.parse(text) if text else {}
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _what(event: pb.Event) -> What:
     kind = event.WhichOneof("event")
     if kind == "started":
         return Started(event.started.execution_count)
@@ -292,6 +395,14 @@ def _what(event: pb.Event) -> Started | Output | Clear | Update | Truncated | En
             outputs.data_to_nbformat(update.data),
             outputs.metadata_to_nbformat(update.metadata_json),
         )
+    if kind == "host_call":
+        call = event.host_call
+        return Called(call.call_id[:256], call.name[:256], call.args_json, call.kwargs_json)
+    if kind == "input_requested":
+        asked = event.input_requested
+        return Asked(asked.call_id[:256], asked.prompt, asked.password)
+    if kind == "comm":
+        return _comm(event.comm)
     if kind == "truncated":
         return Truncated(event.truncated.after_bytes)
     if kind == "ended":

@@ -14,7 +14,12 @@ def _retention(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE event_batches ADD COLUMN in_short BOOLEAN NOT NULL DEFAULT FALSE")
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention}
+def _calls_and_widgets(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE executions ADD COLUMN offers TEXT NOT NULL DEFAULT ''")
+    schema.widgets.create(connection)
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets}
 """By the version that a step starts from."""
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -80,6 +80,8 @@ executions = Table(
     Column("cpu_s", Float, nullable=False, default=0.0),
     Column("peak_memory_bytes", BigInteger, nullable=False, default=0),
     Column("wall_s", Float, nullable=False, default=0.0),
+    # What its client offers to the code, as JSON; empty for nothing.
+    Column("offers", Text, nullable=False, default=""),
     Index("executions_by_notebook", "notebook_key", "ordinal"),
     Index("executions_by_cell", "notebook_key", "cell_id", "ordinal"),
     Index("executions_unfinished", "state", sqlite_where=Column("state") != "ended"),
@@ -112,6 +114,16 @@ displays = Table(
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
     Column("display_id", Text, primary_key=True),
     Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
+)
+
+# Widgets of a notebook's last kernel, as far as its front ends were told: what an exported notebook shows of them.
+widgets = Table(
+    "widgets",
+    metadata,
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
+    Column("comm_id", Text, primary_key=True),
+    Column("kernel", Text, nullable=False),  # sandbox and generation
+    Column("state", Text, nullable=False),
 )
 
 requests = Table(

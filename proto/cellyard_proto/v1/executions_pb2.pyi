@@ -136,7 +136,7 @@ class Start(_message.Message):
     coalesce: _builtins.bool
     """The same session has this cell waiting or running with the same source: that execution is returned."""
     answers_input: _builtins.bool
-    """This client answers the InputRequested events of input(). Needs a session."""
+    """This client answers the InputRequested events of input(), on the same terms."""
     @_builtins.property
     def source(self) -> Global___NewCell: ...
     @_builtins.property
@@ -145,8 +145,9 @@ class Start(_message.Message):
 
     @_builtins.property
     def host_calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of functions that this client offers to the code; it answers their HostCall events. Needs a session: when
-        that is gone, the code's calls fail. Nobody else's calls come to this client.
+        """Names of functions that this client offers to the code; it answers their HostCall events. It is there while it
+        reads this execution's stream (Execute, or Attach with the same session_id); when it has not for the sessions'
+        grace, the code's calls fail.
         """
 
     def __init__(
@@ -188,20 +189,24 @@ class AttachExecution(_message.Message):
     NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     notebook_id: _builtins.str
     execution_id: _builtins.str
     after_seq: _builtins.int
     """Number of the last event that the client has; 0 for all."""
+    session_id: _builtins.str
+    """With the session of the Start this stream is that of the client which answers calls."""
     def __init__(
         self,
         *,
         notebook_id: _builtins.str = ...,
         execution_id: _builtins.str = ...,
         after_seq: _builtins.int = ...,
+        session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "execution_id", b"execution_id", "notebook_id", b"notebook_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "execution_id", b"execution_id", "notebook_id", b"notebook_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,7 +123,7 @@ class KernelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Complete(self, request, context):
-        """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE.
+        """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,7 @@ class KernelsStub:
     Restart: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]
     """A fresh kernel in the same sandbox."""
     Complete: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]
-    """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+    """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]
     """What is known of the name at a place in code."""
     History: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]
@@ -72,7 +72,7 @@ class KernelsAsyncStub(KernelsStub):
     Restart: _aio.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]  # type: ignore[assignment]
     """A fresh kernel in the same sandbox."""
     Complete: _aio.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]  # type: ignore[assignment]
-    """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+    """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT."""
     Inspect: _aio.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]  # type: ignore[assignment]
     """What is known of the name at a place in code."""
     History: _aio.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]  # type: ignore[assignment]
@@ -131,7 +131,7 @@ class KernelsServicer(metaclass=_abc_1.ABCMeta):
         request: _kernels_pb2.CompleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_kernels_pb2.CompleteResponse, _abc.Awaitable[_kernels_pb2.CompleteResponse]]:
-        """What could stand at a place in code. A kernel that is busy for long answers UNAVAILABLE."""
+        """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT."""
 
     @_abc_1.abstractmethod
     def Inspect(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cellyard_controller.runtimes import SandboxSpec
+from cellyard_controller.runtimes.fake.calls import Calls, reply
 from cellyard_controller.runtimes.fake.clock import Clock
 from cellyard_controller.runtimes.fake.events import Events
 from cellyard_controller.runtimes.fake.kernel import Gates, Kernel, KernelGone
@@ -40,6 +41,7 @@ class FakeAgent:
         self._gates = gates
         self._facts = facts
         self._events = Events()
+        self._calls = Calls()
         self._kernel = Kernel(gates)
         self._status = link.KernelStatus(state=link.HOST_STATE_NONE)
         self._running: _Execution | None = None
@@ -58,6 +60,7 @@ class FakeAgent:
         self.may_read.set()
         self.next_kernel_fails = ""
         self.files: dict[str, bytes] = {}
+        self.comms: list[outputs.Comm] = []
         self.kernel_env: dict[str, str] = {}
 
     async def run(self) -> int:
@@ -98,6 +101,7 @@ class FakeAgent:
             held_executions=self._events.held(),
             last_number=self._events.last_number,
             facts=self._facts,
+            open_calls=self._calls.told(),
         )
         writer.write(framing.encode(link.FromAgent(hello=hello)))
         answer = await framing.read(reader, link.ToAgent)
@@ -146,6 +150,13 @@ class FakeAgent:
                     self._restart_kernel("kernel_restarted")
             case "put_file":
                 self._put_file(message.put_file)
+            case "answer":
+                self._calls.answer(message.answer)
+            case "ask":
+                busy = self._running is not None
+                self._send(link.FromAgent(reply=reply(message.ask, busy=busy)))
+            case "comm":
+                self.comms.append(message.comm)
             case "goodbye":
                 self._end_agent(0)
 
@@ -245,8 +256,14 @@ class FakeAgent:
             self._events.show(order.execution_id, event)
             self._flush_soon()
 
+        async def call(event: link.Event) -> link.CallAnswer:
+            call_id, answer = self._calls.open(order.execution_id)
+            getattr(event, event.WhichOneof("event") or "").call_id = call_id
+            show(event)
+            return await answer
+
         try:
-            ended = await kernel.run(order.source, execution.interrupted, show)
+            ended = await kernel.run(order.source, execution.interrupted, show, call)
         except KernelGone as gone:
             self._kernel_died(str(gone))
             return
@@ -283,6 +300,7 @@ class FakeAgent:
     def _end(self, execution: _Execution, ended: link.ExecutionEnded) -> None:
         ended.interrupted_by = execution.interrupted_by
         self._early.pop(execution.order.execution_id, None)
+        self._calls.drop(execution.order.execution_id)
         self._events.add(execution.order.execution_id, link.Event(ended=ended))
         self._flush_soon()
         for task in execution.tasks:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from cellyard_controller.runtimes.fake.script import Command, parse
+from cellyard_proto.v1 import calls_pb2 as calls
 from cellyard_proto.v1 import link_pb2 as link
 from cellyard_proto.v1 import outputs_pb2 as outputs
 
+T = TypeVar("T")
 Show = Callable[[link.Event], None]
+Call = Callable[[link.Event], Coroutine[Any, Any, link.CallAnswer]]
 
 
 class KernelGone(Exception):
@@ -49,8 +52,9 @@ class Kernel:
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
         self.execution_count = 0
+        self._comms: set[str] = set()
 
-    async def run(self, source: str, interrupted: asyncio.Event, show: Show) -> link.ExecutionEnded:
+    async def run(self, source: str, interrupted: asyncio.Event, show: Show, call: Call) -> link.ExecutionEnded:
         """Runs a source whose start was told. Raises KernelGone where it ends the kernel."""
         ended = link.ExecutionEnded(outcome=link.OUTCOME_OK, execution_count=self.execution_count)
         ended.peak_memory_bytes = 1024 * 1024
@@ -62,7 +66,9 @@ class Kernel:
                     _raise(show, command.argument(0, "Exception"), command.argument(1))
                     ended.outcome = link.OUTCOME_ERROR
                     return ended
-                if command.verb == "value":
+                if command.verb in ("call", "input"):
+                    show(_text("stdout", await _unless(interrupted, _answered(command, call))))
+                elif command.verb == "value":
                     ended.value.CopyFrom(self._value(command.argument(0), show))
                 else:
                     await self._act(command, interrupted, show)
@@ -78,6 +84,12 @@ class Kernel:
                 show(_text("stdout", f"{first}\n"))
             case "stderr":
                 show(_text("stderr", f"{first}\n"))
+            case "comm":
+                comm = outputs.Comm(comm_id=first, message=outputs.CommMessage(data_json=second))
+                if first not in self._comms:
+                    comm.open.CopyFrom(outputs.CommOpen(target_name="jupyter.widget", data_json=second))
+                    self._comms.add(first)
+                show(link.Event(comm=comm))
             case "html":
                 shown = outputs.DisplayData(data={"text/html": outputs.MimeValue(text=first)})
                 show(link.Event(output=outputs.Output(display_data=shown)))
@@ -111,7 +123,7 @@ class Kernel:
         return outputs.Value(json=text)
 
 
-async def _unless(interrupted: asyncio.Event, waiting: Coroutine[Any, Any, object]) -> None:
+async def _unless(interrupted: asyncio.Event, waiting: Coroutine[Any, Any, T]) -> T:
     """Waits; raises _Interrupted where the interrupt comes first."""
     wait, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(interrupted.wait())
     try:
@@ -121,6 +133,20 @@ async def _unless(interrupted: asyncio.Event, waiting: Coroutine[Any, Any, objec
         stop.cancel()
     if wait not in done:
         raise _Interrupted
+    return wait.result()
+
+
+async def _answered(command: Command, call: Call) -> str:
+    """What a script's call got, as a line."""
+    if command.verb == "input":
+        event = link.Event(input_requested=calls.InputRequested(prompt=command.argument(0)))
+    else:
+        args = command.argument(1, "[]")
+        event = link.Event(host_call=calls.HostCall(name=command.argument(0), args_json=args, kwargs_json="{}"))
+    answer = await call(event)
+    kind = answer.WhichOneof("answer")
+    content = f"{answer.error.name}: {answer.error.message}" if kind == "error" else getattr(answer, kind or "text")
+    return f"{(kind or '').removesuffix('_json')} {content}\n"
 
 
 def _raise(show: Show, name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from cellyard_controller.runtimes.fake.agent import FakeAgent
 from cellyard_controller.runtimes.fake.clock import Clock, LoopClock
 from cellyard_controller.runtimes.fake.kernel import Gates
 from cellyard_proto.v1 import link_pb2 as link
+from cellyard_proto.v1 import outputs_pb2 as outputs
 
 ENGINE_BOUND = 5.0
 """Seconds until a call to an engine that hangs is given up."""
@@ -191,6 +192,10 @@ class FakeRuntime:
     def kernel_env(self, instance_id: str) -> dict[str, str]:
         """The variables that the kernel was started with."""
         return self._sandboxes[instance_id].agent.kernel_env
+
+    def comms(self, instance_id: str) -> list[outputs.Comm]:
+        """The messages of comms that reached the kernel."""
+        return self._sandboxes[instance_id].agent.comms
 
     async def _live(self, instance_id: str, agent: FakeAgent) -> None:
         exit_code = await agent.run()

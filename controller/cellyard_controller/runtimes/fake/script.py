@@ -11,6 +11,8 @@
 | `hang`, `hang deaf` | runs until interrupted; deaf: until the kernel is gone |
 | `gate NAME` | runs until the test opens that gate, or until interrupted |
 | `flood N` | writes N lines, each an event of its own |
+| `call NAME ARGS`, `input PROMPT` | calls its client's function, asks for a line; writes what it gets |
+| `comm ID JSON` | a comm's message; the first one opens it |
 | `exit N`, `oom` | the kernel ends with that exit code, or is killed for want of memory |
 """
 
@@ -30,6 +32,9 @@ _ARGUMENTS = {
     "hang": 1,
     "gate": 1,
     "flood": 1,
+    "call": 2,
+    "input": 1,
+    "comm": 2,
     "exit": 1,
     "oom": 1,
 }
