@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         DisplayUpdated,
         Event,
         Finished,
+        HostCalled,
+        InputRequested,
         OutputCleared,
         OutputEvent,
         Queued,
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo
-    from cellyard.results import Capability, Cell, End, ExecutionResult, Output, Progress, Usage
+    from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
 
 __version__ = _version.VERSION
 
@@ -68,6 +70,7 @@ __all__ = [
     "CellNotFound",
     "CellyardError",
     "Client",
+    "Completion",
     "ControllerUnavailable",
     "DisplayUpdated",
     "End",
@@ -77,6 +80,8 @@ __all__ = [
     "ExecutionResult",
     "ExecutionTimeout",
     "Finished",
+    "HostCalled",
+    "InputRequested",
     "InvalidRequest",
     "KernelDied",
     "KernelMismatch",
@@ -112,6 +117,8 @@ _HOMES = {
         "DisplayUpdated",
         "Event",
         "Finished",
+        "HostCalled",
+        "InputRequested",
         "OutputCleared",
         "OutputEvent",
         "Queued",
@@ -119,7 +126,7 @@ _HOMES = {
         "Waiting",
     ),
     "info": ("NotebookInfo", "SandboxInfo", "ServerInfo"),
-    "results": ("Capability", "Cell", "End", "ExecutionResult", "Output", "Progress", "Usage"),
+    "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

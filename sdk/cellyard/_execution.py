@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cellyard import _translate, errors, events, results
-from cellyard._values import decode_value
+from cellyard._values import decode_arguments, decode_value
 from cellyard_proto.outputs import OutputFold, data_to_nbformat, metadata_to_nbformat, to_nbformat
 from cellyard_proto.v1 import executions_pb2, outputs_pb2
 
@@ -50,6 +50,13 @@ class ExecutionView:
                 return events.OutputCleared(message.clear_output.wait, message.seq)
             case "display_updated":
                 return self._display_updated(message.display_updated)
+            case "host_call":
+                call = message.host_call
+                args, kwargs = decode_arguments(call.args_json, call.kwargs_json)
+                return events.HostCalled(call.name, args, kwargs, call.call_id, message.seq)
+            case "input_requested":
+                asked = message.input_requested
+                return events.InputRequested(asked.prompt, asked.password, asked.call_id, message.seq)
             case "finished":
                 return self._finished(message.finished)
         return None

@@ -96,6 +96,12 @@ async def in_thread(function: Callable[..., _T], *args: Any) -> _T:
     return await asyncio.to_thread(function, *args)
 
 
+async def ask(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function of the caller returns; it may be a coroutine function."""
+    answer = function(*args, **kwargs)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
 async def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
     """Gives a value to a callback, which may be a coroutine function."""
     if callback is not None:

@@ -84,6 +84,11 @@ def in_thread(function: Callable[..., _T], *args: Any) -> _T:
     return function(*args)
 
 
+def ask(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function of the caller returns."""
+    return function(*args, **kwargs)
+
+
 def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
     """Gives a value to a callback."""
     if callback is not None:

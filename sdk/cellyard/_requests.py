@@ -6,6 +6,7 @@ kernel types, lengths of ids, ...), so that every client gets the same answer.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import uuid
@@ -31,7 +32,7 @@ def cell_id() -> str:
     return f"cell-{uuid.uuid4()}"
 
 
-def build(message: Callable[..., Message], **fields: Any) -> Message:
+def build(message: Callable[..., Message], /, **fields: Any) -> Message:
     """A message; what cannot stand in it (wrong types, lone surrogates) is InvalidRequest."""
     try:
         return message(**fields)
@@ -48,6 +49,21 @@ def text(name: str, value: object) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{name} has a lone surrogate at position {error.start}: no Unicode text") from None
     return value
+
+
+def sendable(text: str) -> str:
+    """Text as Unicode can carry it, with question marks for what it cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def json_text(name: str, value: object) -> str:
+    """A JSON object as text."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{name} must be a mapping, not {type(value).__name__}")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{name} is no JSON: {error}") from None
 
 
 def named(name: str, value: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cellyard._display import shorten
 from cellyard.results import ExecutionResult, Output, Progress
@@ -78,6 +78,28 @@ class DisplayUpdated:
 
 
 @dataclass(frozen=True, slots=True)
+class HostCalled:
+    """The code has called a function that the client which runs it offers (`host_calls=`)."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    call_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class InputRequested:
+    """The code has asked for a line; the client that runs it answers (`on_input=`)."""
+
+    prompt: str
+    password: bool
+    """What is typed must not be shown."""
+    call_id: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end, with everything that was shown; always the last event."""
 
@@ -88,5 +110,16 @@ class Finished:
         return f"Finished(seq={self.seq}, {self.result.status}, {shorten(self.result.text, 200)!r})"
 
 
-Event: TypeAlias = Queued | Waiting | Progress | Started | OutputEvent | OutputCleared | DisplayUpdated | Finished
+Event: TypeAlias = (
+    Queued
+    | Waiting
+    | Progress
+    | Started
+    | OutputEvent
+    | OutputCleared
+    | DisplayUpdated
+    | HostCalled
+    | InputRequested
+    | Finished
+)
 """Everything that `stream_execute` may give."""

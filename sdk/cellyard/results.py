@@ -51,6 +51,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Completion:
+    """What could stand at a place in code."""
+
+    matches: list[str]
+    start: int
+    """Each match replaces the code from here,"""
+    end: int
+    """to here, in characters."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """As Jupyter's complete_reply has it: types of the matches, for example."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capability:
     """Something that sandboxes have been shown to do, or not."""
 

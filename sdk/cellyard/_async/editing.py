@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from cellyard import _io_async, _requests
 from cellyard._async.core import AsyncSessionCore
 from cellyard._async.transport import Connection
-from cellyard.errors import InvalidRequest
 from cellyard_proto.v1 import notebooks_pb2
 
 
@@ -57,13 +55,9 @@ class AsyncEditCalls(AsyncSessionCore):
 
         Raises CellNotFound, InvalidRequest for what is no JSON, NotConnected.
         """
-        try:
-            text = json.dumps(dict(values), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"a cell's metadata is JSON data: {error}") from None
         request = notebooks_pb2.SetCellMetadataRequest(
             cell_id=_requests.named("cell_id", cell_id),
-            metadata_json=text,
+            metadata_json=_requests.json_text("a cell's metadata", values),
             remove_keys=[_requests.text("remove", key) for key in remove],
             request_id=_requests.request_id(),
         )

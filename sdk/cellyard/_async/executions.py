@@ -8,8 +8,9 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from cellyard import _io_async, _requests, _translate, events
-from cellyard._async.core import AsyncSessionCore
+from cellyard._async.answering import AsyncAnswering
 from cellyard._async.transport import Connection, Deadline
+from cellyard._calls import HostCalls, Offers, offers
 from cellyard._execution import ExecutionView, is_last, is_started, refusal, timed_out
 from cellyard.errors import InvalidRequest
 from cellyard.results import ExecutionResult, Output, Progress
@@ -18,7 +19,7 @@ from cellyard_proto.v1 import executions_pb2
 CANCEL_TIMEOUT_S = 10.0
 
 
-class AsyncExecutionCalls(AsyncSessionCore):
+class AsyncExecutionCalls(AsyncAnswering):
     """The part of a session that is about running cells."""
 
     async def execute_cell(
@@ -29,6 +30,8 @@ class AsyncExecutionCalls(AsyncSessionCore):
         on_output: Callable[[Output], Any] | None = None,
         on_timeout: Literal["interrupt", "detach"] = "interrupt",
         on_cancel: Literal["detach", "interrupt"] = "detach",
+        on_input: Callable[[str], Any] | None = None,
+        host_calls: HostCalls = (),
     ) -> ExecutionResult:
         """Runs a code cell with the source that the document has now, and waits for its end.
 
@@ -39,11 +42,18 @@ class AsyncExecutionCalls(AsyncSessionCore):
         until then in its `result`. `on_output` gets outputs as they come. When the call is broken off (a cancelled
         task, Ctrl-C), the execution goes on, unless `on_cancel` is "interrupt".
 
+        `on_input` gets the prompt of each input() and returns the line; without it, input() raises in the cell.
+        `host_calls` are functions that the code may call, by name (`from cellyard_sandbox import host`, then
+        `host.name(...)`): they run here, with this program's rights, while this call waits, one after the other; what
+        they take and return is data, what they raise is an exception in the code. The code of whatever else runs in
+        that kernel meanwhile could call them too.
+
         Raises CellNotFound, InvalidRequest for a cell that is not code, ExecutionTimeout, ControllerUnavailable;
         where no kernel can be had, what `start_kernel` raises.
         """
         start = executions_pb2.Start(cell_id=_requests.named("cell_id", cell_id))
-        return await self._run(start, timeout_secs, on_output, on_timeout, on_cancel)
+        given = offers(host_calls, on_input)
+        return await self._run(start, timeout_secs, on_output, on_timeout, on_cancel, given)
 
     async def run(
         self,
@@ -53,11 +63,14 @@ class AsyncExecutionCalls(AsyncSessionCore):
         on_output: Callable[[Output], Any] | None = None,
         on_timeout: Literal["interrupt", "detach"] = "interrupt",
         on_cancel: Literal["detach", "interrupt"] = "detach",
+        on_input: Callable[[str], Any] | None = None,
+        host_calls: HostCalls = (),
     ) -> ExecutionResult:
         """Adds a cell with this code at the end of the notebook and runs it: `create_cell` and `execute_cell` in
         one round trip. Parameters and errors as there."""
         start = executions_pb2.Start(source=_requests.new_cell(code))
-        return await self._run(start, timeout_secs, on_output, on_timeout, on_cancel)
+        given = offers(host_calls, on_input)
+        return await self._run(start, timeout_secs, on_output, on_timeout, on_cancel, given)
 
     async def queue_cell(self, cell_id: str, *, stop_on_error: bool = True) -> str:
         """Queues a code cell and returns the id of its execution at once; starts a kernel where needed.
@@ -82,6 +95,8 @@ class AsyncExecutionCalls(AsyncSessionCore):
         timeout_secs: float | None = 60.0,
         on_timeout: Literal["interrupt", "detach"] = "interrupt",
         on_cancel: Literal["detach", "interrupt"] = "detach",
+        on_input: Callable[[str], Any] | None = None,
+        host_calls: HostCalls = (),
     ) -> AsyncIterator[events.Event]:
         """Runs a cell, or new code, and gives events as they come; the last is `Finished` with the result.
 
@@ -96,7 +111,7 @@ class AsyncExecutionCalls(AsyncSessionCore):
         else:
             start.source.CopyFrom(_requests.new_cell(code))
         limit, detach, interrupt = _checked(timeout_secs, on_timeout, on_cancel)
-        return self._stream(start, limit, detach, interrupt)
+        return self._stream(start, limit, detach, interrupt, offers(host_calls, on_input))
 
     async def cancel(self, execution_id: str) -> None:
         """Ends one execution: a waiting one is cancelled, a running one interrupted. An ended one stays as it is.
@@ -152,11 +167,12 @@ class AsyncExecutionCalls(AsyncSessionCore):
         on_output: Callable[[Output], Any] | None,
         on_timeout: object,
         on_cancel: object,
+        given: Offers,
     ) -> ExecutionResult:
         limit, detach, interrupt = _checked(timeout_secs, on_timeout, on_cancel)
         view = ExecutionView()
         try:
-            async with aclosing(self._events(start, view, limit, detach)) as happening:
+            async with aclosing(self._events(start, view, limit, detach, given)) as happening:
                 async for event in happening:
                     if isinstance(event, events.OutputEvent):
                         await _io_async.tell(on_output, event.output)
@@ -174,11 +190,11 @@ class AsyncExecutionCalls(AsyncSessionCore):
         raise AssertionError("a stream of events ends with Finished")
 
     async def _stream(
-        self, start: executions_pb2.Start, limit: float | None, detach: bool, interrupt: bool
+        self, start: executions_pb2.Start, limit: float | None, detach: bool, interrupt: bool, given: Offers
     ) -> AsyncGenerator[events.Event, None]:
         view = ExecutionView()
         try:
-            async with aclosing(self._events(start, view, limit, detach)) as happening:
+            async with aclosing(self._events(start, view, limit, detach, given)) as happening:
                 async for event in happening:
                     yield event
         except _io_async.Cancelled:
@@ -192,10 +208,12 @@ class AsyncExecutionCalls(AsyncSessionCore):
         view: ExecutionView,
         limit: float | None,
         detach: bool,
+        given: Offers,
     ) -> AsyncGenerator[events.Event, None]:
         """The events of an execution that is started here, healed; `Finished` is the last."""
         await self._connected()
         self._complete(start)
+        given.write(start)
         if limit is not None and not detach:
             start.timeout_s = limit
         expires: float | None = None
@@ -206,7 +224,7 @@ class AsyncExecutionCalls(AsyncSessionCore):
             if not view.execution_id:
                 return connection.stubs.executions.Execute(start, metadata=connection.metadata)
             resumed = True
-            return self._attach(connection, view.execution_id, view.seq, expires)
+            return self._attach(connection, view.execution_id, view.seq, expires, self._session_id)
 
         # To leave a running cell after its time, the stream is taken up anew when it starts, with that deadline.
         stages = (is_started, is_last) if detach and limit is not None else (is_last,)
@@ -224,6 +242,8 @@ class AsyncExecutionCalls(AsyncSessionCore):
                                 event = events.Finished(await self.get_execution(view.execution_id), view.seq)
                         if event is not None:
                             yield event
+                        if isinstance(event, events.HostCalled | events.InputRequested):
+                            await self._answer(view.execution_id, event, given)
                 if ended:
                     return
                 if limit is not None:
@@ -262,14 +282,15 @@ class AsyncExecutionCalls(AsyncSessionCore):
         return await self._transport.call(lambda s: s.executions.Get, request)
 
     def _attach(
-        self, connection: Connection, execution_id: str, after_seq: int, expires: float | None
+        self, connection: Connection, execution_id: str, after_seq: int, expires: float | None, session_id: str = ""
     ) -> _io_async.Call[executions_pb2.ExecutionEvent]:
-        """The rest of an execution's stream, cut at `expires` (monotonic seconds)."""
+        """The rest of an execution's stream, cut at `expires` (monotonic seconds). With `session_id` this session
+        answers its calls."""
         left = None if expires is None else expires - time.monotonic()
         if left is not None and left <= 0:
             raise Deadline
         request = executions_pb2.AttachExecution(
-            notebook_id=self._notebook_id, execution_id=execution_id, after_seq=after_seq
+            notebook_id=self._notebook_id, execution_id=execution_id, after_seq=after_seq, session_id=session_id
         )
         return connection.stubs.executions.Attach(request, timeout=left, metadata=connection.metadata)
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from cellyard import _io_sync, _requests
 from cellyard._sync.core import SessionCore
 from cellyard._sync.transport import Connection
-from cellyard.errors import InvalidRequest
 from cellyard_proto.v1 import notebooks_pb2
 
 
@@ -58,13 +56,9 @@ class EditCalls(SessionCore):
 
         Raises CellNotFound, InvalidRequest for what is no JSON, NotConnected.
         """
-        try:
-            text = json.dumps(dict(values), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"a cell's metadata is JSON data: {error}") from None
         request = notebooks_pb2.SetCellMetadataRequest(
             cell_id=_requests.named("cell_id", cell_id),
-            metadata_json=text,
+            metadata_json=_requests.json_text("a cell's metadata", values),
             remove_keys=[_requests.text("remove", key) for key in remove],
             request_id=_requests.request_id(),
         )

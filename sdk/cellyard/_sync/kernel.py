@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cellyard import _io_sync, _requests, _translate
 from cellyard._sync.core import SessionCore
 from cellyard._sync.transport import Connection
 from cellyard.errors import InvalidRequest, KernelDied
-from cellyard.results import Capability
-from cellyard_proto.v1 import kernels_pb2, sandboxes_pb2
+from cellyard.results import Capability, Completion
+from cellyard_proto.outputs import data_to_nbformat, metadata_to_nbformat
+from cellyard_proto.v1 import kernels_pb2, outputs_pb2, sandboxes_pb2
 
 
 class KernelCalls(SessionCore):
@@ -106,6 +109,60 @@ class KernelCalls(SessionCore):
             restart_after_s=limit,
         )
         self._transport.call(lambda s: s.kernels.Interrupt, request)
+
+    def complete(self, code: str, cursor: int | None = None) -> Completion:
+        """What could stand at a place in code, as the running kernel knows it; by default at the code's end.
+
+        Raises NoKernel where none runs, ExecutionTimeout where it is busy for more than 5 s.
+        """
+        request = _requests.build(
+            kernels_pb2.CompleteRequest, code=_requests.text("code", code), cursor=_requests.index(cursor, "cursor")
+        )
+        self._connected()
+        request.notebook_id = self._notebook_id
+        answer = self._transport.call(lambda s: s.kernels.Complete, request)
+        metadata = metadata_to_nbformat(answer.metadata_json)
+        return Completion(list(answer.matches), answer.cursor_start, answer.cursor_end, metadata)
+
+    def inspect(self, code: str, cursor: int | None = None, detail_level: int = 0) -> dict[str, Any] | None:
+        """What the running kernel knows of the name at a place in code: text by MIME type, None for nothing.
+
+        `detail_level` 1 asks for the source too. Errors as for `complete`.
+        """
+        request = _requests.build(
+            kernels_pb2.InspectRequest,
+            code=_requests.text("code", code),
+            cursor=_requests.index(cursor, "cursor"),
+            detail_level=detail_level,
+        )
+        self._connected()
+        request.notebook_id = self._notebook_id
+        answer = self._transport.call(lambda s: s.kernels.Inspect, request)
+        return data_to_nbformat(answer.data) if answer.found else None
+
+    def history(self, limit: int = 1000) -> list[tuple[int, str]]:
+        """What ran in this kernel, oldest first: count and source of the last `limit`. Errors as for `complete`."""
+        request = kernels_pb2.HistoryRequest(notebook_id=self._notebook_id, limit=_requests.count("limit", limit))
+        self._connected()
+        answer = self._transport.call(lambda s: s.kernels.History, request)
+        return [(entry.execution_count, entry.source) for entry in answer.entries]
+
+    def send_comm(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes] = ()) -> None:
+        """Gives the kernel a message of an open comm, as a front end does when somebody moves a widget.
+
+        What the kernel says in return comes with `watch`. Raises NoKernel; InvalidRequest for data that is no JSON.
+        """
+        message = _requests.build(
+            outputs_pb2.Comm,
+            comm_id=_requests.named("comm_id", comm_id),
+            message=outputs_pb2.CommMessage(data_json=_requests.json_text("data", data)),
+            buffers=buffers,
+        )
+        self._connected()
+        request = kernels_pb2.SendCommRequest(
+            notebook_id=self._notebook_id, request_id=_requests.request_id(), comm=message
+        )
+        self._transport.call(lambda s: s.kernels.SendComm, request)
 
     def supports(self, capability: str) -> bool:
         """Whether a capability has been shown for the sandboxes of this session.

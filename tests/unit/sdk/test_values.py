@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellyard._values import decode_value
+from cellyard._values import decode_arguments, decode_value, encode_value
 
 
 @pytest.mark.parametrize(
@@ -88,3 +88,38 @@ def test_plain_json_comes_through(value: Any) -> None:
 @given(st.text())
 def test_nothing_that_a_sandbox_says_raises(text: str) -> None:
     decode_value(text, is_repr=False)
+
+
+_PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.datetimes()
+    | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.text() | st.integers() | st.just("$int"), inner)
+        | st.sets(st.integers() | st.text())
+    ),
+    max_leaves=20,
+)
+
+
+@given(_PLAIN)
+def test_what_is_given_to_code_is_what_it_gets(value: Any) -> None:
+    assert decode_value(encode_value(value), is_repr=False) == (value, False)
+
+
+@pytest.mark.parametrize("value", [object(), [print], {"a": {1: lambda: None}}])
+def test_what_is_no_data_is_not_given_to_code(value: Any) -> None:
+    with pytest.raises(TypeError, match="no data"):
+        encode_value(value)
+
+
+def test_arguments_that_cannot_be_read_stay_the_text_they_were() -> None:
+    assert decode_arguments('[1, {"$tuple": [2]}]', '{"a": 3}') == ((1, (2,)), {"a": 3})
+    assert decode_arguments("[", "{") == (("[",), {})
