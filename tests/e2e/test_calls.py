@@ -149,8 +149,7 @@ def test_widgets_work_and_are_saved_with_the_notebook(shared_controller: Process
         assert view["model_id"] == comm_id
         session.send_comm(comm_id, {"method": "update", "state": {"value": 7}, "buffer_paths": []})
         assert session.run("slider.value, seen").value == (7, [7])
-        client = cellyard.Client(endpoint=shared_controller.endpoint)
-        saved = json.loads(client.export_notebook(session.notebook_id))
+        saved = json.loads(session.export_notebook())
         state = saved["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
         assert state[comm_id]["model_name"] == "IntSliderModel"
         assert state[comm_id]["state"]["value"] == 7
