@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 from cellyard_controller.executions.calls import Offers
 from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
+from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import displays, event_batches, executions
 
 _RUNNING_COLUMNS = ("state", "execution_count", "started_at", "last_seq")
@@ -27,21 +28,33 @@ _ENDED_COLUMNS = (
     "outputs",
 )
 
-# Statements of the hot path, built once: building one costs more than running it.
-_ADD = insert(executions)
-_ADD_EVENTS = insert(event_batches)
+_NEW_COLUMNS = (
+    "execution_id",
+    "notebook_key",
+    "cell_id",
+    "session_id",
+    "source",
+    "timeout_s",
+    "start_deadline",
+    "stop_on_error",
+    "state",
+    "accepted_at",
+    "offers",
+)
+_ADD = Hot(insert(executions), _NEW_COLUMNS)
+_ADD_EVENTS = Hot(insert(event_batches), ("execution_id", "last_seq", "events"))
 _THIS = executions.c.execution_id == bindparam("this")
-_DISPATCHED = update(executions).where(_THIS).values(state=State.DISPATCHED)
+_DISPATCHED = Hot(update(executions).where(_THIS).values(state=bindparam("new_state")))
 _RUNNING: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _RUNNING_COLUMNS}
 _ENDED = _RUNNING | {name: bindparam(f"new_{name}") for name in _ENDED_COLUMNS}
-_SAVE_RUNNING = update(executions).where(_THIS).values(**_RUNNING)
-_SAVE_ENDED = update(executions).where(_THIS).values(**_ENDED)
+_SAVE_RUNNING = Hot(update(executions).where(_THIS).values(**_RUNNING))
+_SAVE_ENDED = Hot(update(executions).where(_THIS).values(**_ENDED))
 
 
 def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> None:
     """Stores an accepted execution."""
-    connection.execute(
-        _ADD,
+    _ADD(
+        connection,
         {
             "execution_id": execution.execution_id,
             "notebook_key": notebook,
@@ -60,7 +73,7 @@ def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> 
 
 def set_dispatched(connection: Connection, execution_id: ExecutionId) -> None:
     """The kernel may have it from now on: it is never given to another one."""
-    connection.execute(_DISPATCHED, {"this": execution_id})
+    _DISPATCHED(connection, {"this": execution_id, "new_state": State.DISPATCHED})
 
 
 def set_end_wanted(connection: Connection, execution_id: ExecutionId, why: str) -> None:
@@ -78,7 +91,7 @@ def save(connection: Connection, execution: Execution) -> None:
         "new_last_seq": execution.last_seq,
     }
     if execution.state is not State.ENDED:
-        connection.execute(_SAVE_RUNNING, values)
+        _SAVE_RUNNING(connection, values)
         return
     value, usage = execution.value, execution.usage
     values |= {
@@ -93,13 +106,13 @@ def save(connection: Connection, execution: Execution) -> None:
         "new_wall_s": usage.wall_s,
         "new_outputs": _json(execution.outputs),
     }
-    connection.execute(_SAVE_ENDED, values)
+    _SAVE_ENDED(connection, values)
 
 
 def add_events(connection: Connection, execution_id: ExecutionId, events: Sequence[Event]) -> None:
     """Stores one batch of events."""
     body = _json([[event.seq, event.kind, event.body] for event in events])
-    connection.execute(insert(event_batches).values(execution_id=execution_id, last_seq=events[-1].seq, events=body))
+    _ADD_EVENTS(connection, {"execution_id": execution_id, "last_seq": events[-1].seq, "events": body})
 
 
 def add_displays(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId, ids: Iterable[str]) -> None:

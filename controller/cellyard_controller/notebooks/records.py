@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
+from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import document_chunks, notebooks, requests
 
 KEEP_REQUESTS_S = 24 * 3600.0
@@ -37,10 +38,9 @@ class Request:
     """Of the content: the same id with other content is refused."""
 
 
-# Statements of the hot path, built once: building one costs more than running it.
-_ADD_CHUNK = insert(document_chunks)
-_CHANGED = update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now"))
-_REMEMBER = insert(requests)
+_ADD_CHUNK = Hot(insert(document_chunks))
+_CHANGED = Hot(update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now")))
+_REMEMBER = Hot(insert(requests))
 
 
 def find(connection: Connection, ref: NotebookRef) -> NotebookRecord | None:
@@ -100,9 +100,9 @@ def chunk_count(connection: Connection, key: NotebookKey) -> int:
 
 def add_chunk(connection: Connection, key: NotebookKey, number: int, chunk: bytes) -> None:
     """Appends a change to the document."""
-    connection.execute(_ADD_CHUNK, {"notebook_key": key, "number": number, "chunk": chunk})
+    _ADD_CHUNK(connection, {"notebook_key": key, "number": number, "chunk": chunk})
     if number:
-        connection.execute(_CHANGED, {"this": key, "now": time.time()})
+        _CHANGED(connection, {"this": key, "now": time.time()})
 
 
 def replace_chunks(connection: Connection, key: NotebookKey, snapshot: bytes) -> None:
@@ -123,8 +123,8 @@ def remove(connection: Connection, key: NotebookKey) -> None:
 
 def remember(connection: Connection, tenant: TenantName, request: Request, answer: str) -> None:
     """Notes that a request was carried out. A repeated id is a conflict of the primary key."""
-    connection.execute(
-        _REMEMBER,
+    _REMEMBER(
+        connection,
         {
             "tenant": tenant,
             "request_id": request.request_id,

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from cellyard_controller.ids import NotebookKey, SandboxId
 from cellyard_controller.sandboxes.lifecycle import SandboxState
+from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import sandboxes
 
 
@@ -54,14 +55,14 @@ def change(connection: Connection, sandbox_id: SandboxId, **values: Any) -> None
     connection.execute(update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id).values(**values))
 
 
-_COMMITTED = (
+_COMMITTED = Hot(
     update(sandboxes).where(sandboxes.c.sandbox_id == bindparam("this")).values(committed_number=bindparam("number"))
 )
 
 
 def set_committed(connection: Connection, sandbox_id: SandboxId, number: int) -> None:
     """Reports of its agent up to this number are stored."""
-    connection.execute(_COMMITTED, {"this": sandbox_id, "number": number})
+    _COMMITTED(connection, {"this": sandbox_id, "number": number})
 
 
 def set_claimed(
