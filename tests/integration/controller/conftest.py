@@ -62,7 +62,7 @@ class Yard:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runtime = FakeRuntime(name="docker")
-        self.config: dict[str, Any] = {"runtime": ("docker",), "sandboxes": {"ping_interval": 0.2}}
+        self.config: dict[str, Any] = {"runtime": ("docker",)}
         self._running: list[tuple[Controller, grpc.aio.Channel]] = []
 
     async def start(self, **config: Any) -> Stubs:
