@@ -43,22 +43,31 @@ if TYPE_CHECKING:
     )
     from cellyard.errors import CellyardError as RuntimedError
     from cellyard.events import (
+        Accepted,
+        CellRemoved,
+        CellUpdated,
         DisplayUpdated,
         Event,
+        ExecutionEvent,
         Finished,
+        KernelChanged,
+        MetadataChanged,
+        NotebookEvent,
         OutputCleared,
         OutputEvent,
         Queued,
+        Snapshot,
         Started,
         Waiting,
     )
-    from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo
+    from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
     from cellyard.results import Capability, Cell, End, ExecutionResult, Output, Progress, Usage
 
 __version__ = _version.VERSION
 
 __all__ = [
     "TLS",
+    "Accepted",
     "AsyncClient",
     "AsyncSession",
     "Capability",
@@ -66,6 +75,8 @@ __all__ = [
     "Cell",
     "CellChanged",
     "CellNotFound",
+    "CellRemoved",
+    "CellUpdated",
     "CellyardError",
     "Client",
     "ControllerUnavailable",
@@ -73,15 +84,20 @@ __all__ = [
     "End",
     "EnvironmentFailed",
     "Event",
+    "ExecutionEvent",
     "ExecutionNotFound",
     "ExecutionResult",
     "ExecutionTimeout",
     "Finished",
     "InvalidRequest",
+    "KernelChanged",
     "KernelDied",
+    "KernelInfo",
     "KernelMismatch",
+    "MetadataChanged",
     "NoKernel",
     "NotConnected",
+    "NotebookEvent",
     "NotebookInfo",
     "NotebookNotFound",
     "Output",
@@ -95,6 +111,7 @@ __all__ = [
     "SandboxInfo",
     "ServerInfo",
     "Session",
+    "Snapshot",
     "Started",
     "Unauthenticated",
     "Usage",
@@ -109,16 +126,24 @@ _HOMES = {
     "_sync.session": ("Session",),
     "endpoint": ("TLS",),
     "events": (
+        "Accepted",
+        "CellRemoved",
+        "CellUpdated",
         "DisplayUpdated",
         "Event",
+        "ExecutionEvent",
         "Finished",
+        "KernelChanged",
+        "MetadataChanged",
+        "NotebookEvent",
         "OutputCleared",
         "OutputEvent",
         "Queued",
+        "Snapshot",
         "Started",
         "Waiting",
     ),
-    "info": ("NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
     "results": ("Capability", "Cell", "End", "ExecutionResult", "Output", "Progress", "Usage"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
