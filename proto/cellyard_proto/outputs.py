@@ -77,9 +77,16 @@ class OutputFold:
         ids = {output.get("transient", {}).get("display_id", "") for output in self._outputs}
         return ids - {""}
 
-    def outputs(self) -> list[NbOutput]:
-        """The outputs as they stand, streams with carriage returns and backspaces applied."""
+    @property
+    def clear_waits(self) -> bool:
+        """Whether the outputs go when the next one comes."""
+        return self._clear_pending
+
+    def outputs(self, *, as_they_came: bool = False) -> list[NbOutput]:
+        """The outputs as they stand, streams with carriage returns and backspaces applied, or `as_they_came`."""
         self._join()
+        if as_they_came:
+            return [dict(output) for output in self._outputs]
         return [
             {**output, "text": apply_controls(output["text"])} if output["output_type"] == "stream" else dict(output)
             for output in self._outputs

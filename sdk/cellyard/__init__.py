@@ -43,24 +43,33 @@ if TYPE_CHECKING:
     )
     from cellyard.errors import CellyardError as RuntimedError
     from cellyard.events import (
+        Accepted,
+        CellRemoved,
+        CellUpdated,
         DisplayUpdated,
         Event,
+        ExecutionEvent,
         Finished,
         HostCalled,
         InputRequested,
+        KernelChanged,
+        MetadataChanged,
+        NotebookEvent,
         OutputCleared,
         OutputEvent,
         Queued,
+        Snapshot,
         Started,
         Waiting,
     )
-    from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo
+    from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
 
 __version__ = _version.VERSION
 
 __all__ = [
     "TLS",
+    "Accepted",
     "AsyncClient",
     "AsyncSession",
     "Capability",
@@ -68,6 +77,8 @@ __all__ = [
     "Cell",
     "CellChanged",
     "CellNotFound",
+    "CellRemoved",
+    "CellUpdated",
     "CellyardError",
     "Client",
     "Completion",
@@ -76,6 +87,7 @@ __all__ = [
     "End",
     "EnvironmentFailed",
     "Event",
+    "ExecutionEvent",
     "ExecutionNotFound",
     "ExecutionResult",
     "ExecutionTimeout",
@@ -83,10 +95,14 @@ __all__ = [
     "HostCalled",
     "InputRequested",
     "InvalidRequest",
+    "KernelChanged",
     "KernelDied",
+    "KernelInfo",
     "KernelMismatch",
+    "MetadataChanged",
     "NoKernel",
     "NotConnected",
+    "NotebookEvent",
     "NotebookInfo",
     "NotebookNotFound",
     "Output",
@@ -100,6 +116,7 @@ __all__ = [
     "SandboxInfo",
     "ServerInfo",
     "Session",
+    "Snapshot",
     "Started",
     "Unauthenticated",
     "Usage",
@@ -114,18 +131,26 @@ _HOMES = {
     "_sync.session": ("Session",),
     "endpoint": ("TLS",),
     "events": (
+        "Accepted",
+        "CellRemoved",
+        "CellUpdated",
         "DisplayUpdated",
         "Event",
+        "ExecutionEvent",
         "Finished",
         "HostCalled",
         "InputRequested",
+        "KernelChanged",
+        "MetadataChanged",
+        "NotebookEvent",
         "OutputCleared",
         "OutputEvent",
         "Queued",
+        "Snapshot",
         "Started",
         "Waiting",
     ),
-    "info": ("NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,4 +1,4 @@
-"""What `stream_execute` gives as it happens.
+"""What `stream_execute` and `watch` give as it happens.
 
 Numbered events (`seq` from 1) are durable and the same for every client; those with `seq` 0 tell the state of
 this moment.
@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from cellyard._display import shorten
-from cellyard.results import ExecutionResult, Output, Progress
+from cellyard.info import KernelInfo
+from cellyard.results import Cell, ExecutionResult, Output, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +124,79 @@ Event: TypeAlias = (
     | Finished
 )
 """Everything that `stream_execute` may give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Somebody has asked for an execution; in a snapshot, one that has not ended. Only `watch` gives it."""
+
+    execution: ExecutionResult
+    """Without outputs."""
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A notebook as it is. It replaces whatever was told before."""
+
+    notebook_id: str
+    cells: list[Cell]
+    """In document order, with their outputs."""
+    metadata: dict[str, str]
+    """The notebook's metadata: what `get_metadata` gives, by key."""
+    kernel: KernelInfo
+    executions: list[ExecutionResult]
+    """Those that wait or run, in their order, without outputs."""
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.notebook_id}, {len(self.cells)} cells, kernel {self.kernel.state})"
+
+
+@dataclass(frozen=True, slots=True)
+class CellUpdated:
+    """A cell is new, was changed or moved, or shows something else than what its executions' events tell."""
+
+    cell: Cell
+    """As it is now. Outputs, count and `execution_id` are told only `with_outputs`; else they are as they were."""
+    after: str | None
+    """The cell that it stands behind; None for the first one."""
+    with_outputs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CellRemoved:
+    """A cell is gone."""
+
+    cell_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataChanged:
+    """A value of the notebook's metadata."""
+
+    key: str
+    value: str | None
+    """None where the key is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChanged:
+    """The kernel is in another state, or another one."""
+
+    kernel: KernelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionEvent:
+    """Something happened to an execution, whoever started it: the same as `stream_execute` gives, and `Accepted`.
+
+    From its `Started` on the cell, if it is a code cell, shows this execution, and no outputs of an earlier one.
+    """
+
+    execution_id: str
+    cell_id: str
+    event: Accepted | Event
+
+
+NotebookEvent: TypeAlias = Snapshot | CellUpdated | CellRemoved | MetadataChanged | KernelChanged | ExecutionEvent
+"""Everything that `watch` may give."""

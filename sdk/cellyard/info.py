@@ -1,4 +1,4 @@
-"""What a `Client` shows: the controller itself, notebooks, sandboxes. Frozen."""
+"""What a `Client` shows: the controller itself, notebooks, sandboxes; and kernels. Frozen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cellyard._translate import moment
-from cellyard_proto.v1 import notebooks_pb2, sandboxes_pb2, sessions_pb2
+from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, sandboxes_pb2, sessions_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,29 @@ class SandboxInfo:
     runtime: str
 
 
+@dataclass(frozen=True, slots=True)
+class KernelInfo:
+    """A notebook's kernel; what does not apply is None."""
+
+    state: str
+    """ "none", "starting", "idle", "busy", "restarting" or "dead"."""
+    generation: int
+    """Counts the kernels of one sandbox; a restart adds one."""
+    kernel_type: str | None
+    env_source: str | None
+    """The environment that runs, never "auto"."""
+    sandbox_id: str | None
+    runtime: str | None
+    template: str | None
+    network: str | None
+    capabilities: tuple[str, ...]
+    """What was proven for the sandbox."""
+    end_reason: str | None
+    """Why the notebook's last kernel ended."""
+    claimed_at: datetime | None
+    expires_at: datetime | None
+
+
 def server_info(endpoint: str, hello: sessions_pb2.HelloResponse) -> ServerInfo:
     """From the controller's answer to the first call."""
     return ServerInfo(
@@ -82,4 +105,22 @@ def sandbox_info(message: sandboxes_pb2.Sandbox) -> SandboxInfo:
         message.template,
         message.age_s,
         message.runtime,
+    )
+
+
+def kernel_info(message: kernels_pb2.Kernel) -> KernelInfo:
+    """From the protocol's message."""
+    return KernelInfo(
+        kernels_pb2.KernelState.Name(message.state).removeprefix("KERNEL_STATE_").lower(),
+        message.generation,
+        message.kernel_type or None,
+        message.env_source or None,
+        message.sandbox_id or None,
+        message.runtime or None,
+        message.template or None,
+        message.network or None,
+        tuple(message.capabilities),
+        message.end_reason or None,
+        moment(message.claimed_at),
+        moment(message.expires_at),
     )

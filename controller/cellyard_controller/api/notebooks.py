@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 
 from cellyard_controller.api import requests, responses
 from cellyard_controller.api.access import Access, Caller, stream, unary
@@ -188,6 +188,14 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
             async with self._rooms.use(ref) as room:
                 await room.editor.fill(request, draft)
         return pb.ImportResponse(cell_count=len(draft.cells))
+
+    @stream
+    async def Watch(self, message: pb.WatchNotebook, caller: Caller) -> AsyncIterator[pb.NotebookEvent]:  # noqa: N802
+        """The notebook as it is, and then what happens to it."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room, aclosing(room.watching.watch()) as told:
+            async for each in told:
+                yield responses.notebook_event(ref, each)
 
     @unary
     async def List(self, message: pb.ListNotebooks, caller: Caller) -> pb.ListNotebooksResponse:  # noqa: N802

@@ -8,6 +8,7 @@ from typing import Any
 from cellyard_controller.executions import imported
 from cellyard_controller.executions.model import Event, Execution, Notice
 from cellyard_controller.ids import NotebookRef
+from cellyard_controller.notebooks import watchers as w
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.pages import Cell
 from cellyard_proto import outputs
@@ -94,6 +95,30 @@ def history(reply: dict[str, Any]) -> kernels_pb2.HistoryResponse:
     return kernels_pb2.HistoryResponse(entries=told)
 
 
+def notebook_event(ref: NotebookRef, told: w.Told) -> notebooks_pb2.NotebookEvent:
+    """Something that somebody who watches is told."""
+    event = notebooks_pb2.NotebookEvent()
+    match told:
+        case w.SnapshotBegin():
+            event.snapshot_begin.notebook_id = ref.notebook_id
+        case w.SnapshotEnd():
+            event.snapshot_end.SetInParent()
+        case w.CellChanged():
+            event.cell_changed.cell.CopyFrom(cell(Cell(told.cell, told.execution)))
+            event.cell_changed.after_cell_id = told.after or ""
+            event.cell_changed.with_outputs = told.outputs
+            event.cell_changed.last_seq = told.execution.last_seq if told.execution else 0
+        case w.CellRemoved():
+            event.cell_removed.cell_id = told.cell_id
+        case w.MetadataChanged():
+            event.metadata_changed.CopyFrom(notebooks_pb2.MetadataChanged(key=told.key, value=told.value))
+        case KernelView():
+            event.kernel_changed.CopyFrom(kernel(told))
+        case w.ExecutionChanged():
+            event.execution_changed.CopyFrom(_execution_changed(ref, told))
+    return event
+
+
 def kernel(view: KernelView) -> kernels_pb2.Kernel:
     """A kernel as it stands."""
     return kernels_pb2.Kernel(
@@ -118,6 +143,12 @@ def _integer(value: Any) -> int:
 
 def _json_object(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) and value else ""
+
+
+def _execution_changed(ref: NotebookRef, changed: w.ExecutionChanged) -> notebooks_pb2.ExecutionChanged:
+    what = changed.what
+    told = ex.ExecutionEvent(accepted=execution(ref, what)) if isinstance(what, Execution) else event(what)
+    return notebooks_pb2.ExecutionChanged(execution_id=changed.execution_id, cell_id=changed.cell_id, event=told)
 
 
 def _count(value: Execution) -> int:

@@ -6,7 +6,7 @@ when they are on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from sqlalchemy import Connection
@@ -16,12 +16,14 @@ from cellyard_controller.errors import ExecutionNotFound
 from cellyard_controller.executions import records, retention
 from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
-from cellyard_controller.executions.model import Event, Execution, State
-from cellyard_controller.ids import ExecutionId, NotebookKey
+from cellyard_controller.executions.model import Event, Execution, Notice, State
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
 from cellyard_controller.store import Store
 
 Row = Callable[[Connection], None]
 """One step of a transaction."""
+Hear = Callable[[ExecutionId, CellId, Sequence[Event | Notice], Sequence[int]], None]
+"""Hears what is shown of an execution, and how many characters each of it has."""
 
 _KEEP_ENDED = 16
 _FETCH_BATCHES = 64
@@ -30,8 +32,8 @@ _FETCH_BATCHES = 64
 class Journal:
     """Executions of one notebook in memory: all unfinished ones and a few that ended."""
 
-    def __init__(self, notebook: NotebookKey, store: Store, limits: LimitsConfig) -> None:
-        self._notebook = notebook
+    def __init__(self, notebook: NotebookKey, store: Store, limits: LimitsConfig, hear: Hear | None = None) -> None:
+        self._notebook, self._hear = notebook, hear
         self._store = store
         self._limits = limits
         self._live: dict[ExecutionId, LiveExecution] = {}
@@ -43,6 +45,7 @@ class Journal:
             partial(self._fetch, execution.execution_id),
             max_bytes=self._limits.output_bytes,
             max_outputs=self._limits.output_count,
+            hear=partial(self._hear, execution.execution_id, execution.cell_id) if self._hear else None,
         )
         self._live[execution.execution_id] = live
         return live

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cellyard_controller.executions.calls import Answer, Calls
-from cellyard_controller.executions.log import EventLog, Fetch
+from cellyard_controller.executions.log import EventLog, Fetch, Hear
 from cellyard_controller.executions.model import End, Event, Execution, State
 from cellyard_controller.executions.reports import Asked, Called, Clear, Ended, Output, Started, Truncated, Update
 from cellyard_proto.outputs import OutputFold
@@ -37,12 +37,14 @@ class LiveExecution:
     lie. What is discarded here is announced in the output.
     """
 
-    def __init__(self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int) -> None:
+    def __init__(
+        self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int, hear: Hear | None = None
+    ) -> None:
         self.execution = execution
         self.pending: list[Event] = []
         self.sizes: list[int] = []
-        self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED)
         self.calls = Calls(execution.offers)
+        self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED, hear=hear)
         self._fold = OutputFold(execution.outputs)
         # What has ended is shown as it is stored, until it goes on: folding may change outputs that ran elsewhere.
         self._as_stored = execution.state is State.ENDED
@@ -133,11 +135,19 @@ class LiveExecution:
         )
         self._add("finished", finished_body(self.execution))
 
-    def snapshot(self, *, with_outputs: bool = True) -> Execution:
-        """The execution as it stands, what is not committed yet included."""
+    @property
+    def clear_waits(self) -> bool:
+        """Whether its outputs go when the next one comes."""
+        return self._fold.clear_waits
+
+    def snapshot(self, *, with_outputs: bool = True, as_they_came: bool = False) -> Execution:
+        """The execution as it stands, what is not committed yet included.
+
+        `as_they_came`: carriage returns and backspaces are not applied, so that more output can be joined.
+        """
         outputs: list[dict[str, Any]] = []
         if with_outputs:
-            outputs = self.execution.outputs if self._as_stored else self._fold.outputs()
+            outputs = self.execution.outputs if self._as_stored else self._fold.outputs(as_they_came=as_they_came)
         return replace(self.execution, last_seq=self._last_seq, outputs=outputs)
 
     def replay(self, events: Sequence[Event]) -> None:

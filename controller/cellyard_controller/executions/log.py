@@ -15,6 +15,8 @@ from cellyard_controller.executions.model import Event, Notice
 WINDOW = 4 * 1024 * 1024
 """Characters of events kept in memory for one execution."""
 
+Hear = Callable[[Sequence[Event | Notice], Sequence[int]], None]
+"""Hears what is shown, and how many characters each of it has."""
 Fetch = Callable[[int], Awaitable[list[Event]]]
 """Committed events after a number, some of them or all; empty where there are none."""
 
@@ -22,12 +24,12 @@ Fetch = Callable[[int], Awaitable[list[Event]]]
 class EventLog:
     """Committed events of one execution, the newest in memory."""
 
-    def __init__(self, last_seq: int, fetch: Fetch, *, finished: bool = False) -> None:
+    def __init__(self, last_seq: int, fetch: Fetch, *, finished: bool = False, hear: Hear | None = None) -> None:
         self.last_seq = last_seq
         self.finished = finished
         """The `finished` event is published: streams end after it."""
         self.notice: Notice | None = None
-        self._fetch = fetch
+        self._fetch, self._hear = fetch, hear
         self._window: deque[tuple[Event, int]] = deque()
         self._size = 0
         self._changed = asyncio.Event()
@@ -41,12 +43,16 @@ class EventLog:
             self.finished = self.finished or event.kind == "finished"
         while self._size > WINDOW and len(self._window) > 1:
             self._size -= self._window.popleft()[1]
+        if self._hear is not None:
+            self._hear(events, sizes)
         self._wake()
 
     def tell(self, notice: Notice) -> None:
         """Shows the state of this moment; who has not seen the one before never will."""
         if notice != self.notice:
             self.notice = notice
+            if self._hear is not None:
+                self._hear([notice], [0])
             self._wake()
 
     async def follow(self, after_seq: int) -> AsyncIterator[Event | Notice]:

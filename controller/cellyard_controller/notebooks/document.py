@@ -28,8 +28,9 @@ from fractional_indexing import generate_n_keys_between
 
 from cellyard_controller.errors import CellChanged, CellNotFound, InvalidRequest
 from cellyard_controller.ids import CellId, ExecutionId
-from cellyard_controller.notebooks import document_versions
+from cellyard_controller.notebooks import document_touched, document_versions
 from cellyard_controller.notebooks.document_text import Sources, span
+from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.document_versions import TooNew
 
 CELL_TYPES = ("code", "markdown", "raw")
@@ -89,6 +90,8 @@ class Document:
             (self._text(self._find(CellId(cell)), "position"), cell) for cell in document.keys(self._cells)
         )
         self._sources = Sources(document, (self._find(cell_id) for cell_id in self.cell_ids()))
+        # What was touched here since one state up to another one: of what others did, automerge is asked.
+        self._touched, self._touched_since, self._touched_until = Touched(), self._taken, self._taken
 
     @classmethod
     def new(cls) -> Document:
@@ -128,12 +131,20 @@ class Document:
         """What was changed since the last call, for appending to the stored chunks; empty for nothing."""
         changes = self._document.get_changes(self._taken)
         self._taken = self._document.get_heads()
+        self._touched, self._touched_since, self._touched_until = Touched(), self._taken, self._taken
         return b"".join(change.bytes for change in changes)
 
     @property
     def heads(self) -> list[bytes]:
         """Names the state that the document is in."""
         return self._document.get_heads()
+
+    def touched(self, since: list[bytes]) -> Touched:
+        """What is another than in an earlier state, which is named by its heads. Ask before `take_change`."""
+        now = self._document.get_heads()
+        if self._touched_since == since and self._touched_until == now:
+            return self._touched
+        return document_touched.read(self._document.diff(since, now))
 
     # Reading
 
@@ -149,28 +160,38 @@ class Document:
         """Whether the cell is there."""
         return self._document.get(self._cells, cell_id) is not None
 
-    def cell(self, cell_id: CellId) -> DocumentCell:
-        """One cell. Raises CellNotFound."""
-        found = self._find(cell_id)
-        metadata = self._map(found, "metadata")
-        attachments = self._maybe(found, "attachments")
-        cleared = self._maybe(found, "cleared")
+    def cell(self, cell_id: CellId, at: list[bytes] | None = None) -> DocumentCell:
+        """One cell, as it is or as it was in the state that these heads name. Raises CellNotFound."""
+        found = self._find(cell_id, at)
+        metadata = self._map(found, "metadata", at)
+        attachments = self._maybe(found, "attachments", at)
+        cleared = self._maybe(found, "cleared", at)
+        keys = self._document.keys(metadata, at)
         return DocumentCell(
             cell_id=cell_id,
-            cell_type=self._text(found, "type"),
-            source=self._sources.read(found),
-            metadata={_name(key): json.loads(self._text(metadata, key)) for key in self._document.keys(metadata)},
+            cell_type=self._text(found, "type", at),
+            source=self._sources.read(found, at),
+            metadata={_name(key): json.loads(self._text(metadata, key, at)) for key in keys},
             attachments=None if attachments is None else json.loads(attachments),
             cleared=None if cleared is None else ExecutionId(cleared),
         )
+
+    def place(self, cell_id: CellId) -> tuple[int, CellId | None]:
+        """Where a cell stands, from 0, and the cell before it. Raises CellNotFound."""
+        at = self._place(cell_id)
+        return at, CellId(self._order[at - 1][1]) if at else None
 
     def source_length(self, cell_id: CellId) -> int:
         """Characters of a cell's source. Raises CellNotFound."""
         return self._sources.length(self._find(cell_id))
 
-    def metadata(self, key: str) -> str | None:
-        """One value of the notebook's metadata, None where it is not set."""
-        return self._maybe(self._metadata, key)
+    def metadata(self, key: str, at: list[bytes] | None = None) -> str | None:
+        """One value of the notebook's metadata, None where it is not set; `at` as for `cell`."""
+        return self._maybe(self._metadata, key, at)
+
+    def metadata_keys(self) -> list[str]:
+        """The keys of the notebook's metadata."""
+        return self._document.keys(self._metadata)
 
     @property
     def nbformat_minor(self) -> int:
@@ -188,6 +209,7 @@ class Document:
         with self._change() as change:
             position = self._position(change, len(self._order) if index is None else min(index, len(self._order)))
             self._put_cell(change, cell, position)
+        self._touched.cell(cell.cell_id, outputs=True)
         insort(self._order, (position, cell.cell_id))
 
     def fill(self, cells: Sequence[DocumentCell], metadata: str, nbformat_minor: int) -> None:
@@ -201,8 +223,10 @@ class Document:
         with self._change() as change:
             for cell, position in zip(cells, positions, strict=True):
                 self._put_cell(change, cell, position)
+                self._touched.cell(cell.cell_id, outputs=True)
             change.put(self._metadata, NOTEBOOK_METADATA, _Str, metadata)
             change.put(_ROOT, "nbformat_minor", _Int, nbformat_minor)
+        self._touched.metadata.add(NOTEBOOK_METADATA)
         self._order = sorted((position, cell.cell_id) for cell, position in zip(cells, positions, strict=True))
 
     def move_cell(self, cell_id: CellId, after: CellId | None) -> None:
@@ -215,6 +239,7 @@ class Document:
         with self._change() as change:
             position = self._position(change, at if at < old else at - 1)
             change.put(self._find(cell_id), "position", _Str, position)
+        self._touched.cell(cell_id)
         insort(self._order, (position, cell_id))
 
     def set_source(self, cell_id: CellId, source: str, if_version: str = "") -> None:
@@ -260,12 +285,14 @@ class Document:
                     change.delete(metadata, key)
             for name, value in values.items():
                 self._put_text(change, metadata, _key(name), json.dumps(value))
+        self._touched.cell(cell_id)
 
     def set_cell_type(self, cell_id: CellId, cell_type: str) -> None:
         """Makes it a cell of another type. Raises CellNotFound, InvalidRequest."""
         _check_type(cell_type)
         with self._change() as change:
             self._put_text(change, self._find(cell_id), "type", cell_type)
+        self._touched.cell(cell_id, outputs=True)
 
     def clear_outputs(self, shown: Mapping[CellId, ExecutionId | None]) -> None:
         """Cells do not show these executions any more; those with None show nothing. Raises CellNotFound."""
@@ -274,6 +301,7 @@ class Document:
                 cell = self._find(cell_id)
                 if execution_id is not None:
                     self._put_text(change, cell, "cleared", execution_id)
+                    self._touched.cell(cell_id, outputs=True)
 
     def delete_cell(self, cell_id: CellId) -> None:
         """Removes a cell. Raises CellNotFound."""
@@ -282,37 +310,42 @@ class Document:
         with self._change() as change:
             change.delete(self._cells, cell_id)
         del self._order[place]
+        self._touched.cell(cell_id, outputs=True)
 
     def set_metadata(self, key: str, value: str) -> None:
         """Sets one value of the notebook's metadata."""
         with self._change() as change:
             self._put_text(change, self._metadata, key, value)
+        self._touched.metadata.add(key)
 
     # Inside
 
     @contextmanager
     def _change(self) -> Iterator[core.Transaction]:
+        told = self._document.get_heads() == self._touched_until
         with self._document.transaction() as change:
             yield change
+        if told:
+            self._touched_until = self._document.get_heads()
 
-    def _map(self, parent: bytes, key: str) -> bytes:
-        found = self._document.get(parent, key)
+    def _map(self, parent: bytes, key: str, at: list[bytes] | None = None) -> bytes:
+        found = self._document.get(parent, key, at)
         if found is None or found[0] != core.ObjType.Map:
             raise DocumentDamaged(f"the document has no map {key!r}")
         return found[1]
 
-    def _find(self, cell_id: CellId) -> bytes:
-        found = self._document.get(self._cells, cell_id)
+    def _find(self, cell_id: CellId, at: list[bytes] | None = None) -> bytes:
+        found = self._document.get(self._cells, cell_id, at)
         if found is None:
             raise CellNotFound(f"cell {cell_id!r} not found", cell_id=cell_id)
         return found[1]
 
-    def _maybe(self, parent: bytes, key: str) -> str | None:
-        found = self._document.get(parent, key)
+    def _maybe(self, parent: bytes, key: str, at: list[bytes] | None = None) -> str | None:
+        found = self._document.get(parent, key, at)
         return None if found is None else str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
 
-    def _text(self, parent: bytes, key: str) -> str:
-        found = self._maybe(parent, key)
+    def _text(self, parent: bytes, key: str, at: list[bytes] | None = None) -> str:
+        found = self._maybe(parent, key, at)
         assert found is not None
         return found
 
@@ -343,6 +376,7 @@ class Document:
         if start < end or new:
             with self._change() as change:
                 self._sources.splice(change, self._find(cell_id), start, end, new)
+            self._touched.cell(cell_id)
 
     def _place(self, cell_id: CellId) -> int:
         """Where a cell stands in the order. Raises CellNotFound."""
@@ -361,6 +395,7 @@ class Document:
             cell_id = self._order[place][1]
             change.put(self._find(CellId(cell_id)), "position", _Str, other)
             self._order[place] = (other, cell_id)
+            self._touched.cell(CellId(cell_id))
         return str(position)
 
 

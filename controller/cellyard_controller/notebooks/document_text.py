@@ -26,10 +26,10 @@ class Sources:
         self._document = document
         self._all_text = sum(self._text_length(cell) for cell in cells)
 
-    def read(self, cell: bytes) -> str:
-        """A source."""
-        text = self._text(cell)
-        return self._value(cell) if text is None else self._document.text(text)
+    def read(self, cell: bytes, at: list[bytes] | None = None) -> str:
+        """A source, as it is or as it was in the state that these heads name."""
+        text = self._text(cell, at)
+        return self._value(cell, at) if text is None else self._document.text(text, at)
 
     def length(self, cell: bytes) -> int:
         """Its characters."""
@@ -65,16 +65,16 @@ class Sources:
     def _fits(self, length: int, *, instead_of: int = 0) -> bool:
         return length <= LARGEST_TEXT and self._all_text - instead_of + length <= ALL_TEXT
 
-    def _text(self, cell: bytes) -> bytes | None:
-        found = self._document.get(cell, "source")
+    def _text(self, cell: bytes, at: list[bytes] | None = None) -> bytes | None:
+        found = self._document.get(cell, "source", at)
         return found[1] if found is not None and found[0] == core.ObjType.Text else None
 
     def _text_length(self, cell: bytes) -> int:
         text = self._text(cell)
         return 0 if text is None else self._document.length(text)
 
-    def _value(self, cell: bytes) -> str:
-        found = self._document.get(cell, "source")
+    def _value(self, cell: bytes, at: list[bytes] | None = None) -> str:
+        found = self._document.get(cell, "source", at)
         assert found is not None
         return str(cast("tuple[Any, str]", found[0])[1])
 

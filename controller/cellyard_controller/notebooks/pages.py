@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,10 @@ from cellyard_controller.executions.model import Execution
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.document import Document, DocumentCell
+from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.store import Store
 
 _LARGE_EDIT = 20_000
@@ -48,13 +50,14 @@ class Pages:
         store: Store,
         journal: Journal,
         ledger: Ledger,
+        watchers: Watchers,
     ) -> None:
         self.document = document
         self._stored = document.heads
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
         self.notebook, self._chunks = notebook, chunk_count
-        self._store, self._journal, self._ledger = store, journal, ledger
+        self._store, self._journal, self._ledger, self._watchers = store, journal, ledger, watchers
 
     async def edit(
         self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
@@ -103,6 +106,7 @@ class Pages:
 
     def store(self, change: Change) -> None:
         """Adds what was edited to a change."""
+        touched = self.document.touched(self._stored) if self._watchers.anybody else Touched()
         chunk = self.document.take_change()
         if not chunk:
             return
@@ -113,7 +117,7 @@ class Pages:
             number = 0
             whole = self.document.save()
             change.rows.append(partial(records.replace_chunks, key=self.notebook, snapshot=whole))
-        change.done.append(partial(self._note_stored, number + 1, self.document.heads))
+        change.done.append(partial(self._note_stored, number + 1, self.document.heads, touched))
 
     async def take_back(self, failed: BaseException) -> None:
         """After an edit or its commit failed: goes back to the document as it is stored."""
@@ -125,24 +129,32 @@ class Pages:
 
     async def join(self, cells: list[DocumentCell]) -> list[Cell]:
         """Cells with the executions that they show, from memory or from the store."""
-        shown = {cell.cell_id: self._shown(cell) for cell in cells}
+        shown = {cell.cell_id: self.shown(cell) for cell in cells}
+        found = await self.executions(list(filter(None, shown.values())))
+        none = ExecutionId("")
+        return [Cell(cell, found.get(shown[cell.cell_id] or none)) for cell in cells]
+
+    async def executions(
+        self, ids: Sequence[ExecutionId], *, as_they_came: bool = False
+    ) -> dict[ExecutionId, Execution]:
+        """Executions with their outputs, from memory or from the store; `as_they_came` as for a live one's snapshot."""
         found: dict[ExecutionId, Execution] = {}
         stored: list[ExecutionId] = []
-        for execution_id in filter(None, shown.values()):
+        for execution_id in ids:
             live = self._journal.find(execution_id)
             if live is None:
                 stored.append(execution_id)
             else:
-                found[execution_id] = live.snapshot()
+                found[execution_id] = live.snapshot(as_they_came=as_they_came)
         if stored:
             load = partial(execution_records.load_many, notebook=self.notebook, ids=stored)
             found |= await self._store.read(load)
-        none = ExecutionId("")
-        return [Cell(cell, found.get(shown[cell.cell_id] or none)) for cell in cells]
+        return found
 
-    def _shown(self, cell: DocumentCell) -> ExecutionId | None:
-        last = self.last_by_cell.get(cell.cell_id) if cell.cell_type == "code" else None
-        return None if last == cell.cleared else last
+    def shown(self, cell: DocumentCell, last: Mapping[CellId, ExecutionId] | None = None) -> ExecutionId | None:
+        """The execution that a cell shows; `last`: each cell's last one at another moment than now."""
+        newest = (self.last_by_cell if last is None else last).get(cell.cell_id)
+        return newest if cell.cell_type == "code" and newest != cell.cleared else None
 
     async def _apply(self, edit: Callable[[Document], None], size: int) -> None:
         if size > _LARGE_EDIT:
@@ -150,5 +162,6 @@ class Pages:
         else:
             edit(self.document)
 
-    def _note_stored(self, chunks: int, heads: list[bytes]) -> None:
+    def _note_stored(self, chunks: int, heads: list[bytes], touched: Touched) -> None:
         self._chunks, self._stored = chunks, heads
+        self._watchers.document(touched, self.document, self.shown)

@@ -36,6 +36,8 @@ from cellyard_controller.notebooks.presence import Presence
 from cellyard_controller.notebooks.records import NotebookRecord, Request
 from cellyard_controller.notebooks.runner import Order, Runner
 from cellyard_controller.notebooks.seating import News, Seating
+from cellyard_controller.notebooks.watchers import Watchers
+from cellyard_controller.notebooks.watching import Watching
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import Question
@@ -70,18 +72,27 @@ class Room:
         self.ref: NotebookRef = record.ref
         self._store, self._config = store, config
         self._inbox: asyncio.Queue[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any] | None]] = asyncio.Queue()
-        self._stopped = False
+        self._stopped = self._closed = False
         self._beside: set[asyncio.Task[None]] = set()
         self._flush_at: asyncio.TimerHandle | None = None
         self._wake_at: asyncio.TimerHandle | None = None
         self._kernel = Kernel(record.kernel_end)
         if record.kernel_settings is not None:
             self._kernel.settings = settings_from_json(seal.open(record.kernel_settings))
-        self._journal = Journal(record.key, store, config.limits)
+        self.watchers = Watchers()
+        """Who watches."""
+        self._journal = Journal(record.key, store, config.limits, self.watchers.execution)
         self._presence = Presence(config.sessions.grace)
         self._ledger = Ledger(record.ref, store, self._journal, self._kernel, self._flush_in)
         self._pages = Pages(
-            record.key, document, chunk_count, last_by_cell, store=store, journal=self._journal, ledger=self._ledger
+            record.key,
+            document,
+            chunk_count,
+            last_by_cell,
+            store=store,
+            journal=self._journal,
+            ledger=self._ledger,
+            watchers=self.watchers,
         )
         self._calling = Calling(
             journal=self._journal,
@@ -99,6 +110,7 @@ class Room:
             ledger=self._ledger,
             calling=self._calling,
             widgets=self._widgets,
+            on_accepted=self.watchers.accepted,
             on_started=self._pages.last_by_cell.__setitem__,
         )
         self.editor = Editor(
@@ -121,6 +133,16 @@ class Room:
             post=self._post,
             flush_in=self._flush_in,
         )
+        self.watching = Watching(
+            self.watchers,
+            self._pages,
+            journal=self._journal,
+            runner=self._runner,
+            kernel=self._kernel,
+            ledger=self._ledger,
+            ask=self._ask,
+        )
+        """The notebook and what happens to it, for everybody."""
         self._seating = Seating(
             record.key,
             record.ref,
@@ -154,6 +176,8 @@ class Room:
             else:
                 if answer is not None and not answer.done():
                     answer.set_result(result)
+            if self.watchers.anybody and self._ledger.empty:
+                self.watchers.kernel(self._kernel.view())
             self._set_wake()
 
     async def recover(self, sandbox: Sandbox | None, committed: int, lost: tuple[EndReason, str]) -> None:
@@ -188,6 +212,7 @@ class Room:
         for task in list(self._beside):
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
+        self._closed = True
         while not self._inbox.empty():  # a sandbox's end may have come while the controller stops
             work, answer = self._inbox.get_nowait()
             if answer is None:
@@ -203,6 +228,7 @@ class Room:
             self._runner.queue.empty
             and not self._kernel.running
             and not self._presence.anybody
+            and not self.watchers.anybody
             and self._ledger.empty
             and self._inbox.empty()
             and not self._beside
@@ -446,6 +472,8 @@ class Room:
             self._seating.unwatch(news)
 
     async def _ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        if self._closed:
+            raise Stopping("the controller is stopping")
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._inbox.put_nowait((work, answer))
         return await answer

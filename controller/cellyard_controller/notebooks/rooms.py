@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NotebookNotFound, Unavailable
+from cellyard_controller.errors import NotebookNotFound, Refused, Stopping, Unavailable
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records
@@ -90,13 +90,20 @@ class Rooms:
         async with self.use(ref, create=False) as room:
             await room.shutdown_kernel(EndReason.SHUTDOWN, "the notebook was deleted")
             seat = self._seats.pop(ref)
-            await self._end(seat)
-            await self._store.write(partial(records.remove, key=room.key))
+            over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
+            try:
+                await self._end(seat)
+                await self._store.write(partial(records.remove, key=room.key))
+                over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
+            finally:
+                room.watchers.end(over)
 
     async def close(self) -> None:
         """Commits what is left in every room and ends them."""
         seats, self._seats = list(self._seats.values()), {}
         await asyncio.gather(*(self._end(seat) for seat in seats))
+        for seat in seats:
+            seat.room.watchers.end(Stopping("the controller is stopping"))
 
     @property
     def unused_since(self) -> float | None:

@@ -77,13 +77,14 @@ class Runner:
         ledger: Ledger,
         calling: Calling,
         widgets: Widgets,
+        on_accepted: Callable[[Execution], None],
         on_started: Callable[[CellId, ExecutionId], None],
     ) -> None:
         self.queue = q.Queue()
         self._notebook = notebook
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
         self._calling, self._widgets = calling, widgets
-        self._on_started = on_started
+        self._on_accepted, self._on_started = on_accepted, on_started
 
     # Accepting
 
@@ -116,6 +117,7 @@ class Runner:
         stored = replace(execution, state=State.DISPATCHED) if at_once else execution
         change.rows.append(partial(records.add, notebook=self._notebook, execution=stored))
         change.done.append(partial(faults.point, "accept-committed"))
+        change.done.append(partial(self._on_accepted, stored))
         change.done.append(partial(self._take_over, queue))
         if at_once:
             change.done.append(partial(self._send, execution.execution_id))

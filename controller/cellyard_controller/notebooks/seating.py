@@ -116,7 +116,7 @@ class Seating:
         self._runner.lose_kernel(reason, message)
         self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
         if sandbox is not None and sandbox.end is None:
-            self._spawn(self._supervisor.release(sandbox.sandbox_id, reason, message))
+            self._supervisor.let_go(sandbox.sandbox_id, reason, message)
 
     async def shut_down(self, reason: EndReason, message: str) -> None:
         """Ends the kernel, or its start; without one it does nothing."""
@@ -243,11 +243,15 @@ class Seating:
         except StoreFailed as failed:
             await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, Unavailable(str(failed))))
         else:
-            await self._ask(partial(self._granted, mine, sandbox))
+            try:
+                await self._ask(partial(self._granted, mine, sandbox))
+            except BaseException:  # the room has gone meanwhile
+                self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
+                raise
 
     async def _granted(self, claim: asyncio.Task[None] | None, sandbox: Sandbox) -> None:
         if claim is not self._claim:
-            self._spawn(self._supervisor.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more"))
+            self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
             return
         self._claim = None
         self._kernel.seat(sandbox)

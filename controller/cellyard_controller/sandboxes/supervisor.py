@@ -56,6 +56,7 @@ class Supervisor:
         self.catalogue = Catalogue(runtimes, config)
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
         self._files_asked = 0
 
     # What there is
@@ -116,7 +117,7 @@ class Supervisor:
                 await sandbox.link.close()
             else:
                 ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
-        await asyncio.gather(*ending)
+        await asyncio.gather(*ending, *self._releases)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -138,7 +139,7 @@ class Supervisor:
             await self._give(sandbox, request)
         except BaseException as failed:
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
-            await asyncio.shield(self.release(sandbox.sandbox_id, reason, str(failed)))
+            await asyncio.shield(self.let_go(sandbox.sandbox_id, reason, str(failed)))
             raise
         return sandbox
 
@@ -160,6 +161,13 @@ class Supervisor:
         sandbox.link.remove_folder()
         sandbox.move(SandboxState.ENDED)
         del self._sandboxes[sandbox_id]
+
+    def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
+        """Releases a sandbox, even where whoever asks for it is gone before that is done."""
+        task = self._tasks.create_task(_guarded(self.release(sandbox_id, reason, message)))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        return task
 
     # Inside
 

@@ -7,9 +7,10 @@ from cellyard._sync.cells import CellCalls
 from cellyard._sync.editing import EditCalls
 from cellyard._sync.executions import ExecutionCalls
 from cellyard._sync.kernel import KernelCalls
+from cellyard._sync.watching import WatchCalls
 
 
-class Session(ExecutionCalls, CellCalls, EditCalls, KernelCalls):
+class Session(ExecutionCalls, CellCalls, EditCalls, KernelCalls, WatchCalls):
     """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
 
         with Session() as session:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cellyard import __version__
-from cellyard.cli import listing, outcome, own, running
+from cellyard.cli import listing, outcome, own, running, watching
 
 OPERATOR = {
     "serve": "Runs a controller in the foreground.",
@@ -82,6 +82,7 @@ def version(show: bool = typer.Option(False, "--version", help="Print the versio
 app.command()(running.run)
 app.command()(own.status)
 app.command()(own.stop)
+listing.notebooks.command("watch")(watching.watch_notebook)
 app.add_typer(listing.notebooks, name="notebooks")
 app.add_typer(listing.executions, name="executions")
 app.add_typer(listing.sandboxes, name="sandboxes")

@@ -38,7 +38,7 @@ def show_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = No
     from cellyard import Session
 
     with outcome.sentences():
-        _must_exist(notebook_id, endpoint, token)
+        must_exist(notebook_id, endpoint, token)
         session = Session(notebook_id, endpoint=endpoint, token=token)
         try:
             session.connect()
@@ -62,7 +62,7 @@ def export_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, tok
     from cellyard import Session
 
     with outcome.sentences():
-        _must_exist(notebook_id, endpoint, token)
+        must_exist(notebook_id, endpoint, token)
         session = Session(notebook_id, endpoint=endpoint, token=token)
         try:
             text = session.export_notebook()
@@ -92,7 +92,7 @@ def import_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, tok
             session.close()
 
 
-def _must_exist(notebook_id: str, endpoint: str | None, token: str | None) -> None:
+def must_exist(notebook_id: str, endpoint: str | None, token: str | None) -> None:
     """A session would make the notebook; whoever asks for one means one that is there. Raises NotebookNotFound."""
     from cellyard import Client
 
