@@ -86,6 +86,8 @@ class WatchView:
             return events.MetadataChanged(metadata.key, metadata.value if metadata.HasField("value") else None)
         if kind == "kernel_changed":
             return events.KernelChanged(kernel_info(message.kernel_changed))
+        if kind == "comm":
+            return _translate.comm(message.comm)
         if kind == "execution_changed":
             return self._execution(message.execution_changed)
         return None

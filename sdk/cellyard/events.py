@@ -187,6 +187,19 @@ class KernelChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CommSaid:
+    """A comm's message from the kernel, what widgets live on; behind a snapshot, each widget as if opened now."""
+
+    comm_id: str
+    kind: str
+    """`open`, `message` or `close`."""
+    data: dict[str, Any]
+    target_name: str = ""
+    """Of `open`: "jupyter.widget", for example."""
+    buffers: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionEvent:
     """Something happened to an execution, whoever started it: the same as `stream_execute` gives, and `Accepted`.
 
@@ -198,5 +211,7 @@ class ExecutionEvent:
     event: Accepted | Event
 
 
-NotebookEvent: TypeAlias = Snapshot | CellUpdated | CellRemoved | MetadataChanged | KernelChanged | ExecutionEvent
+NotebookEvent: TypeAlias = (
+    Snapshot | CellUpdated | CellRemoved | MetadataChanged | KernelChanged | CommSaid | ExecutionEvent
+)
 """Everything that `watch` may give."""

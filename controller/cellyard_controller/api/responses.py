@@ -7,10 +7,12 @@ from typing import Any
 
 from cellyard_controller.executions import imported
 from cellyard_controller.executions.model import Event, Execution, Notice
+from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks import watchers as w
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.pages import Cell
+from cellyard_controller.sandboxes.link import comm_message
 from cellyard_proto import outputs
 from cellyard_proto.v1 import calls_pb2, kernels_pb2, notebooks_pb2, outputs_pb2
 from cellyard_proto.v1 import executions_pb2 as ex
@@ -114,6 +116,8 @@ def notebook_event(ref: NotebookRef, told: w.Told) -> notebooks_pb2.NotebookEven
             event.metadata_changed.CopyFrom(notebooks_pb2.MetadataChanged(key=told.key, value=told.value))
         case KernelView():
             event.kernel_changed.CopyFrom(kernel(told))
+        case CommSaid():
+            event.comm.CopyFrom(comm_message(told))
         case w.ExecutionChanged():
             event.execution_changed.CopyFrom(_execution_changed(ref, told))
     return event

@@ -101,7 +101,9 @@ class Room:
             grace_s=config.sessions.grace,
             running=self._running,
         )
-        self._widgets = Widgets(record.key, store=store, kernel=self._kernel, ledger=self._ledger)
+        self._widgets = Widgets(
+            record.key, store=store, kernel=self._kernel, ledger=self._ledger, watchers=self.watchers
+        )
         self._runner = Runner(
             record.key,
             store=store,
@@ -140,6 +142,7 @@ class Room:
             runner=self._runner,
             kernel=self._kernel,
             ledger=self._ledger,
+            widgets=self._widgets,
             ask=self._ask,
         )
         """The notebook and what happens to it, for everybody."""
@@ -375,7 +378,7 @@ class Room:
                 raise NoKernel(f"no kernel runs for notebook {self.ref.notebook_id!r}")
             change = Change()
             self._ledger.remember(request, "", change)
-            await self._widgets.said(said)
+            await self._widgets.moved(said)
             await self._ledger.commit(change)
             self._kernel.last_used = time.time()
             sandbox.link.comm(said)

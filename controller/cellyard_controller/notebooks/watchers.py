@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from cellyard_controller.errors import Refused
 from cellyard_controller.executions.model import Event, Execution, Notice
+from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, ExecutionId
 from cellyard_controller.notebooks.document import Document, DocumentCell
 from cellyard_controller.notebooks.document_touched import Touched
@@ -85,7 +86,7 @@ class ExecutionChanged:
 
 
 Told: TypeAlias = (
-    SnapshotBegin | SnapshotEnd | CellChanged | CellRemoved | MetadataChanged | KernelView | ExecutionChanged
+    SnapshotBegin | SnapshotEnd | CellChanged | CellRemoved | MetadataChanged | KernelView | CommSaid | ExecutionChanged
 )
 """What somebody who watches is told."""
 Waiting: TypeAlias = Told | CellShows

@@ -15,6 +15,7 @@ from functools import partial
 from cellyard_controller.errors import Stopping
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Event, Execution, Notice
+from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, ExecutionId
 from cellyard_controller.notebooks.editor import Ask
 from cellyard_controller.notebooks.kernel import Kernel, KernelView
@@ -33,6 +34,7 @@ from cellyard_controller.notebooks.watchers import (
     Watcher,
     Watchers,
 )
+from cellyard_controller.notebooks.widgets import Widgets
 
 _AT_ONCE = 10
 """Cells whose outputs are in memory at a time."""
@@ -49,6 +51,7 @@ class _Moment:
     last: dict[CellId, ExecutionId]
     metadata: list[str]
     kernel: KernelView
+    comms: list[CommSaid]
     executions: list[ExecutionChanged]
 
 
@@ -64,11 +67,12 @@ class Watching:
         runner: Runner,
         kernel: Kernel,
         ledger: Ledger,
+        widgets: Widgets,
         ask: Ask,
     ) -> None:
         self._watchers, self._pages, self._journal = watchers, pages, journal
         self._runner, self._kernel, self._ledger = runner, kernel, ledger
-        self._ask = ask
+        self._widgets, self._ask = widgets, ask
 
     async def watch(self) -> AsyncGenerator[Told, None]:
         """The notebook as it is, and what happens from then on; as it is again where the reader is too slow.
@@ -99,6 +103,8 @@ class Watching:
         for key in moment.metadata:
             yield MetadataChanged(key, await self._ask(partial(self._value, key, moment)))
         yield moment.kernel
+        for comm in moment.comms:
+            yield comm
         after: CellId | None = None
         for start in range(0, len(moment.cells), _AT_ONCE):
             ids = moment.cells[start : start + _AT_ONCE]
@@ -133,6 +139,7 @@ class Watching:
             last={cell_id: pages.last_by_cell[cell_id] for cell_id in cells if cell_id in pages.last_by_cell},
             metadata=document.metadata_keys(),
             kernel=kernel,
+            comms=await self._widgets.open(),
             executions=self._unfinished(),
         )
 

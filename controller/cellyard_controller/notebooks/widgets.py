@@ -19,9 +19,11 @@ from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import NotebookKey
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Ledger
+from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.store import Store
 from cellyard_controller.store.schema import widgets
 
+_TARGET = "jupyter.widget"
 STATE_MIME = "application/vnd.jupyter.widget-state+json"
 MAX_WIDGETS = 2_000
 """Comms of one kernel whose state is followed; later ones work, and are not saved."""
@@ -63,15 +65,23 @@ class _Model:
 class Widgets:
     """The widgets of one room. Used by the room's task alone."""
 
-    def __init__(self, notebook: NotebookKey, *, store: Store, kernel: Kernel, ledger: Ledger) -> None:
+    def __init__(
+        self, notebook: NotebookKey, *, store: Store, kernel: Kernel, ledger: Ledger, watchers: Watchers
+    ) -> None:
         self._notebook = notebook
-        self._store, self._kernel, self._ledger = store, kernel, ledger
+        self._store, self._kernel, self._ledger, self._watchers = store, kernel, ledger, watchers
         self._models: dict[str, _Model] | None = None
         self._of = ""  # the kernel that they live in
         self._changed: dict[str, None] = {}
 
     async def said(self, said: CommSaid) -> None:
-        """A comm's message, from the kernel or from a front end. It is stored with the next commit."""
+        """A comm's message from the kernel. It is stored with the next commit, and told to whoever watches."""
+        await self.moved(said)
+        size = len(str(said.data)) + sum(map(len, said.buffers)) if self._watchers.anybody else 0
+        self._ledger.kept.done.append(partial(self._watchers.tell, said, size))
+
+    async def moved(self, said: CommSaid) -> None:
+        """A comm's message, from the kernel or from a front end."""
         models = await self._load()
         if said.kind == "open":
             if self._of != self._kernel_name():
@@ -85,6 +95,23 @@ class Widgets:
         if model is not None and model.merge(said) and said.comm_id not in self._changed:
             self._changed[said.comm_id] = None
             self._ledger.kept.rows.append(partial(self._write, said.comm_id))
+
+    async def open(self) -> list[CommSaid]:
+        """The running kernel's widgets, as if each were opened now."""
+        models = await self._load()
+        if not self._kernel.running or self._of != self._kernel_name():
+            return []
+        return [
+            CommSaid(
+                comm_id=name,
+                kind="open",
+                data={"state": dict(model.state), "buffer_paths": [each["path"] for each in model.buffers]},
+                target_name=_TARGET,
+                buffers=tuple(base64.b64decode(each["data"]) for each in model.buffers),
+            )
+            for name, model in models.items()
+            if "_model_name" in model.state
+        ]
 
     async def saved(self) -> dict[str, Any] | None:
         """The widgets' state as a saved notebook has it in its metadata; None without widgets."""

@@ -216,18 +216,7 @@ class AgentLink:
 
     def comm(self, said: CommSaid) -> None:
         """Gives the kernel a comm's message."""
-        message = outputs_pb2.Comm(comm_id=said.comm_id, buffers=said.buffers)
-        data = json.dumps(said.data)
-        if said.kind == "open":
-            opened = outputs_pb2.CommOpen(
-                target_name=said.target_name, data_json=data, metadata_json=json.dumps(said.metadata)
-            )
-            message.open.CopyFrom(opened)
-        elif said.kind == "close":
-            message.close.CopyFrom(outputs_pb2.CommClose(data_json=data))
-        else:
-            message.message.CopyFrom(outputs_pb2.CommMessage(data_json=data))
-        self._send(pb.ToAgent(comm=message))
+        self._send(pb.ToAgent(comm=comm_message(said)))
 
     def interrupt(self, execution_id: ExecutionId, restart_after_s: float = 0.0) -> None:
         """Interrupts an execution until it is idle."""
@@ -319,6 +308,22 @@ class AgentLink:
             self._writer = None
             self._greeted = False
             await self.owner.link_down()
+
+
+def comm_message(said: CommSaid) -> outputs_pb2.Comm:
+    """A comm's message as the protocol has it."""
+    message = outputs_pb2.Comm(comm_id=said.comm_id, buffers=said.buffers)
+    data = json.dumps(said.data)
+    if said.kind == "open":
+        metadata = json.dumps(said.metadata)
+        message.open.CopyFrom(
+            outputs_pb2.CommOpen(target_name=said.target_name, data_json=data, metadata_json=metadata)
+        )
+    elif said.kind == "close":
+        message.close.CopyFrom(outputs_pb2.CommClose(data_json=data))
+    else:
+        message.message.CopyFrom(outputs_pb2.CommMessage(data_json=data))
+    return message
 
 
 def _hello(hello: pb.Hello) -> AgentHello:

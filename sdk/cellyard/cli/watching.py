@@ -48,6 +48,8 @@ def _sentence(event: NotebookEvent) -> str:
         case events.KernelChanged(kernel=kernel):
             why = f" ({kernel.end_reason})" if kernel.end_reason else ""
             return f"kernel {kernel.state}{why}"
+        case events.CommSaid():
+            return f"comm {event.comm_id}: {event.kind}"
         case events.ExecutionEvent(event=events.Accepted(execution=execution)):
             return f"{event.execution_id} of {event.cell_id}: accepted, {execution.status}"
         case events.ExecutionEvent():

@@ -242,3 +242,29 @@ async def test_many_calls_at_once_each_get_their_own_answer(stubs: Stubs) -> Non
 
     got = await asyncio.gather(*(one(number) for number in range(5)))
     assert got == [f"value [{number}]\n" for number in range(5)]
+
+
+async def test_whoever_watches_hears_comms_and_a_later_one_finds_widgets_as_they_are(stubs: Stubs) -> None:
+    await stubs.notebooks.CreateCell(nb.CreateCellRequest(notebook_id="nb", cell_id="c", cell_type="code"))
+    first = aiter(stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb")))
+    await until(first, "snapshot_end")
+    await stubs.run("nb", 'comm one {"state": {"_model_name": "m", "value": 1}}\ncomm one {"state": {"value": 2}}')
+    heard = [(await until(first, "comm")).comm for _ in range(2)]
+    assert [comm.WhichOneof("what") for comm in heard] == ["open", "message"]
+    assert json.loads(heard[1].message.data_json) == {"state": {"value": 2}}
+    later = aiter(stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb")))
+    opened = (await until(later, "comm")).comm
+    assert (opened.comm_id, opened.open.target_name) == ("one", "jupyter.widget")
+    assert json.loads(opened.open.data_json)["state"] == {"_model_name": "m", "value": 2}
+    await stubs.kernels.Shutdown(kernels_pb2.ShutdownKernel(notebook_id="nb"))
+    last = aiter(stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb")))
+    with pytest.raises(AssertionError, match="snapshot"):
+        await comm_before_the_snapshots_end(last)
+
+
+async def comm_before_the_snapshots_end(stream: Any) -> Any:
+    async for event in stream:
+        kind = event.WhichOneof("event")
+        assert kind != "snapshot_end", "no comm in the snapshot"
+        if kind == "comm":
+            return event
