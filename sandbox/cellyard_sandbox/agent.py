@@ -12,7 +12,7 @@ from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import link_pb2
 from cellyard_sandbox import facts, files
 from cellyard_sandbox.executions import Executions
-from cellyard_sandbox.host import KernelHost, RunEnd, StartFailed
+from cellyard_sandbox.kernel_host import KernelHost, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
 from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost

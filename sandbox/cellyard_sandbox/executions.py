@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cellyard_proto.v1 import link_pb2
-from cellyard_sandbox.host import KernelHost, RunEnd, Usage
+from cellyard_sandbox.kernel_host import KernelHost, RunEnd, Usage
 from cellyard_sandbox.limits import Budget, OutputLimits
 from cellyard_sandbox.messages import Chunk, Item
 from cellyard_sandbox.outbox import Outbox

@@ -19,7 +19,7 @@ from cellyard_proto.v1 import outputs_pb2
 from cellyard_sandbox import messages, wire
 from cellyard_sandbox.channels import Channels
 from cellyard_sandbox.files import empty
-from cellyard_sandbox.host import HostListener, RunEnd, StartFailed, Usage
+from cellyard_sandbox.kernel_host import HostListener, RunEnd, StartFailed, Usage
 from cellyard_sandbox.kernel_process import KernelProcess
 from cellyard_sandbox.processes import Processes
 

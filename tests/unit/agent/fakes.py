@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from cellyard_proto.v1 import link_pb2
-from cellyard_sandbox.host import Usage
+from cellyard_sandbox.kernel_host import Usage
 
 
 class Call:
