@@ -2,7 +2,7 @@
 
 What differs from ipykernel: its sockets drop nothing, interrupts hit the cell or nobody, results carry their
 value as data, text of a thread belongs to the cell that started it, and nothing runs that nobody needs here
-(heartbeat, history, debugger).
+(heartbeat, history on disk, debugger).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import contextlib
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import zmq
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
@@ -124,6 +125,20 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 "payload": [],
             }
 
+    async def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
+        """Says what could stand there."""
+        return _answer(lambda: super(Kernel, self).do_complete(code, cursor_pos))
+
+    async def do_inspect(self, code: str, cursor_pos: int, *args: Any, **options: Any) -> dict[str, Any]:
+        """Says what is known of the name there."""
+        return _answer(lambda: super(Kernel, self).do_inspect(code, cursor_pos, *args, **options))
+
+    async def do_history(self, *args: Any, start: int = 0, **options: Any) -> dict[str, Any]:
+        """Says what ran. A range may start before the first cell, and then starts with that."""
+        kept = len(self.shell.history_manager.input_hist_raw)  # with an entry for the cell 0, which is none
+        first = max(start + kept, 1) if start < 0 else start
+        return _answer(lambda: super(Kernel, self).do_history(*args, start=first, **options))
+
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:
         """While a cell with `await` runs: SIGINT cancels it where it waits, interrupts it where it computes.
@@ -147,6 +162,14 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _answer(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it returns; where that raises, which the names of the user's may do, an answer that says so."""
+    try:
+        return ask()
+    except Exception as failed:
+        return {"status": "error", "ename": type(failed).__name__, "evalue": str(failed), "traceback": []}
 
 
 class _NoThread:
@@ -177,6 +200,12 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
                 Session={"packer": "cellyard_sandbox.ipython.pack", "key": b""},
             )
         )
+
+    def init_sockets(self) -> None:
+        """Opens the channels."""
+        super().init_sockets()
+        # A question that would reach nobody is an error in the cell, rather than an endless wait for the answer.
+        self.stdin_socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
 
     def init_heartbeat(self) -> None:
         """The agent is the kernel's parent: it needs no heartbeat."""
