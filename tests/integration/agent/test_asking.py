@@ -138,7 +138,7 @@ async def test_the_history_is_that_of_this_kernel(kernel: Controller) -> None:
 
 async def test_a_kernel_that_is_busy_says_so_and_answers_when_it_is_not(kernel: Controller) -> None:
     run = kernel.dispatch("a", "import time; time.sleep(1); slept = 1")
-    kernel.dispatch("b", "time.sleep(0.1)")
+    kernel.dispatch("b", "time.sleep(1)")
     await kernel.until(lambda: run.started)
     assert await kernel.ask(within_s=0.1, **complete("sle", 3)) == ("busy", {})
     error, completed = await kernel.ask(within_s=30, **complete("sle", 3))

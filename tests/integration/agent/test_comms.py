@@ -120,7 +120,7 @@ async def test_code_that_breaks_its_widgets_breaks_nothing_else(kernel: Controll
     source = """
 k = get_ipython().kernel
 for kind in ('comm_open', 'comm_msg', 'comm_close'):
-    for content in ({}, {'comm_id': 7}, {'comm_id': 'x', 'data': [1], 'target_name': 3}, {'comm_id': 'x', 'data': None}):
+    for content in ({}, {'comm_id': 7}, {'comm_id': 'x', 'data': [1], 'target_name': 3}, {'comm_id': 'x'}):
         k.session.send(k.iopub_socket, kind, content, parent=k.get_parent())
     k.iopub_socket.send_multipart([b'<IDS|MSG>', b'', b'{"msg_type":"' + kind.encode() + b'"}', b'{}', b'no', b'no'])
 'well'

@@ -70,7 +70,11 @@ def test_a_call_is_told_after_the_start_of_its_execution(sandbox: Sandbox) -> No
     sandbox.calls.execution_started("a")
     (event,) = sandbox.events()
     assert (event.execution_id, event.host_call.call_id) == ("a", caller.call_id)
-    assert (event.host_call.name, event.host_call.args_json, event.host_call.kwargs_json) == ("search", '["cats"]', "{}")
+    assert (event.host_call.name, event.host_call.args_json, event.host_call.kwargs_json) == (
+        "search",
+        '["cats"]',
+        "{}",
+    )
     assert sandbox.calls.open == [link_pb2.OpenCall(execution_id="a", call_id=caller.call_id)]
 
 
@@ -154,7 +158,7 @@ class Lives(RuleBasedStateMachine):
     def hang_up(self, which: int) -> None:
         if self.callers:
             caller = self.callers[which % len(self.callers)]
-            caller.hung_up = caller.waits
+            caller.hung_up = caller.hung_up or caller.waits
             self.calls.dropped(caller.call_id)
 
     @rule(which=st.integers(0, 50), again=st.booleans())
@@ -163,9 +167,10 @@ class Lives(RuleBasedStateMachine):
             caller = self.callers[which % len(self.callers)]
             if caller.call_id not in self.told:
                 return  # the controller knows nothing of it
-            expected = [link_pb2.CallAnswer(call_id=caller.call_id, value_json="1")] if caller.waits else caller.answers
+            given = link_pb2.CallAnswer(call_id=caller.call_id, value_json="1")
+            expected = [given] if caller.waits else list(caller.answers)
             for _ in range(1 + again):
-                self.calls.answered(link_pb2.CallAnswer(call_id=caller.call_id, value_json="1"))
+                self.calls.answered(given)
             assert caller.answers == expected
 
     @rule()
