@@ -27,6 +27,8 @@ from traitlets.config import Config
 
 from cellyard_sandbox import values
 
+_ASKED_S = 5.0  # for an answer beside the cells: one that hangs would keep the next cell from starting
+
 
 def pack(message: Any) -> bytes:
     """JSON of a message. Lone surrogates stay: no reply may fail for them, and the agent replaces them."""
@@ -165,9 +167,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
 
 def _answer(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it returns; where that raises, which the names of the user's may do, an answer that says so."""
+    """What it returns; where the user's own objects make it raise or take too long, an answer that says so."""
     try:
-        return ask()
+        with _alarm(_ASKED_S):
+            return ask()
     except Exception as failed:
         return {"status": "error", "ename": type(failed).__name__, "evalue": str(failed), "traceback": []}
 
@@ -223,6 +226,23 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     def _bind_socket(self, socket: Any, port: int) -> Any:
         socket.set_hwm(0)  # nothing is dropped; the agent always reads
         return super()._bind_socket(socket, port)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """TimeoutError in what takes longer. An alarm of the user's own rings later by what this took."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again, where the first one was caught
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 @contextlib.contextmanager

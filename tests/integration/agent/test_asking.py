@@ -113,10 +113,24 @@ async def test_names_are_completed_and_inspected(kernel: Controller) -> None:
     assert "Source" in detailed["data"]["text/plain"]
     _, unknown = await kernel.ask(**inspect("nobody_knows", 99))
     assert (unknown["found"], unknown["data"]) == (False, {})
-    hostile = "class Hostile:\n    @property\n    def __doc__(self): raise SystemError('no')\nh = Hostile()"
-    await kernel.run("b", hostile)
-    _, answered = await kernel.ask(**inspect("h", 1))
-    assert answered == {} or answered["status"] == "ok"
+
+
+async def test_objects_that_raise_or_hang_do_not_keep_the_kernel(kernel: Controller) -> None:
+    source = """
+class Raises:
+    def __repr__(self): raise SystemError('no')
+class Hangs:
+    def __repr__(self):
+        while True: pass
+raises, hangs = Raises(), Hangs()
+"""
+    await kernel.run("a", source)
+    error, answered = await kernel.ask(**inspect("raises", 6))
+    assert answered.get("status") == "ok" or "SystemError" in error
+    error, answered = await kernel.ask(**inspect("hangs", 5))
+    assert answered.get("status") == "ok" or "TimeoutError" in error, "it was asked, and did not hang"
+    hung = await kernel.run("b", "try: repr(hangs)\nexcept BaseException as e: print(type(e))", timeout_s=0.5)
+    assert "KeyboardInterrupt" in hung.text()
 
 
 async def test_the_history_is_that_of_this_kernel(kernel: Controller) -> None:

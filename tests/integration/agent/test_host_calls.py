@@ -218,7 +218,8 @@ def say(data):
         except OSError: return 'reset'
 frame = lambda content: struct.pack('>I', len(content)) + content
 [os.stat(path).st_mode, os.stat(os.path.dirname(path)).st_mode, say(b''),
- say(frame(b'7') + frame(b'[]') + frame(b'{}')), say(frame(b'x') * 3), say(frame(bytes([255])) * 3), say(b'x' * 3_000_000)]
+ say(frame(b'7') + frame(b'[]') + frame(b'{}')), say(frame(b'x') * 3),
+ say(frame(bytes([255])) * 3), say(b'x' * 3_000_000)]
 """
     run = await kernel.run("a", source)
     socket, folder, *answers = value_of(run)
