@@ -27,7 +27,7 @@ from traitlets.config import Config
 
 from cellyard_sandbox import values
 
-_ASKED_S = 5.0  # for an answer beside the cells: one that hangs would keep the next cell from starting
+_ASKED_S = 15.0  # for an answer beside the cells: one that hangs would keep the next cell from starting
 
 
 def pack(message: Any) -> bytes:
