@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,9 +105,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     async def do_execute(self, code: str, silent: bool, *args: Any, **options: Any) -> dict[str, Any]:
         """Runs a cell, once it was told that it runs."""
-        sent = threading.Event()
-        self.iopub_thread.schedule(sent.set)
-        sent.wait()
+        self._wait_for_iopub()
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
@@ -126,6 +125,18 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 "user_expressions": {},
                 "payload": [],
             }
+
+    def _input_request(self, *args: Any, **options: Any) -> str:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._wait_for_iopub()  # a flush under way in its thread may have taken text that it has not sent
+        return super()._input_request(*args, **options)  # type: ignore[no-any-return]
+
+    def _wait_for_iopub(self) -> None:
+        """Returns once everything that was to be published until now has been sent."""
+        sent = threading.Event()
+        self.iopub_thread.schedule(sent.set)
+        sent.wait()
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
         """Says what could stand there."""
