@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellyard_proto import PROTOCOL
-from cellyard_proto.v1 import link_pb2
+from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import facts, files
+from cellyard_sandbox.calls import Calls
 from cellyard_sandbox.executions import Executions
-from cellyard_sandbox.host import KernelHost, RunEnd, StartFailed
+from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
 from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost
@@ -46,6 +47,7 @@ class Agent:
         self._host: KernelHost | None = None
         self._outbox = Outbox(self._outbox_changed)
         self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
+        self._calls = Calls(self._outbox, lambda: self._executions.running)
         self._link = Link(link_path, self._outbox, self._hello, self._on_welcome, self._on_message)
         self._actions: dict[str, Callable[[link_pb2.ToAgent], None]] = {
             "start_kernel": lambda message: self._start_kernel(message.start_kernel),
@@ -55,6 +57,9 @@ class Agent:
             "acknowledge": lambda message: self._acknowledge(message.acknowledge.number),
             "ping": lambda message: self._link.answer(link_pb2.FromAgent(pong=link_pb2.Pong(id=message.ping.id))),
             "put_file": lambda message: self._put_file(message.put_file),
+            "answer": lambda message: self._calls.answered(message.answer),
+            "ask": lambda message: self._ask(message.ask),
+            "comm": lambda message: self._send_comm(message.comm),
             "goodbye": lambda message: self._end(f"goodbye: {message.goodbye.reason}"),
         }
 
@@ -92,6 +97,7 @@ class Agent:
             held_executions=self._executions.held,
             last_number=self._outbox.last_number,
             facts=facts.gather(),
+            open_calls=self._calls.open,
         )
 
     def _on_welcome(self, welcome: link_pb2.Welcome) -> None:
@@ -124,6 +130,7 @@ class Agent:
 
     def _restart(self) -> None:
         self._executions.kernel_gone(RESTARTED, for_good=False)
+        self._calls.kernel_gone()
         self._want_kernel()
 
     def _interrupt(self, order: link_pb2.Interrupt) -> None:
@@ -140,7 +147,24 @@ class Agent:
             files.put(self._home_folder, order.name, order.content)
         except (OSError, ValueError) as failed:
             error = str(failed)
-        self._link.answer(link_pb2.FromAgent(reply=link_pb2.Reply(request=order.request, error=error)))
+        self._reply(link_pb2.Reply(request=order.request, error=error))
+
+    def _ask(self, order: link_pb2.AskKernel) -> None:
+        if self._host is None or self._life.state is not HostState.READY:
+            self._reply(link_pb2.Reply(request=order.request, error="no kernel"))
+        else:
+            self._host.ask(order, self._reply)
+
+    def _reply(self, reply: link_pb2.Reply) -> None:
+        self._link.answer(link_pb2.FromAgent(reply=reply))
+
+    def _send_comm(self, comm: outputs_pb2.Comm) -> None:
+        if self._host is None or self._life.state is not HostState.READY:
+            return  # the code that it was for is gone
+        try:
+            self._host.send_comm(comm)
+        except ValueError as bad:
+            log.warning("a message of a comm that is none: %s", bad)
 
     def _end(self, why: str) -> None:
         log.info("ends: %s", why)
@@ -189,6 +213,7 @@ class Agent:
     def _kernel_gone(self, reason: str, *, for_good: bool) -> None:
         log.info("kernel %d is gone: %s", self._life.generation, reason)
         self._executions.kernel_gone(reason, for_good=for_good)
+        self._calls.kernel_gone()
         self._tell(HostState.DEAD, reason)
 
     # HostListener
@@ -196,6 +221,7 @@ class Agent:
     def run_started(self, run_id: str, execution_count: int) -> None:
         """See HostListener."""
         self._executions.run_started(run_id, execution_count)
+        self._calls.execution_started(run_id)
         self._regulate()
 
     def run_shown(self, run_id: str, item: Item) -> None:
@@ -209,7 +235,25 @@ class Agent:
     def run_ended(self, run_id: str, end: RunEnd) -> None:
         """See HostListener."""
         self._executions.run_ended(run_id, end)
+        self._calls.execution_ended(run_id)
         self._regulate()
+
+    def comm_sent(self, run_id: str, comm: outputs_pb2.Comm) -> None:
+        """See HostListener."""
+        if not self._executions.comm_sent(run_id, comm):
+            self._link.pass_on(comm)
+
+    def host_called(self, call: HostCall, answer: Answer) -> str:
+        """See HostListener."""
+        return self._calls.host_called(call, answer)
+
+    def host_call_dropped(self, call_id: str) -> None:
+        """See HostListener."""
+        self._calls.dropped(call_id)
+
+    def input_asked(self, run_id: str, question: Question, answer: Answer) -> None:
+        """See HostListener."""
+        self._calls.input_asked(run_id, question, answer)
 
     def kernel_died(self, reason: str) -> None:
         """See HostListener."""

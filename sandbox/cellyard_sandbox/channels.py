@@ -20,13 +20,14 @@ from cellyard_sandbox import wire
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path, at most (sun_path)."""
 
-_SHELL, _IOPUB, _LAST = 1, 2, 5  # "ports", which end the names of the sockets' files
+_SHELL, _IOPUB, _STDIN, _LAST = 1, 2, 3, 5  # "ports", which end the names of the sockets' files
+_IDENTITY = b"agent"  # the kernel asks whoever sent it a request on the channel stdin, so both need one name
 _CONNECT_AGAIN_MS = 5
 _READ_AT_ONCE = 256 * 1024  # bytes, before others get their turn on the event loop
 
 
 class Channels:
-    """The agent's ends of shell and iopub. Belongs to the event loop's thread."""
+    """The agent's ends of shell, iopub and stdin. Belongs to the event loop's thread."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class Channels:
         folder: Path,
         on_shell: Callable[[wire.Message], None],
         on_iopub: Callable[[wire.Message], None],
+        on_stdin: Callable[[wire.Message], None],
         on_hang_up: Callable[[], None],
     ) -> None:
         """Connects, whether the kernel listens already or not. Raises ValueError where the path is too long."""
@@ -51,11 +53,14 @@ class Channels:
         self._shell = self._channel(context, zmq.DEALER)
         self._iopub = self._channel(context, zmq.SUB)
         self._iopub.subscribe(b"")
+        self._stdin = self._channel(context, zmq.DEALER)
         self._monitor = self._iopub.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._read_shell = self._reader(self._shell, on_shell)
         self._read_iopub = self._reader(self._iopub, on_iopub)
+        self._read_stdin = self._reader(self._stdin, on_stdin)
         self._shell.connect(f"ipc://{self._address}-{_SHELL}")
         self._iopub.connect(f"ipc://{self._address}-{_IOPUB}")
+        self._stdin.connect(f"ipc://{self._address}-{_STDIN}")
         self._loop.add_reader(self._monitor.fileno(), self._read_monitor)
         # A descriptor tells of nothing to somebody who has never found its socket empty.
         self.read_rest()
@@ -68,7 +73,7 @@ class Channels:
             "ip": self._address,
             "shell_port": _SHELL,
             "iopub_port": _IOPUB,
-            "stdin_port": 3,
+            "stdin_port": _STDIN,
             "control_port": 4,
             "hb_port": _LAST,
             "key": "",
@@ -80,10 +85,20 @@ class Channels:
         self._shell.send_multipart(frames, zmq.NOBLOCK)
         self._read_shell()  # sending may have swallowed the sign that there is something to read
 
+    def answer(self, frames: Sequence[bytes]) -> None:
+        """Sends an answer on the channel stdin; never waits."""
+        self._stdin.send_multipart(frames, zmq.NOBLOCK)
+        self._read_stdin()
+
+    def read_iopub(self) -> None:
+        """Reads what waits on iopub, or much of it."""
+        self._read_iopub()
+
     def read_rest(self) -> None:
         """Reads what waits."""
         self._read_iopub()
         self._read_shell()
+        self._read_stdin()
 
     def close(self) -> None:
         """Closes the channels; nothing is called any more."""
@@ -91,13 +106,15 @@ class Channels:
             return
         self._open = False
         self._iopub.disable_monitor()
-        for channel in (self._monitor, self._shell, self._iopub):
+        for channel in (self._monitor, self._shell, self._iopub, self._stdin):
             self._loop.remove_reader(channel.fileno())
             channel.close(linger=0)
 
     def _channel(self, context: zmq.Context[Any], kind: int) -> zmq.Socket[Any]:
         channel: zmq.Socket[Any] = context.socket(kind)
         channel.set_hwm(0)
+        if kind == zmq.DEALER:
+            channel.setsockopt(zmq.IDENTITY, _IDENTITY)
         channel.setsockopt(zmq.RECONNECT_IVL, _CONNECT_AGAIN_MS)  # until the kernel listens
         return channel
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cellyard_proto.v1 import link_pb2
-from cellyard_sandbox.host import KernelHost, RunEnd, Usage
+from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_sandbox.calls import Running
+from cellyard_sandbox.kernel_host import KernelHost, RunEnd, Usage
 from cellyard_sandbox.limits import Budget, OutputLimits
-from cellyard_sandbox.messages import Chunk, Item
+from cellyard_sandbox.messages import Chunk, Item, comm
 from cellyard_sandbox.outbox import Outbox
 
 INTERRUPT_AGAIN_S = 0.25
@@ -48,6 +49,7 @@ class _Execution:
     execution_id: str
     source: str
     timeout_s: float
+    allow_stdin: bool
     budget: Budget
     sent_at: float = 0.0
     started: bool = False
@@ -87,6 +89,12 @@ class Executions:
         """The running execution is being interrupted: the kernel must not be stopped now."""
         return self._running is not None and self._running.interrupted_by != ""
 
+    @property
+    def running(self) -> Running | None:
+        """The execution that the kernel has."""
+        running = self._running
+        return Running(running.execution_id, running.started) if running is not None else None
+
     def acknowledged(self, number: int) -> None:
         """Events up to this number are committed."""
         done = [id_ for id_, end in self._held.items() if 0 < end <= number]
@@ -104,7 +112,8 @@ class Executions:
         if execution_id in self._held or execution_id in self._ended:
             return
         self._held[execution_id] = 0
-        execution = _Execution(execution_id, order.source, order.timeout_s, Budget(self.limits))
+        budget = Budget(self.limits)
+        execution = _Execution(execution_id, order.source, order.timeout_s, order.allow_stdin, budget)
         if self._gone is not None:
             self._end(execution, _gone(self._gone))
             return
@@ -171,6 +180,13 @@ class Executions:
         for admitted in budget.admit(item):
             self._show(run_id, admitted)
 
+    def comm_sent(self, run_id: str, message: outputs_pb2.Comm) -> bool:
+        """Shows a comm's message; False where it is of no execution, or of one long ago."""
+        if run_id not in self._budgets:
+            return False
+        self.run_shown(run_id, comm(message))
+        return True
+
     def run_unread(self, run_id: str) -> bool:
         """See HostListener."""
         budget = self._budgets.get(run_id)
@@ -198,7 +214,7 @@ class Executions:
             self._budgets.popitem(last=False)
         source, execution.source = execution.source, ""
         execution.sent_at = self._clock.time()
-        self._host().run(execution.execution_id, source, allow_stdin=False)
+        self._host().run(execution.execution_id, source, allow_stdin=execution.allow_stdin)
 
     def _interrupt(self, execution: _Execution, why: str, restart_after_s: float) -> None:
         if not execution.interrupted_by:

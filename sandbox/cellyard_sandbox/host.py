@@ -1,82 +1,20 @@
-"""What hosts a kernel: the interface that `jupyter` implements, and what it tells the agent.
+"""Functions that the client which runs this code offers to it: `from cellyard_sandbox import host`.
 
-A host runs one kernel process at a time and one run at a time; the agent decides what runs when, how long,
-and how much it may show.
+`host.call("search", "cats", limit=3)` calls one, and so does `host.search("cats", limit=3)`; `await host.acall(...)`
+lets other tasks run meanwhile. Arguments and results are data: None, bool, int, float, complex, str, bytes, list,
+tuple, dict, set and datetime. Works from any thread, and in programs that a cell starts.
 """
 
-from __future__ import annotations
+from functools import partial as _partial
+from typing import Any as _Any
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from cellyard_sandbox.host_client import HostCallError, HostError, HostUnavailable, acall, call
 
-from cellyard_proto.v1 import outputs_pb2
-from cellyard_sandbox.messages import Item
+__all__ = ["HostCallError", "HostError", "HostUnavailable", "acall", "call"]
 
 
-class StartFailed(Exception):
-    """The kernel did not come up. The message says why, in a line."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """How a run ended that its kernel survived."""
-
-    ok: bool
-    execution_count: int
-    value: outputs_pb2.Value | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a run used, as far as can be told."""
-
-    cpu_s: float
-    peak_memory_bytes: int
-
-
-class HostListener(Protocol):
-    """Who is told what happens in a kernel. Calls come from the event loop and must not block."""
-
-    def run_started(self, run_id: str, execution_count: int) -> None:
-        """The kernel has taken the run up."""
-
-    def run_shown(self, run_id: str, item: Item) -> None:
-        """Something was shown; also after the run's end, by what it left behind."""
-
-    def run_unread(self, run_id: str) -> bool:
-        """Whether text that this run writes is discarded, so that it need not be read."""
-
-    def run_ended(self, run_id: str, end: RunEnd) -> None:
-        """The kernel is idle again and has answered; the next source may go out."""
-
-    def kernel_died(self, reason: str) -> None:
-        """The kernel ended by itself: "exit code 1", "signal 9", "oom". No call about its run follows."""
-
-
-class KernelHost(Protocol):
-    """One kernel after the other, each in a process of its own."""
-
-    async def start(self, env: Mapping[str, str]) -> None:
-        """Starts a kernel, with these variables besides the agent's own; returns once it can run sources.
-
-        Raises StartFailed.
-        """
-
-    async def stop(self) -> None:
-        """Kills the kernel and all that it started; without one it does nothing. No call about it follows."""
-
-    def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
-        """Gives a source to the kernel. Only where no other run is under way."""
-
-    def interrupt(self, run_id: str) -> None:
-        """Interrupts the run once, where it is under way now. It may go unheard: repeat it until the end."""
-
-    def hold(self) -> None:
-        """Stops the kernel's processes where they are, until release(); an interrupt releases them too."""
-
-    def release(self) -> None:
-        """Lets the kernel's processes go on."""
-
-    def usage(self) -> Usage:
-        """What the run under way, or the last one, has used until now."""
+def __getattr__(name: str) -> "_partial[_Any]":
+    """The function of this name, whether anybody offers it or not."""
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _partial(call, name)

@@ -2,7 +2,7 @@
 
 What differs from ipykernel: its sockets drop nothing, interrupts hit the cell or nobody, results carry their
 value as data, text of a thread belongs to the cell that started it, and nothing runs that nobody needs here
-(heartbeat, history, debugger).
+(heartbeat, history on disk, debugger).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import json
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import zmq
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
@@ -25,6 +27,8 @@ from jupyter_client.jsonutil import json_default
 from traitlets.config import Config
 
 from cellyard_sandbox import values
+
+_ASKED_S = 15.0  # for an answer beside the cells: one that hangs would keep the next cell from starting
 
 
 def pack(message: Any) -> bytes:
@@ -101,9 +105,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     async def do_execute(self, code: str, silent: bool, *args: Any, **options: Any) -> dict[str, Any]:
         """Runs a cell, once it was told that it runs."""
-        sent = threading.Event()
-        self.iopub_thread.schedule(sent.set)
-        sent.wait()
+        self._wait_for_iopub()
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
@@ -123,6 +125,32 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
                 "user_expressions": {},
                 "payload": [],
             }
+
+    def _input_request(self, *args: Any, **options: Any) -> str:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._wait_for_iopub()  # a flush under way in its thread may have taken text that it has not sent
+        return super()._input_request(*args, **options)  # type: ignore[no-any-return]
+
+    def _wait_for_iopub(self) -> None:
+        """Returns once everything that was to be published until now has been sent."""
+        sent = threading.Event()
+        self.iopub_thread.schedule(sent.set)
+        sent.wait()
+
+    async def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
+        """Says what could stand there."""
+        return _answer(lambda: super(Kernel, self).do_complete(code, cursor_pos))
+
+    async def do_inspect(self, code: str, cursor_pos: int, *args: Any, **options: Any) -> dict[str, Any]:
+        """Says what is known of the name there."""
+        return _answer(lambda: super(Kernel, self).do_inspect(code, cursor_pos, *args, **options))
+
+    async def do_history(self, *args: Any, start: int = 0, **options: Any) -> dict[str, Any]:
+        """Says what ran. A range may start before the first cell, and then starts with that."""
+        kept = len(self.shell.history_manager.input_hist_raw)  # with an entry for the cell 0, which is none
+        first = max(start + kept, 1) if start < 0 else start
+        return _answer(lambda: super(Kernel, self).do_history(*args, start=first, **options))
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:
@@ -147,6 +175,15 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _answer(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it returns; where the user's own objects make it raise or take too long, an answer that says so."""
+    try:
+        with _alarm(_ASKED_S):
+            return ask()
+    except Exception as failed:
+        return {"status": "error", "ename": type(failed).__name__, "evalue": str(failed), "traceback": []}
 
 
 class _NoThread:
@@ -178,6 +215,12 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             )
         )
 
+    def init_sockets(self) -> None:
+        """Opens the channels."""
+        super().init_sockets()
+        # A question that would reach nobody is an error in the cell, rather than an endless wait for the answer.
+        self.stdin_socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+
     def init_heartbeat(self) -> None:
         """The agent is the kernel's parent: it needs no heartbeat."""
 
@@ -194,6 +237,23 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     def _bind_socket(self, socket: Any, port: int) -> Any:
         socket.set_hwm(0)  # nothing is dropped; the agent always reads
         return super()._bind_socket(socket, port)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """TimeoutError in what takes longer. An alarm of the user's own rings later by what this took."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again, where the first one was caught
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 @contextlib.contextmanager

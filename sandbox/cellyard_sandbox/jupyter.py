@@ -8,26 +8,29 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from cellyard_proto.v1 import outputs_pb2
-from cellyard_sandbox import messages, wire
+from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_sandbox import comms, host_frames, messages, wire
+from cellyard_sandbox.asks import Asks
 from cellyard_sandbox.channels import Channels
 from cellyard_sandbox.files import empty
-from cellyard_sandbox.host import HostListener, RunEnd, StartFailed, Usage
+from cellyard_sandbox.host_socket import HostSocket
+from cellyard_sandbox.kernel_host import HostListener, Question, RunEnd, StartFailed, Usage
 from cellyard_sandbox.kernel_process import KernelProcess
 from cellyard_sandbox.processes import Processes
 
 START_TIMEOUT_S = 60.0
-_ASK_AGAIN_S = 0.2
+_GREET_AGAIN_S = 0.2
 _SETTLE_S = 10.0  # between the first and the second sign that a run is over
 _LAST_WORDS_S = 0.5  # for what a dead kernel has left in its channels
 _DEAF_S = 1.0  # a kernel that closed its channels lives this long
+_END_OF_INPUT = "\x04"  # for which ipykernel raises EOFError
 
 _EXECUTE = {
     "silent": False,
@@ -74,6 +77,10 @@ class JupyterHost:
         self._answered = False
         self._held = False
         self._run: _Run | None = None
+        self._question: object | None = None  # which input() waits, if one does
+        self._asks = Asks(self._send)
+        self._openers = comms.Openers()
+        self._host_socket: HostSocket | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     async def start(self, env: Mapping[str, str]) -> None:
@@ -81,8 +88,8 @@ class JupyterHost:
         self._starting = self._loop.create_future()
         self._iopub_heard = self._answered = False
         try:
-            self._begin(env)
-            self._ask()
+            await self._begin(env)
+            self._greet()
             await asyncio.wait_for(self._starting, START_TIMEOUT_S)
         except TimeoutError:
             await self.stop()
@@ -95,7 +102,7 @@ class JupyterHost:
             raise
         finally:
             self._starting = None
-            self._stop_timer("ask")
+            self._stop_timer("greet")
 
     async def stop(self) -> None:
         """See KernelHost."""
@@ -112,7 +119,7 @@ class JupyterHost:
         self._run = _Run(run_id)
         self._process.run_starts()
         content = {**_EXECUTE, "code": source, "allow_stdin": allow_stdin}
-        self._channels.send(wire.request(run_id, "execute_request", content))
+        self._send(wire.request(run_id, "execute_request", content))
 
     def interrupt(self, run_id: str) -> None:
         """See KernelHost."""
@@ -120,8 +127,22 @@ class JupyterHost:
         if run is None or run.run_id != run_id or not run.busy or run.idle or run.reply is not None:
             return
         self.release()
+        self._question = None  # it ends, or is asked again; a late answer must not be that of another one
         if self._process is not None:
             self._process.interrupt()
+
+    def ask(self, order: link_pb2.AskKernel, answer: Callable[[link_pb2.Reply], None]) -> None:
+        """See KernelHost."""
+        self._asks.ask(order, answer, idle=self._run is None)
+        if self._channels is None:
+            self._asks.kernel_gone()
+
+    def send_comm(self, comm: outputs_pb2.Comm) -> None:
+        """See KernelHost. It belongs to the run that opened the comm, else to that under way."""
+        run_id = self._openers.run_of(comm.comm_id)
+        if run_id is None:
+            run_id = self._run.run_id if self._run is not None else ""
+        self._send(comms.to_kernel(comm, run_id))
 
     def hold(self) -> None:
         """See KernelHost."""
@@ -141,33 +162,43 @@ class JupyterHost:
 
     # Start and end of a kernel
 
-    def _begin(self, env: Mapping[str, str]) -> None:
+    async def _begin(self, env: Mapping[str, str]) -> None:
         folder = self._folder = self._scratch / f"cellyard-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
-        self._channels = Channels(self._context, folder, self._on_shell, self._on_iopub, self._on_hang_up)
+        self._channels = Channels(
+            self._context, folder, self._on_shell, self._on_iopub, self._on_stdin, self._on_hang_up
+        )
+        self._host_socket = HostSocket(self._listener)
+        await self._host_socket.listen(folder / "h")
         connection_file = folder / "connection.json"
         connection_file.write_text(json.dumps(self._channels.connection()), "ascii")
         user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
         own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
-        self._process = KernelProcess(self._processes, python_kernel(connection_file), {**own, **env}, self._on_exit)
+        theirs = {**own, **env, host_frames.SOCKET_VARIABLE: str(folder / "h")}
+        self._process = KernelProcess(self._processes, python_kernel(connection_file), theirs, self._on_exit)
 
     def _let_go(self) -> None:
         for name in list(self._timers):
             self._stop_timer(name)
-        self._run = None
+        self._run = self._question = None
         self._held = False
+        self._openers = comms.Openers()
+        if self._host_socket is not None:
+            self._host_socket.close()
+            self._host_socket = None
         if self._channels is not None:
             self._channels.close()
             self._channels = None
         if self._process is not None:
             self._process.close()
             self._process = None
+        self._asks.kernel_gone()
 
-    def _ask(self) -> None:
+    def _greet(self) -> None:
         """Asks whether the kernel is there, until it has answered on both channels."""
         if self._channels is not None:
-            self._channels.send(wire.request("hello", "kernel_info_request", {}))
-            self._start_timer("ask", _ASK_AGAIN_S, self._ask)
+            self._send(wire.request("hello", "kernel_info_request", {}))
+            self._start_timer("greet", _GREET_AGAIN_S, self._greet)
 
     def _maybe_ready(self) -> None:
         if self._starting is not None and not self._starting.done() and self._answered and self._iopub_heard:
@@ -206,7 +237,13 @@ class JupyterHost:
 
     # Messages
 
+    def _send(self, frames: list[bytes]) -> None:
+        if self._channels is not None:
+            self._channels.send(frames)
+
     def _on_shell(self, message: wire.Message) -> None:
+        if self._asks.answered(message):
+            return
         if message.kind == "kernel_info_reply":
             self._answered = True
             self._maybe_ready()
@@ -220,15 +257,38 @@ class JupyterHost:
         if not self._iopub_heard:
             self._iopub_heard = True
             self._maybe_ready()
-        run = self._run if self._run is not None and self._run.run_id == message.parent else None
+        run_id, from_front_end = comms.run_of(message.parent)
+        run = self._run if self._run is not None and self._run.run_id == run_id and not from_front_end else None
         if message.kind in ("status", "execute_input"):
             if run is not None:
                 self._on_state(run, message)
         elif message.kind == "stream":
-            if not self._listener.run_unread(message.parent):
-                self._show(message.parent, messages.stream(_content(message)))
+            if not self._listener.run_unread(run_id):
+                self._show(run_id, messages.stream(_content(message)))
         elif message.kind in messages.DISPLAYS:
-            self._on_display(run, message)
+            self._on_display(run, run_id, message)
+        elif message.kind in comms.KINDS:
+            comm = comms.from_kernel(message, _content(message))
+            if comm is not None:
+                self._openers.note(run_id, comm)
+                self._listener.comm_sent(run_id, comm)
+
+    def _on_stdin(self, message: wire.Message) -> None:
+        if message.kind != "input_request" or self._channels is None:
+            return
+        self._channels.read_iopub()  # what was printed before the question comes before it
+        question = self._question = object()
+
+        def answer(given: link_pb2.CallAnswer) -> None:
+            if self._question is question and self._channels is not None:
+                self._question = None
+                text = given.text if given.HasField("text") else _END_OF_INPUT
+                self._channels.answer(wire.request("answer", "input_reply", {"value": text, "status": "ok"}))
+
+        content = _content(message)
+        prompt = content.get("prompt")
+        asked = Question(prompt if isinstance(prompt, str) else "", content.get("password") is True)
+        self._listener.input_asked(message.parent, asked, answer)
 
     def _on_state(self, run: _Run, message: wire.Message) -> None:
         content = _content(message)
@@ -241,14 +301,14 @@ class JupyterHost:
             run.idle = True
             self._maybe_over(run)
 
-    def _on_display(self, run: _Run | None, message: wire.Message) -> None:
+    def _on_display(self, run: _Run | None, run_id: str, message: wire.Message) -> None:
         content = _content(message)
         if run is not None:
             if message.kind == "execute_result":
                 run.value = messages.take_value(content)
             elif message.kind == "error":
                 run.failed = True
-        self._show(message.parent, messages.display(message.kind, content))
+        self._show(run_id, messages.display(message.kind, content))
 
     def _show(self, run_id: str, item: messages.Item | None) -> None:
         if item is not None:
@@ -283,6 +343,7 @@ class JupyterHost:
             self._show(run.run_id, messages.display("error", dict(reply)))
         if self._process is not None:
             execution_count = messages.count(reply.get("execution_count")) or run.execution_count
+            self._asks.kernel_idle()
             self._listener.run_ended(run.run_id, RunEnd(ok, execution_count, run.value))
             self._process.run_ended()
 

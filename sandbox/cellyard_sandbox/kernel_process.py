@@ -8,7 +8,7 @@ import resource
 import signal
 from collections.abc import Callable, Mapping
 
-from cellyard_sandbox.host import Usage
+from cellyard_sandbox.kernel_host import Usage
 from cellyard_sandbox.processes import Processes, interrupt_group
 from cellyard_sandbox.usage import Meter, oom_kills
 

@@ -47,8 +47,12 @@ class Budget:
             return self._past_limit(item)
         if isinstance(item, Chunk):
             return self._chunk(item)
-        if item.event.WhichOneof("event") == "clear_output":
+        kind = item.event.WhichOneof("event")
+        if kind == "clear_output":
             return self._clear(item)
+        if kind == "comm" and item.size <= MAX_EVENT and self._fits(item.size, 0):
+            self._bytes += item.size  # no output: text before and after it is one
+            return [item]
         if item.size > MAX_EVENT or not self._fits(item.size, 1):
             return [*self._overflow("stdout"), *self._past_limit(item)]
         self._spend(item.size, 1)

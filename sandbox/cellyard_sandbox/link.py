@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from cellyard_proto import framing
-from cellyard_proto.v1 import link_pb2
+from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox.outbox import Outbox
 from cellyard_sandbox.stream import FrameStream
 
@@ -23,6 +23,7 @@ _FIRST_RETRY_S = 0.02
 _LAST_RETRY_S = 0.5
 _WELCOME_TIMEOUT_S = 10.0
 _MAX_ANSWERS = 10_000  # unread ones; a controller that asks so much without reading is not well
+_MAX_COMM_BYTES = 8 * 1024 * 1024  # of comms that belong to no execution, unread by the controller
 
 log = logging.getLogger("cellyard.agent")
 
@@ -53,7 +54,8 @@ class Link:
         self._over: asyncio.Future[str] | None = None
         self._welcomed = False
         self._answers: deque[link_pb2.FromAgent] = deque()
-        self._statuses: deque[tuple[int, link_pb2.KernelStatus]] = deque()
+        self._told: deque[tuple[int, link_pb2.FromAgent]] = deque()  # each after the event of this number
+        self._comm_bytes = 0  # of comms' messages among them
         self._batch_timer: asyncio.TimerHandle | None = None
         self._batch_due = False
         self._pumping = False
@@ -84,7 +86,17 @@ class Link:
 
     def tell(self, status: link_pb2.KernelStatus) -> None:
         """Sends the kernel's state after every event that there is now. A new Hello has it too."""
-        self._statuses.append((self._outbox.seal(), status))
+        self._told.append((self._outbox.seal(), link_pb2.FromAgent(kernel=status)))
+        self._pump()
+
+    def pass_on(self, comm: outputs_pb2.Comm) -> None:
+        """Sends a comm's message after every event that there is now, unless the controller is away or too slow."""
+        size = comm.ByteSize()
+        if not self._welcomed or self._stream is None or self._comm_bytes + size > _MAX_COMM_BYTES:
+            log.warning("a message of the comm %.80r, which belongs to no execution, is lost", comm.comm_id)
+            return
+        self._comm_bytes += size
+        self._told.append((self._outbox.seal(), link_pb2.FromAgent(comm=comm)))
         self._pump()
 
     def outbox_changed(self) -> None:
@@ -116,7 +128,8 @@ class Link:
         self._over = over
         self._welcomed = False
         self._answers.clear()
-        self._statuses.clear()
+        self._told.clear()
+        self._comm_bytes = 0
 
         def end(reason: str) -> None:
             if not over.done():
@@ -162,8 +175,10 @@ class Link:
     def _next_message(self) -> link_pb2.FromAgent | None:
         if self._answers:
             return self._answers.popleft()
-        if self._statuses and self._statuses[0][0] <= self._outbox.sent_number:
-            return link_pb2.FromAgent(kernel=self._statuses.popleft()[1])
+        if self._told and self._told[0][0] <= self._outbox.sent_number:
+            message = self._told.popleft()[1]
+            self._comm_bytes -= message.comm.ByteSize() if message.HasField("comm") else 0
+            return message
         if self._batch_due and not self._outbox.unsent:
             # What came while the connection was slow travels together: only now does it get its numbers.
             self._batch_due = False

@@ -73,6 +73,11 @@ def display(kind: str, content: dict[str, Any]) -> Shown | None:
     return shown(link_pb2.Event(output=outputs_pb2.Output(display_data=display_data)))
 
 
+def comm(message: outputs_pb2.Comm) -> Shown:
+    """A comm's message (see comms.py), as a thing to show."""
+    return shown(link_pb2.Event(comm=message))
+
+
 def shown(event: link_pb2.Event) -> Shown:
     """The event with its size."""
     return Shown(event, event.ByteSize())

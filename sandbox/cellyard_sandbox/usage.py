@@ -7,7 +7,7 @@ import resource
 import time
 from pathlib import Path
 
-from cellyard_sandbox.host import Usage
+from cellyard_sandbox.kernel_host import Usage
 
 _KIB = 1024
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")

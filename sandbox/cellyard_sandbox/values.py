@@ -1,4 +1,4 @@
-"""The value of a cell's last expression as data: tagged JSON, as outputs.proto's Value has it.
+"""Values as data: tagged JSON, as outputs.proto's Value has it.
 
 Runs in the kernel, so it must not fail, not take long, and import nothing that a cell pays for.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 from cellyard_sandbox.text import clean
@@ -26,6 +26,7 @@ MAX_REPR = 64 * 1024
 """Characters of a repr, at most; a longer one is cut."""
 
 _SAFE_INTEGER = 2**53 - 1  # beyond it JSON's readers may lose digits
+_LARGE = f"larger than {MAX_BYTES} bytes"
 _BUILT_IN = (str, bytes, list, tuple, dict, set, int)
 
 
@@ -36,8 +37,25 @@ class Encoded(TypedDict):
     is_repr: bool
 
 
-class _NotData(Exception):
-    """The value holds something that is no data, or is too large or too deep."""
+class NotData(Exception):
+    """The value is, or holds, something that is no data. The message names its type."""
+
+
+class TooLarge(NotData):
+    """The value is too large, or nested too deep. The message says which."""
+
+
+def encode_data(value: Any) -> str:
+    """The value as JSON. Raises NotData."""
+    try:
+        text = _dump(_Tree().add(value, 0))
+    except NotData:
+        raise
+    except Exception as failed:  # a subclass of a built-in type may raise anything from its methods
+        raise NotData(type(value).__name__) from failed
+    if len(text) > MAX_BYTES:
+        raise TooLarge(_LARGE)
+    return text
 
 
 def encode(value: Any, shown: str = "") -> Encoded:
@@ -47,14 +65,14 @@ def encode(value: Any, shown: str = "") -> Encoded:
     containers, whose own could take minutes.
     """
     try:
-        text = _dump(_Tree().add(value, 0))
-        if len(text) <= MAX_BYTES:
-            return {"json": text, "is_repr": False}
-    except _NotData:
-        pass
-    except Exception:
-        pass  # a subclass of a built-in type may raise anything from its methods
-    return {"json": _dump(_repr(value, shown)), "is_repr": True}
+        return {"json": encode_data(value), "is_repr": False}
+    except NotData:
+        return {"json": _dump(_repr(value, shown)), "is_repr": True}
+
+
+def decode(text: str) -> Any:
+    """The value that this JSON stands for. Raises ValueError, TypeError or RecursionError where it is none."""
+    return _untag(json.loads(text))
 
 
 def _dump(tree: Any) -> str:
@@ -93,7 +111,7 @@ class _Tree:
         if type(value) is datetime.datetime:
             return self._paid({"$datetime": value.isoformat()}, 48)
         if depth >= MAX_DEPTH:
-            raise _NotData
+            raise TooLarge(f"nested more than {MAX_DEPTH} deep")
         return self._container(value, depth + 1)
 
     def _container(self, value: Any, depth: int) -> Any:
@@ -109,7 +127,7 @@ class _Tree:
                 self._pay(sum(map(len, value)))
                 return {key: self.add(item, depth) for key, item in value.items()}
             return {"$dict": [[self.add(key, depth), self.add(item, depth)] for key, item in value.items()]}
-        raise _NotData
+        raise NotData(type(value).__name__)
 
     def _items(self, values: Iterable[Any], depth: int) -> list[Any]:
         self._pay(12)
@@ -136,4 +154,33 @@ class _Tree:
     def _pay(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise _NotData
+            raise TooLarge(_LARGE)
+
+
+def _untag(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untag(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        ((tag, content),) = value.items()
+        if tag in _TAGS:
+            return _TAGS[tag](content)
+    return {key: _untag(item) for key, item in value.items()}
+
+
+def _complex(content: Any) -> complex:
+    real, imaginary = content
+    return complex(_untag(real), _untag(imaginary))
+
+
+_TAGS: dict[str, Callable[[Any], Any]] = {
+    "$bytes": lambda content: base64.b64decode(content, validate=True),
+    "$tuple": lambda content: tuple(_untag(item) for item in content),
+    "$set": lambda content: {_untag(item) for item in content},
+    "$complex": _complex,
+    "$datetime": datetime.datetime.fromisoformat,
+    "$float": float,
+    "$int": int,
+    "$dict": lambda content: {_untag(key): _untag(item) for key, item in content},
+}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +35,26 @@ class Message:
     parent: str
     """`msg_id` of the request that caused it; "" where there was none."""
     raw_content: bytes
+    raw_metadata: bytes = b"{}"
+    buffers: tuple[bytes, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """The content, with clean text. Raises NotAMessage where it is no JSON object."""
         return _read_object(self.raw_content)
 
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, likewise."""
+        return _read_object(self.raw_metadata)
 
-def request(msg_id: str, kind: str, content: dict[str, Any]) -> list[bytes]:
-    """The frames of a request to the kernel."""
+
+def request(
+    msg_id: str,
+    kind: str,
+    content: dict[str, Any],
+    metadata: dict[str, Any] | None = None,
+    buffers: Iterable[bytes] = (),
+) -> list[bytes]:
+    """The frames of a message to the kernel."""
     header = {
         "msg_id": msg_id,
         "msg_type": kind,
@@ -50,21 +63,22 @@ def request(msg_id: str, kind: str, content: dict[str, Any]) -> list[bytes]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(),
         "version": PROTOCOL,
     }
-    return [_DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}", json.dumps(content).encode()]
+    parts = [json.dumps(part).encode() for part in (header, {}, metadata or {}, content)]
+    return [_DELIMITER, b"", *parts, *buffers]
 
 
 def parse(frames: list[bytes]) -> Message:
     """A message from its frames. Raises NotAMessage."""
     try:
         start = frames.index(_DELIMITER)
-        _, _, header, parent, _, content = frames[start : start + 6]
+        _, _, header, parent, metadata, content = frames[start : start + 6]
     except ValueError:
         raise NotAMessage("frames are missing") from None
     kind = _read_object(header).get("msg_type")
     caused_by = _read_object(parent).get("msg_id", "")
     if not isinstance(kind, str) or not isinstance(caused_by, str):
         raise NotAMessage("a header of the wrong types")
-    return Message(kind, caused_by, content)
+    return Message(kind, caused_by, content, metadata, tuple(frames[start + 6 :]))
 
 
 def _read_object(raw: bytes) -> dict[str, Any]:

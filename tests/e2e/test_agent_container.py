@@ -12,7 +12,7 @@ import pytest
 
 from cellyard_controller.runtimes import MIB, Instance, SandboxSpec, Template
 from cellyard_controller.runtimes.docker import DockerRuntime
-from cellyard_proto.v1 import link_pb2
+from cellyard_proto.v1 import link_pb2, outputs_pb2
 from tests.integration.agent.controller import Controller, Record
 
 pytestmark = pytest.mark.docker
@@ -88,6 +88,40 @@ import getpass, os, pathlib
     assert plot.text("stderr") == ""
     frame = await controller.run("c", "import pandas as pd\npd.DataFrame({'a': [1]})")
     assert "<table" in frame.outputs[-1]["data"]["text/html"]
+
+
+async def test_cells_call_their_client_ask_for_input_and_show_widgets(sandbox: Sandbox) -> None:
+    controller = sandbox.controller
+    await controller.start_kernel()
+    source = """
+import os, subprocess, sys
+from cellyard_sandbox import host
+program = 'from cellyard_sandbox import host; print(host.add(3, 4), end="")'
+[host.add(1, 2), subprocess.check_output([sys.executable, '-c', program], text=True), input('? '),
+ os.stat(os.environ['CELLYARD_HOST_SOCKET']).st_uid]
+"""
+    run = controller.dispatch("a", source, allow_stdin=True)
+    for number in (1, 2):
+        call = await controller.call(run, number)
+        assert call.name == "add"
+        controller.answer(call.call_id, value_json=str(sum(json.loads(call.args_json))))
+    controller.answer((await controller.question(run)).call_id, text="a line")
+    await controller.until(lambda: run.ended is not None)
+    assert json.loads(value_of(run)) == [3, "7", "a line", UID]
+
+    shown = await controller.run("b", "import ipywidgets as w\nslider = w.IntSlider(3)\ndisplay(slider)")
+    view = shown.outputs[-1]["data"]["application/vnd.jupyter.widget-view+json"]
+    states = {comm.comm_id: json.loads(comm.open.data_json)["state"] for comm in shown.comms}
+    assert states[view["model_id"]]["value"] == 3
+    update = outputs_pb2.CommMessage(data_json='{"method":"update","state":{"value":7},"buffer_paths":[]}')
+    controller.send(comm=outputs_pb2.Comm(comm_id=view["model_id"], message=update))
+    assert value_of(await controller.run("c", "slider.value")) == "7"
+
+    await controller.restart()
+    again = controller.dispatch("d", "from cellyard_sandbox import host; host.add(5, 6)")
+    controller.answer((await controller.call(again)).call_id, value_json="11")
+    await controller.until(lambda: again.ended is not None)
+    assert value_of(again) == "11"
 
 
 async def test_a_kernel_that_takes_too_much_memory_is_gone_and_its_agent_is_not(sandbox: Sandbox) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 from cellyard_proto import framing
 from cellyard_proto.outputs import NbOutput, OutputFold, data_to_nbformat, to_nbformat
-from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_proto.v1 import calls_pb2, link_pb2, outputs_pb2
 
 WAIT_S = 60.0
 
@@ -64,6 +65,18 @@ class Record:
                     fold.update_display(updated.display_id, data_to_nbformat(updated.data), {})
         return fold.outputs()
 
+    @property
+    def calls(self) -> list[calls_pb2.HostCall]:
+        return [event.host_call for event in self.events if event.HasField("host_call")]
+
+    @property
+    def questions(self) -> list[calls_pb2.InputRequested]:
+        return [event.input_requested for event in self.events if event.HasField("input_requested")]
+
+    @property
+    def comms(self) -> list[outputs_pb2.Comm]:
+        return [event.comm for event in self.events if event.HasField("comm")]
+
     def text(self, name: str = "stdout") -> str:
         """Everything that was written to a stream, as it came."""
         streams = (event.output.stream for event in self.events if event.output.HasField("stream"))
@@ -91,6 +104,8 @@ class Controller:
         self.statuses: list[link_pb2.KernelStatus] = []
         self.pongs: list[int] = []
         self.replies: dict[int, str] = {}
+        self.contents: dict[int, str] = {}
+        self.comms: list[outputs_pb2.Comm] = []
         self.welcome = link_pb2.Welcome(link_grace_s=30.0)
         self.connected = False
         self._changed = asyncio.Condition()
@@ -143,13 +158,16 @@ class Controller:
         self.send(start_kernel=link_pb2.StartKernelHost(kernel_type="python", env=env or {}))
         await self.until(lambda: self.kernel.state == link_pb2.HOST_STATE_READY)
 
-    def dispatch(self, execution_id: str, source: str, timeout_s: float = 0) -> Record:
-        self.send(dispatch=link_pb2.Dispatch(execution_id=execution_id, source=source, timeout_s=timeout_s))
+    def dispatch(self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False) -> Record:
+        order = link_pb2.Dispatch(
+            execution_id=execution_id, source=source, timeout_s=timeout_s, allow_stdin=allow_stdin
+        )
+        self.send(dispatch=order)
         return self.record(execution_id)
 
-    async def run(self, execution_id: str, source: str, timeout_s: float = 0) -> Record:
+    async def run(self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False) -> Record:
         """Runs a source to its end."""
-        record = self.dispatch(execution_id, source, timeout_s)
+        record = self.dispatch(execution_id, source, timeout_s, allow_stdin=allow_stdin)
         await self.until(lambda: record.ended is not None)
         return record
 
@@ -170,6 +188,27 @@ class Controller:
         self.send(put_file=link_pb2.PutFile(request=request, name=name, content=content))
         await self.until(lambda: request in self.replies)
         return self.replies[request]
+
+    async def call(self, record: Record, number: int = 1) -> calls_pb2.HostCall:
+        """The execution's host call of this number, once it is made."""
+        await self.until(lambda: len(record.calls) >= number or record.ended is not None)
+        return record.calls[number - 1]
+
+    async def question(self, record: Record, number: int = 1) -> calls_pb2.InputRequested:
+        """The execution's question for input of this number, once it is asked."""
+        await self.until(lambda: len(record.questions) >= number or record.ended is not None)
+        return record.questions[number - 1]
+
+    def answer(self, call_id: str, **answer: Any) -> None:
+        self.send(answer=link_pb2.CallAnswer(call_id=call_id, **answer))
+
+    async def ask(self, within_s: float = WAIT_S, **what: Any) -> tuple[str, dict[str, Any]]:
+        """Asks the kernel. Returns the error, "" for none, and the content of the reply."""
+        self._requests += 1
+        request = self._requests
+        self.send(ask=link_pb2.AskKernel(request=request, within_s=within_s, **what))
+        await self.until(lambda: request in self.replies)
+        return self.replies[request], json.loads(self.contents[request] or "{}")
 
     def acknowledge(self) -> None:
         """Commits everything that has come."""
@@ -219,7 +258,10 @@ class Controller:
             case "pong":
                 self.pongs.append(message.pong.id)
             case "reply":
+                self.contents[message.reply.request] = message.reply.content_json
                 self.replies[message.reply.request] = message.reply.error
+            case "comm":
+                self.comms.append(message.comm)
 
     def forget_uncommitted(self) -> None:
         """What a controller that dies has not committed."""

@@ -6,8 +6,8 @@ import heapq
 import itertools
 from collections.abc import Callable, Mapping
 
-from cellyard_proto.v1 import link_pb2
-from cellyard_sandbox.host import Usage
+from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_sandbox.kernel_host import Usage
 
 
 class Call:
@@ -63,6 +63,12 @@ class ScriptedHost:
 
     def interrupt(self, run_id: str) -> None:
         self.interrupted.append(run_id)
+
+    def ask(self, order: link_pb2.AskKernel, answer: Callable[[link_pb2.Reply], None]) -> None:
+        raise NotImplementedError
+
+    def send_comm(self, comm: outputs_pb2.Comm) -> None:
+        raise NotImplementedError
 
     def hold(self) -> None:
         raise NotImplementedError

@@ -7,7 +7,7 @@ from tests.unit.agent.fakes import ScriptedHost, VirtualClock
 
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox.executions import Executions
-from cellyard_sandbox.host import RunEnd
+from cellyard_sandbox.kernel_host import RunEnd
 from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.messages import Chunk
 from cellyard_sandbox.outbox import Outbox

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox.limits import Budget, OutputLimits
-from cellyard_sandbox.messages import Chunk, Item, Shown, shown
+from cellyard_sandbox.messages import Chunk, Item, Shown, comm, shown
 
 
 def update(display_id: str, text: str) -> Shown:
@@ -61,7 +61,7 @@ def test_text_is_cut_between_characters(text: str, limit: int) -> None:
     if len(text.encode()) <= limit:
         assert kept == text
     else:
-        kept = kept.removesuffix("\n") if not text.startswith(kept) else kept
+        kept = kept if text.startswith(kept) and len(kept.encode()) <= limit else kept.removesuffix("\n")
         assert text.startswith(kept)
         assert limit - 4 < len(kept.encode()) <= limit
 
@@ -127,3 +127,15 @@ def test_clearing_passes_but_not_twice_in_a_row() -> None:
     budget.admit(display("x"))
     assert len(budget.admit(clear())) == 1
     assert not budget.saturated
+
+
+def test_comms_count_with_their_bytes_and_break_no_text() -> None:
+    budget = Budget(OutputLimits(max_bytes=100, max_count=1))
+    message = comm(outputs_pb2.Comm(comm_id="c", buffers=[b"x" * 20]))
+    assert budget.admit(Chunk("stdout", "1")) == [Chunk("stdout", "1")]
+    assert budget.admit(message) == [message]
+    assert budget.admit(Chunk("stdout", "2")) == [Chunk("stdout", "2")], "still the same output"
+    while not budget.saturated:
+        last = budget.admit(message)
+    assert kinds(last) == ["text", "truncated"]
+    assert budget.admit(message) == []

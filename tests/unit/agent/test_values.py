@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellyard_sandbox import values
 from cellyard_sandbox.values import MAX_BYTES, MAX_DEPTH, MAX_REPR, encode
 
 
@@ -76,6 +77,7 @@ def test_data_comes_back_as_it_was(value: Any) -> None:
     decoded = decode(json.loads(encoded["json"]))
     assert decoded == value
     assert type(decoded) is type(value)
+    assert values.decode(encoded["json"]) == value, "the kernel's own reader"
     encoded["json"].encode()
 
 
@@ -120,6 +122,15 @@ def test_what_is_too_large_or_too_deep_is_a_bounded_repr() -> None:
         assert encoded == {"json": '"shown"', "is_repr": True}
     long = encode("ü" * 3 * MAX_REPR * 16, "ü" * 2 * MAX_REPR)
     assert len(json.loads(long["json"])) == MAX_REPR + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"$bytes":"ü"}', '{"$complex":[1]}', '{"$set":[[]]}', '{"$dict":[1]}', '{"$int":{}}', "[", "1e", "[" * 9999],
+)
+def test_text_that_is_no_value_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, TypeError, RecursionError)):
+        values.decode(text)
 
 
 class Hostile(dict):  # type: ignore[type-arg]
