@@ -211,6 +211,8 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         self.update_config(
             Config(
                 HistoryManager={"enabled": False},
+                # The first completion would take two seconds and 30 MB; %config IPCompleter.use_jedi = True has it.
+                IPCompleter={"use_jedi": False},
                 Session={"packer": "cellyard_sandbox.ipython.pack", "key": b""},
             )
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from cellyard import events, results
+from cellyard import results
 from cellyard._values import decode_value
 from cellyard_proto.outputs import OutputFold, metadata_to_nbformat, to_nbformat
 from cellyard_proto.v1 import executions_pb2, kernels_pb2, notebooks_pb2, outputs_pb2, sandboxes_pb2
@@ -95,16 +95,6 @@ def capability(message: sandboxes_pb2.Capability) -> results.Capability:
 def progress(message: kernels_pb2.Progress) -> results.Progress:
     """A step of a start."""
     return results.Progress(message.stage, message.message, message.fraction if message.HasField("fraction") else None)
-
-
-def comm(message: outputs_pb2.Comm) -> events.CommSaid:
-    """A comm's message."""
-    kind = message.WhichOneof("what") or "message"
-    said = getattr(message, kind)
-    target_name = message.open.target_name if kind == "open" else ""
-    return events.CommSaid(
-        message.comm_id, kind, metadata_to_nbformat(said.data_json), target_name, tuple(message.buffers)
-    )
 
 
 def kernel_runs(message: kernels_pb2.Kernel) -> bool:

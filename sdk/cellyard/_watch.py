@@ -8,7 +8,8 @@ from cellyard import _translate, events
 from cellyard._execution import ExecutionView
 from cellyard.info import KernelInfo, kernel_info
 from cellyard.results import Cell, ExecutionResult
-from cellyard_proto.v1 import executions_pb2, kernels_pb2, notebooks_pb2
+from cellyard_proto.outputs import metadata_to_nbformat
+from cellyard_proto.v1 import executions_pb2, kernels_pb2, notebooks_pb2, outputs_pb2
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ class WatchView:
         if kind == "kernel_changed":
             return events.KernelChanged(kernel_info(message.kernel_changed))
         if kind == "comm":
-            return _translate.comm(message.comm)
+            return _comm(message.comm)
         if kind == "execution_changed":
             return self._execution(message.execution_changed)
         return None
@@ -109,3 +110,12 @@ class WatchView:
         elif kind == "finished":
             self._views.pop(execution_id, None)
         return None if event is None else events.ExecutionEvent(execution_id, changed.cell_id, event)
+
+
+def _comm(message: outputs_pb2.Comm) -> events.CommSaid:
+    kind = message.WhichOneof("what") or "message"
+    said = getattr(message, kind)
+    target_name = message.open.target_name if kind == "open" else ""
+    return events.CommSaid(
+        message.comm_id, kind, metadata_to_nbformat(said.data_json), target_name, tuple(message.buffers)
+    )
