@@ -66,7 +66,9 @@ class Process:
         client = docker.from_env(timeout=30)
         try:
             mine = []
-            for container in client.containers.list(all=True, filters={"label": "cellyard.controller"}):
+            for container in client.containers.list(
+                all=True, filters={"label": "cellyard.controller"}, ignore_removed=True
+            ):
                 mounts = container.attrs["HostConfig"].get("Mounts") or []
                 binds = container.attrs["HostConfig"].get("Binds") or []
                 sources = [mount.get("Source", "") for mount in mounts] + [bind.split(":")[0] for bind in binds]

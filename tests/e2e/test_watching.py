@@ -61,7 +61,7 @@ def test_one_prints_and_the_other_one_watches(controller: Process) -> None:
 def test_watching_goes_on_when_the_controller_was_killed(controller: Process) -> None:
     session = cellyard.Session("nb", endpoint=controller.endpoint)
     session.run("import time")
-    cell = session.create_cell("for n in range(60):\n    print(n, flush=True)\n    time.sleep(0.05)")
+    cell = session.create_cell("for n in range(60):\n    print(n, flush=True)\n    time.sleep(0.05)\ntime.sleep(600)")
     watching = session.watch()
     assert isinstance(next(watching), cellyard.Snapshot)
     session.queue_cell(cell)
@@ -70,9 +70,16 @@ def test_watching_goes_on_when_the_controller_was_killed(controller: Process) ->
     controller.start()
     snapshot = next(event for event in watching if isinstance(event, cellyard.Snapshot))
     assert [each.status for each in snapshot.executions] == ["running"]
+    (cell_then,) = [each for each in snapshot.cells if each.id == cell]
+    shown = "".join(output.text or "" for output in cell_then.outputs)
+    while shown.splitlines()[-1:] != ["59"]:
+        shown += printed([next(watching)])
+    session.interrupt()
     last = next(event for event in watching if is_end(event))
     assert isinstance(last, cellyard.ExecutionEvent)
     assert isinstance(last.event, cellyard.Finished)
+    assert shown.split() == [str(n) for n in range(60)]
+    assert last.event.result.end == "interrupted"
     assert last.event.result.stdout.split() == [str(n) for n in range(60)]
     session.close()
 
