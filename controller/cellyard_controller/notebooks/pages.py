@@ -54,6 +54,8 @@ class Pages:
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
         self.notebook, self._chunks = notebook, chunk_count
+        self.blobs = store.blobs
+        """Large parts of outputs."""
         self._store, self._journal, self._ledger = store, journal, ledger
 
     async def edit(

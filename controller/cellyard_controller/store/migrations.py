@@ -14,7 +14,11 @@ def _retention(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE event_batches ADD COLUMN in_short BOOLEAN NOT NULL DEFAULT FALSE")
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention}
+def _blobs(connection: Connection) -> None:
+    schema.blob_uses.create(connection)  # large parts in older rows stay where they are
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _blobs}
 """By the version that a step starts from."""
 
 

@@ -23,7 +23,7 @@ SHARED = sorted((Path(__file__).parents[4] / "shared" / "notebooks").glob("*.ipy
 def rewritten(content: str) -> str:
     notebook = nbformat.read(content.encode(), LIMITS)
     cells = nbformat.cells_json(notebook.cells, notebook.minor)
-    return nbformat.opening(notebook.minor, notebook.metadata) + cells + nbformat.CLOSING
+    return nbformat.opening(notebook.minor, notebook.metadata) + "".join(map(str, cells)) + nbformat.CLOSING
 
 
 def with_cell(**fields: Any) -> bytes:
