@@ -7,6 +7,7 @@ import hashlib
 import json
 import stat
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,15 @@ async def rerun(stubs: Stubs, cell_id: str = "c") -> list[ex.ExecutionEvent]:
 
 def session(yard: Yard, notebook: str = "nb") -> cellyard.AsyncSession:
     return cellyard.AsyncSession(notebook, endpoint=f"unix:{yard.folder}/c.sock")
+
+
+async def put_in(stubs: Stubs, notebook: str, *texts: str) -> None:
+    """A new notebook that shows these texts; it has no kernel."""
+    outputs = [{"output_type": "display_data", "data": {"text/html": text}, "metadata": {}} for text in texts]
+    cell = {"cell_type": "code", "metadata": {}, "source": "", "execution_count": 1, "outputs": outputs}
+    content = json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]})
+    request = nb.ImportRequest(notebook_id=notebook, request_id=str(uuid.uuid4()), content=content.encode())
+    await stubs.notebooks.Import(request)
 
 
 async def test_messages_stay_small_however_large_outputs_are(stubs: Stubs, yard: Yard) -> None:
@@ -163,8 +173,7 @@ async def test_an_import_cannot_forge_a_reference(stubs: Stubs) -> None:
 async def test_the_same_output_is_one_file_and_goes_with_its_last_notebook(stubs: Stubs, yard: Yard) -> None:
     store = yard.controller._store
     for notebook in ("one", "two"):
-        await stubs.run(notebook, f"html {LARGE}")
-        await stubs.run(notebook, f"html {LARGE}")
+        await put_in(stubs, notebook, LARGE, LARGE)
     assert files(yard) == {digest_of(LARGE)}
     await stubs.notebooks.Delete(nb.DeleteNotebook(notebook_id="one"))
     assert await blob_uses.collect(store) == 0
@@ -174,7 +183,7 @@ async def test_the_same_output_is_one_file_and_goes_with_its_last_notebook(stubs
     assert files(yard) == set()
 
 
-async def test_collection_beside_running_cells_takes_nothing_of_theirs(stubs: Stubs, yard: Yard) -> None:
+async def test_collection_takes_nothing_that_comes_into_use_beside_it(stubs: Stubs, yard: Yard) -> None:
     """The same content comes and goes while files are collected without a pause."""
     over = asyncio.Event()
 
@@ -186,8 +195,8 @@ async def test_collection_beside_running_cells_takes_nothing_of_theirs(stubs: St
         return rounds
 
     async def work(notebook: str) -> None:
-        for number in range(8):
-            await stubs.run(notebook, f"html {LARGE}{number % 2}")
+        for number in range(30):
+            await put_in(stubs, notebook, f"{LARGE}{number % 2}")
             assert len(await read(stubs, digest_of(f"{LARGE}{number % 2}"), notebook)) == 1
             await stubs.notebooks.Delete(nb.DeleteNotebook(notebook_id=notebook))
 
@@ -294,11 +303,8 @@ async def test_a_disk_that_takes_no_files_loses_nothing(stubs: Stubs, yard: Yard
 
     seat.room._ledger._flush_in = note_failure
     await failures.wait()
-    shown = {"output_type": "stream", "name": "stdout", "text": LARGE}
-    cell = {"cell_type": "code", "metadata": {}, "source": "", "execution_count": 1, "outputs": [shown]}
-    content = json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]}).encode()
     with pytest.raises(grpc.aio.AioRpcError, match="does not take writes") as error:
-        await stubs.notebooks.Import(nb.ImportRequest(notebook_id="new", request_id="r", content=content))
+        await put_in(stubs, "new", LARGE)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     assert not (await stubs.notebooks.ListCells(nb.ListCellsRequest(notebook_id="new"))).cells
     blobs.unlink()
