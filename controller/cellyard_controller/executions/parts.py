@@ -187,8 +187,9 @@ def _gone(ref: BlobRef, failed: OSError) -> str:
 
 def _places(shown: dict[str, Any]) -> tuple[dict[str, Any], Collection[str]]:
     """What holds the parts of an output or an event's body, and under which keys."""
-    if "data" in shown:
-        return shown["data"], shown["data"]
+    data = shown.get("data")
+    if isinstance(data, dict):
+        return data, data
     return shown, ("text",) if shown.get("output_type") == "stream" else ()
 
 
