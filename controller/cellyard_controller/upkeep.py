@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from cellyard_controller.executions import retention
+from cellyard_controller.executions import blob_uses, retention
 from cellyard_controller.notebooks import records
 from cellyard_controller.store import Store, StoreFailed
 
@@ -35,3 +35,4 @@ async def once(store: Store, now: float) -> None:
         await store.write(partial(retention.expire, due=due))
     while short := await store.read(partial(retention.to_shorten, ended_before=now - retention.EVENTS_KEPT_S)):
         await store.write(partial(retention.shorten, due=short))
+    await blob_uses.collect(store)

@@ -3,6 +3,9 @@
 An output is a dict as nbformat 4 has it, plus, on displays that can be updated, `transient.display_id` as in
 Jupyter's messages. Controller and SDK fold the same events with the same rules, so both see the same outputs.
 Rules: Jupyter messaging (stream, display_data, update_display_data, clear_output) and JupyterLab's output area.
+
+In the controller a large part (a stream's text, one value of a MIME bundle) may be a BlobRef. `from_nbformat` sends
+it on as one; `to_nbformat` refuses one, because neither a sandbox nor a client may name content that it does not send.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from cellyard_proto.v1 import outputs_pb2 as pb
@@ -18,6 +22,19 @@ NbOutput: TypeAlias = dict[str, Any]
 
 _JSON_TYPE = re.compile(r"^application/(.*\+)?json$")
 _CONTROLS = re.compile(r"[\r\b]")
+_NO_BLOB = "a blob stands where content is due"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Stands for a part that is kept as a file, under the hash of its content."""
+
+    digest: str
+    """ "sha256:" and 64 hexadecimal digits."""
+    size: int
+    """Bytes of the content (UTF-8)."""
+    json: bool = False
+    """The content is a JSON document, else text."""
 
 
 def is_json_type(mime: str) -> bool:
@@ -36,12 +53,16 @@ class OutputFold:
             self.append(output)
 
     def joins(self, output: NbOutput) -> bool:
-        """Whether it is a chunk of the stream that stands last, and so no output of its own."""
+        """Whether it is a chunk of the stream that stands last, and so no output of its own.
+
+        To a text that is kept elsewhere nothing is joined here; a neighbour of the same stream belongs to it.
+        """
         last = self._outputs[-1] if self._outputs and not self._clear_pending else None
         return (
             last is not None
             and output["output_type"] == last["output_type"] == "stream"
             and output["name"] == last["name"]
+            and not isinstance(last["text"], BlobRef)
         )
 
     def append(self, output: NbOutput) -> None:
@@ -53,7 +74,7 @@ class OutputFold:
             return
         self._join()
         self._outputs.append(dict(output))
-        self._tail = [output["text"]] if output["output_type"] == "stream" else []
+        self._tail = [output["text"]] if _is_text(output) else []
 
     def clear(self, *, wait: bool) -> None:
         """Empties the outputs, now or when the next one comes."""
@@ -88,14 +109,26 @@ class OutputFold:
         if as_they_came:
             return [dict(output) for output in self._outputs]
         return [
-            {**output, "text": apply_controls(output["text"])} if output["output_type"] == "stream" else dict(output)
+            {**output, "text": apply_controls(output["text"])} if _is_text(output) else dict(output)
             for output in self._outputs
         ]
+
+    def keep_elsewhere(self, texts: Mapping[int, BlobRef]) -> None:
+        """The texts of streams, by their place in `outputs`, are kept elsewhere from now on."""
+        self._join()
+        for place, text in texts.items():
+            self._outputs[place]["text"] = text
+        if self._outputs and not _is_text(self._outputs[-1]):
+            self._tail = []
 
     def _join(self) -> None:
         if self._tail:
             self._outputs[-1]["text"] = "".join(self._tail)
             self._tail = [self._outputs[-1]["text"]]
+
+
+def _is_text(output: NbOutput) -> bool:
+    return output["output_type"] == "stream" and not isinstance(output["text"], BlobRef)
 
 
 def apply_controls(text: str) -> str:
@@ -131,9 +164,14 @@ def _apply_backspaces(text: str) -> str:
 
 
 def to_nbformat(output: pb.Output) -> NbOutput:
-    """An output from its protobuf form. Raises ValueError where its JSON is none or its kind is not set."""
+    """An output from its protobuf form.
+
+    Raises ValueError where its JSON is none, its kind is not set, or a blob stands in for content.
+    """
     kind = output.WhichOneof("kind")
     if kind == "stream":
+        if output.stream.HasField("blob"):
+            raise ValueError(_NO_BLOB)
         return {"output_type": "stream", "name": output.stream.name, "text": output.stream.text}
     if kind == "error":
         error = output.error
@@ -162,7 +200,10 @@ def from_nbformat(output: Mapping[str, Any]) -> pb.Output:
     """An output in its protobuf form. Raises ValueError for an unknown output_type."""
     kind = output["output_type"]
     if kind == "stream":
-        return pb.Output(stream=pb.StreamOutput(name=output["name"], text=output["text"]))
+        text = output["text"]
+        if isinstance(text, BlobRef):
+            return pb.Output(stream=pb.StreamOutput(name=output["name"], blob=_blob(text)))
+        return pb.Output(stream=pb.StreamOutput(name=output["name"], text=text))
     if kind == "error":
         return pb.Output(
             error=pb.ErrorOutput(ename=output["ename"], evalue=output["evalue"], traceback=list(output["traceback"]))
@@ -181,11 +222,11 @@ def from_nbformat(output: Mapping[str, Any]) -> pb.Output:
 
 
 def data_to_nbformat(data: Mapping[str, pb.MimeValue]) -> dict[str, Any]:
-    """A MIME bundle as nbformat keeps it: JSON types as objects, all others as text."""
-    return {
-        mime: json.loads(value.json) if value.WhichOneof("value") == "json" else value.text
-        for mime, value in data.items()
-    }
+    """A MIME bundle as nbformat keeps it: JSON types as objects, all others as text.
+
+    Raises ValueError where JSON is none, or a blob stands in for content.
+    """
+    return {mime: _from_mime_value(value) for mime, value in data.items()}
 
 
 def data_from_nbformat(data: Mapping[str, Any]) -> dict[str, pb.MimeValue]:
@@ -193,7 +234,20 @@ def data_from_nbformat(data: Mapping[str, Any]) -> dict[str, pb.MimeValue]:
     return {mime: _mime_value(mime, value) for mime, value in data.items()}
 
 
+def _from_mime_value(value: pb.MimeValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "blob":
+        raise ValueError(_NO_BLOB)
+    return json.loads(value.json) if kind == "json" else value.text
+
+
+def _blob(ref: BlobRef) -> pb.Blob:
+    return pb.Blob(digest=ref.digest, size=ref.size, json=ref.json)
+
+
 def _mime_value(mime: str, value: Any) -> pb.MimeValue:
+    if isinstance(value, BlobRef):
+        return pb.MimeValue(blob=_blob(value))
     if isinstance(value, str) and not is_json_type(mime):
         return pb.MimeValue(text=value)
     if isinstance(value, list) and not is_json_type(mime) and all(isinstance(line, str) for line in value):

@@ -73,6 +73,19 @@ def test_a_run_survives_the_controllers_death(
     session.close()
 
 
+def test_a_large_output_survives_a_death_between_its_file_and_its_commit(
+    process: Process, crash: Callable[[str], cellyard.Session]
+) -> None:
+    """The file is there and nothing refers to it yet: it is taken up by the next commit, and not collected before."""
+    session = crash("blobs-written")
+    thread = revive(process)
+    result = session.run("from IPython.display import HTML\nHTML('x' * 1_000_000)")
+    thread.join()
+    assert (result.end, result.outputs[0].data["text/html"]) == ("succeeded", "x" * 1_000_000)
+    assert session.run("marker").value == 17
+    session.close()
+
+
 def test_an_interrupt_that_was_decided_is_delivered_after_the_restart(
     process: Process, crash: Callable[[str], cellyard.Session]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -17,6 +19,8 @@ from cellyard_proto.v1 import executions_pb2 as pb
 from cellyard_proto.v1 import executions_pb2_grpc
 
 _MAX_LISTED = 1000
+_BLOB_CHUNK = 256 * 1024
+"""Bytes of a large part in one message."""
 
 
 class Executions(executions_pb2_grpc.ExecutionsServicer):
@@ -96,6 +100,23 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
                 ExecutionId(message.execution_id), message.call_id, message.request_id, answer
             )
         return pb.AnswerCallResponse(accepted=accepted)
+
+    @stream
+    async def ReadBlob(  # noqa: N802
+        self, message: pb.ReadBlobRequest, caller: Caller
+    ) -> AsyncIterator[pb.BlobChunk]:
+        """A large part of an output."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        with await self._rooms.blob(ref, message.digest) as file:
+            size, offset = os.fstat(file.fileno()).st_size, message.offset
+            if not 0 <= offset <= size:
+                raise InvalidRequest(f"the offset {offset} is not within the {size} bytes of {message.digest}")
+            while True:
+                content = await asyncio.to_thread(os.pread, file.fileno(), _BLOB_CHUNK, offset)
+                yield pb.BlobChunk(content=content, size=size)
+                offset += len(content)
+                if offset >= size or not content:
+                    return
 
     def _order(self, message: pb.Start, caller: Caller) -> Order:
         what = message.WhichOneof("what")

@@ -14,9 +14,12 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
+from cellyard_controller.executions import records
 from cellyard_controller.executions.live import finished_body
 from cellyard_controller.executions.model import End, Event, Execution, State
+from cellyard_controller.executions.parts import Parts, stored
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, new_execution_id
+from cellyard_controller.store.blobs import Blobs
 from cellyard_controller.store.schema import event_batches, executions
 from cellyard_proto.outputs import NbOutput
 
@@ -33,11 +36,14 @@ class Imported:
     cell_id: CellId
     row: dict[str, Any]
     events: dict[str, Any]
+    parts: Parts
 
 
 def prepare(cell_id: CellId, source: str, outputs: list[NbOutput], count: int | None) -> Imported:
     """An execution that gave these outputs. Encodes them, so it is work for a thread."""
     now = time.time()
+    parts = Parts()
+    outputs = parts.of_outputs(outputs, any_json=True)
     failed = any(output["output_type"] == "error" for output in outputs)
     execution = Execution(
         execution_id=new_execution_id(),
@@ -77,27 +83,26 @@ def prepare(cell_id: CellId, source: str, outputs: list[NbOutput], count: int | 
             "started_at": now,
             "ended_at": now,
             "last_seq": execution.last_seq,
-            "outputs": _json(outputs),
+            "outputs": json.dumps([stored(output) for output in outputs], separators=(",", ":")),
         },
         events={
             "execution_id": execution.execution_id,
             "last_seq": execution.last_seq,
-            "events": _json([[event.seq, event.kind, event.body] for event in events]),
+            "events": records.events_json(events),
         },
+        parts=parts,
     )
 
 
-def add(connection: Connection, notebook: NotebookKey, imported: Sequence[Imported]) -> None:
+def add(connection: Connection, notebook: NotebookKey, imported: Sequence[Imported], blobs: Blobs) -> None:
     """Stores them, in their order."""
     if imported:
         connection.execute(insert(executions), [{**each.row, "notebook_key": notebook} for each in imported])
         connection.execute(insert(event_batches), [each.events for each in imported])
+        for each in imported:
+            each.parts.keep(connection, blobs, notebook, each.execution_id)
 
 
 def count_of(execution: Execution) -> int | None:
     """The count as a file has it: None where there is none, and 0 where a file said so."""
     return 0 if execution.execution_count == _ZERO else execution.execution_count or None
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))

@@ -6,7 +6,9 @@ when they are on disk.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy import Connection
@@ -17,8 +19,10 @@ from cellyard_controller.executions import records, retention
 from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, Notice, State
+from cellyard_controller.executions.parts import Parts, with_chunks
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
 from cellyard_controller.store import Store
+from cellyard_controller.store.blobs import Blobs
 
 Row = Callable[[Connection], None]
 """One step of a transaction."""
@@ -91,7 +95,7 @@ class Journal:
             live = self.add(execution)
             seq = 0
             while events := await self._fetch(execution.execution_id, seq):
-                live.replay(events)
+                live.replay(await asyncio.to_thread(with_chunks, events, self._store.blobs))
                 seq = events[-1].seq
         return unfinished
 
@@ -109,8 +113,10 @@ class Journal:
                 continue
             # Of a running one its events tell the outputs; they are folded once, at its end.
             execution = live.snapshot(with_outputs=live.execution.state is State.ENDED)
-            rows.append(partial(_write, self._notebook, execution, tuple(live.pending), live.display_ids()))
-            done.append(partial(live.publish, len(live.pending)))
+            parts = Parts(live.sizes)
+            events, ids, blobs = tuple(live.pending), live.display_ids(), self._store.blobs
+            rows.append(partial(_write, self._notebook, execution, events, ids, parts, blobs))
+            done.append(partial(live.publish, len(live.pending), parts))
         return rows, done
 
     def forget_ended(self) -> None:
@@ -138,8 +144,12 @@ def _write(
     execution: Execution,
     events: tuple[Event, ...],
     display_ids: set[str],
+    parts: Parts,
+    blobs: Blobs,
     connection: Connection,
 ) -> None:
-    records.save(connection, execution)
-    records.add_events(connection, execution.execution_id, events)
+    stored_events, outputs = parts.of(events), parts.of_outputs(execution.outputs)
+    parts.keep(connection, blobs, notebook, execution.execution_id)
+    records.save(connection, replace(execution, outputs=outputs))
+    records.add_events(connection, execution.execution_id, stored_events)
     records.add_displays(connection, notebook, execution.execution_id, display_ids)

@@ -10,6 +10,7 @@ from typing import Any
 from cellyard_controller.executions.calls import Answer, Calls
 from cellyard_controller.executions.log import EventLog, Fetch, Hear
 from cellyard_controller.executions.model import End, Event, Execution, State
+from cellyard_controller.executions.parts import Parts
 from cellyard_controller.executions.reports import Asked, Called, Clear, Ended, Output, Started, Truncated, Update
 from cellyard_proto.outputs import OutputFold
 
@@ -167,8 +168,11 @@ class LiveExecution:
         """Under which ids it displays something."""
         return self._fold.display_ids()
 
-    def publish(self, committed: int) -> None:
-        """The first `committed` pending events are on disk: show them."""
+    def publish(self, committed: int, parts: Parts) -> None:
+        """The first `committed` pending events are on disk, their large `parts` as files: show them."""
+        parts.replace(self.sizes)
+        if parts.streams:
+            self._fold.keep_elsewhere(parts.streams)
         self.log.publish(self.pending[:committed], self.sizes[:committed])
         del self.pending[:committed], self.sizes[:committed]
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cellyard_controller.executions.calls import Offers
 from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
+from cellyard_controller.executions.parts import restored, stored
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import displays, event_batches, executions
@@ -104,15 +105,20 @@ def save(connection: Connection, execution: Execution) -> None:
         "new_cpu_s": usage.cpu_s,
         "new_peak_memory_bytes": usage.peak_memory_bytes,
         "new_wall_s": usage.wall_s,
-        "new_outputs": _json(execution.outputs),
+        "new_outputs": _json([stored(output) for output in execution.outputs]),
     }
     _SAVE_ENDED(connection, values)
 
 
 def add_events(connection: Connection, execution_id: ExecutionId, events: Sequence[Event]) -> None:
     """Stores one batch of events."""
-    body = _json([[event.seq, event.kind, event.body] for event in events])
-    _ADD_EVENTS(connection, {"execution_id": execution_id, "last_seq": events[-1].seq, "events": body})
+    values = {"execution_id": execution_id, "last_seq": events[-1].seq, "events": events_json(events)}
+    _ADD_EVENTS(connection, values)
+
+
+def events_json(events: Sequence[Event]) -> str:
+    """Events as they are stored."""
+    return _json([[event.seq, event.kind, stored(event.body)] for event in events])
 
 
 def add_displays(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId, ids: Iterable[str]) -> None:
@@ -213,7 +219,7 @@ def events_after(connection: Connection, execution_id: ExecutionId, after_seq: i
     )
     # Events in short begin with emptying the outputs: whatever the reader has, they are told whole.
     return [
-        Event(seq, kind, body)
+        Event(seq, kind, restored(body))
         for row in rows
         for seq, kind, body in json.loads(row.events)
         if seq > after_seq or row.in_short
@@ -244,7 +250,7 @@ def _execution(row: Row[Any]) -> Execution:
         started_at=values["started_at"],
         ended_at=values["ended_at"],
         last_seq=values["last_seq"],
-        outputs=json.loads(values["outputs"]) if "outputs" in values else [],
+        outputs=[restored(output) for output in json.loads(values["outputs"])] if "outputs" in values else [],
         value=Value(values["value"], values["value_is_repr"]) if values["value"] is not None else None,
         usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"]),
         offers=_offers(values["offers"]),
@@ -258,5 +264,5 @@ def _offers_json(offers: Offers) -> str:
 def _offers(text: str) -> Offers:
     if not text:
         return Offers()
-    stored = json.loads(text)
-    return Offers(frozenset(stored["functions"]), stored["input"])
+    known = json.loads(text)
+    return Offers(frozenset(known["functions"]), known["input"])

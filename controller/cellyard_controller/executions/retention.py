@@ -6,14 +6,13 @@ as they are, finished. What is due is looked up on a reading connection; the wri
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from cellyard_controller.executions import records
+from cellyard_controller.executions import blob_uses, parts, records
 from cellyard_controller.executions.live import finished_body
 from cellyard_controller.executions.model import Event, Execution, State
 from cellyard_controller.ids import ExecutionId, NotebookKey
@@ -36,6 +35,8 @@ class Short:
     execution_id: ExecutionId
     last_seq: int
     events: str
+    parts: frozenset[str]
+    """Digests of the large parts that are left in them."""
 
 
 def to_expire(connection: Connection, kept: int = KEPT) -> list[tuple[NotebookKey, ExecutionId]]:
@@ -89,9 +90,9 @@ def to_shorten(connection: Connection, ended_before: float) -> list[Short]:
     for row in rows:
         execution = records.load(connection, NotebookKey(row.notebook_key), ExecutionId(row.execution_id))
         if execution is not None:
-            told = [[event.seq, event.kind, event.body] for event in in_short(execution)]
-            events = json.dumps(told, separators=(",", ":"))
-            due.append(Short(execution.execution_id, execution.last_seq, events))
+            events = records.events_json(in_short(execution))
+            left = parts.used(execution.outputs)
+            due.append(Short(execution.execution_id, execution.last_seq, events, left))
     return due
 
 
@@ -107,6 +108,7 @@ def shorten(connection: Connection, due: Sequence[Short]) -> None:
                 execution_id=short.execution_id, last_seq=short.last_seq, events=short.events, in_short=True
             )
         )
+        blob_uses.keep_only(connection, short.execution_id, short.parts)
 
 
 def in_short(execution: Execution) -> list[Event]:

@@ -16,6 +16,7 @@ from cellyard_controller import json_text
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions import imported
 from cellyard_controller.executions import queue as q
+from cellyard_controller.executions.parts import part_json
 from cellyard_controller.ids import CellId
 from cellyard_controller.notebooks import nbformat
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Document, DocumentCell, Splice
@@ -164,7 +165,7 @@ class Editor:
                 for cell in draft.cells
             ]
             along = Change(
-                rows=[partial(imported.add, notebook=pages.notebook, imported=draft.executions)],
+                rows=[partial(imported.add, notebook=pages.notebook, imported=draft.executions, blobs=pages.blobs)],
                 done=[partial(pages.last_by_cell.update, last)],
             )
             await self._edit(
@@ -196,8 +197,15 @@ class Editor:
         for start in range(0, len(cells), _EXPORTED_AT_ONCE):
             joined = await self._ask(partial(self._pages.join, cells[start : start + _EXPORTED_AT_ONCE]))
             written = [nb_cell(cell, file_ids[cell.document.cell_id]) for cell in joined]
-            text = await asyncio.to_thread(nbformat.cells_json, written, minor)
-            yield f",\n{text}" if start else text
+            if start:
+                yield ",\n"
+            for part in await asyncio.to_thread(nbformat.cells_json, written, minor):
+                if isinstance(part, str):
+                    yield part
+                    continue
+                pieces = part_json(part, self._pages.blobs)
+                while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                    yield piece
         yield nbformat.CLOSING
 
     # Inside, in the room's task

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cellyard_controller.config import LimitsConfig
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import CellId
 from cellyard_controller.notebooks.document import CELL_TYPES, NBFORMAT_MINOR
-from cellyard_proto.outputs import NbOutput, is_json_type
+from cellyard_proto.outputs import BlobRef, NbOutput, is_json_type
 
 _CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _TRANSIENT_OF_NOTEBOOK = ("orig_nbformat", "orig_nbformat_minor", "signature")
@@ -217,9 +218,26 @@ def opening(minor: int, metadata: Mapping[str, Any]) -> str:
     return f'{json.dumps(head)[:-1]}, "cells": [\n'
 
 
-def cells_json(cells: Iterable[NbCell], minor: int) -> str:
-    """Cells as they stand between opening and closing; ",\\n" belongs between two such texts."""
-    return ",\n".join(json.dumps(_written(cell, with_id=minor >= 5)) for cell in cells)
+def cells_json(cells: Iterable[NbCell], minor: int) -> list[str | BlobRef]:
+    """Cells as they stand between opening and closing; ",\\n" belongs between two such texts.
+
+    Parts that are kept elsewhere stand between texts, where their JSON belongs.
+    """
+    refs: list[BlobRef] = []
+    mark = secrets.token_hex(16)  # nobody can have written it before
+
+    def stand_in(value: object) -> str:
+        if not isinstance(value, BlobRef):
+            raise TypeError(f"no JSON: {type(value).__name__}")
+        refs.append(value)
+        return mark
+
+    text = ",\n".join(json.dumps(_written(cell, with_id=minor >= 5), default=stand_in) for cell in cells)
+    first, *others = text.split(f'"{mark}"')
+    parts: list[str | BlobRef] = [first]
+    for ref, other in zip(refs, others, strict=True):
+        parts += [ref, other]
+    return parts
 
 
 def file_ids(cell_ids: Iterable[CellId]) -> dict[CellId, CellId]:

@@ -57,6 +57,8 @@ class Pages:
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
         self.notebook, self._chunks = notebook, chunk_count
+        self.blobs = store.blobs
+        """Large parts of outputs."""
         self._store, self._journal, self._ledger, self._watchers = store, journal, ledger, watchers
 
     async def edit(

@@ -8,11 +8,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 
 import structlog
+from sqlalchemy import Connection
 
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NotebookNotFound, Refused, Stopping, Unavailable
+from cellyard_controller.errors import (
+    ExecutionNotFound,
+    InvalidRequest,
+    NotebookNotFound,
+    Refused,
+    Stopping,
+    Unavailable,
+)
+from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records
@@ -25,6 +35,7 @@ from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store.blobs import is_digest
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
@@ -84,6 +95,35 @@ class Rooms:
     async def list(self, tenant: TenantName, limit: int, after: str) -> list[records.NotebookRecord]:
         """A tenant's notebooks."""
         return await self._store.read(partial(records.listed, tenant=tenant, limit=limit, after=after))
+
+    async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
+        """A large part of the notebook's outputs, to be read and closed.
+
+        Raises NotebookNotFound, InvalidRequest for what is no digest, ExecutionNotFound where no execution of this
+        notebook refers to it (any more), whoever else does.
+        """
+        if not is_digest(digest):
+            raise InvalidRequest("a digest is sha256: and 64 hexadecimal digits", digest=digest[:80])
+
+        def find(connection: Connection) -> bool:
+            record = records.find(connection, ref)
+            if record is None:
+                raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
+            return blob_uses.in_use(connection, record.key, digest)
+
+        gone = ExecutionNotFound(
+            f"no execution of notebook {ref.notebook_id!r} shows {digest} (any more)", digest=digest
+        )
+        if not await self._store.read(find):
+            raise gone
+        try:
+            return await asyncio.to_thread(self._store.blobs.open_file, digest)
+        except FileNotFoundError:
+            if await self._store.read(find):  # else it was removed just now
+                log.error("a large part of an output is missing on disk", notebook=ref.notebook_id, digest=digest)
+            raise gone from None
+        except OSError as failed:
+            raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
 
     async def delete(self, ref: NotebookRef) -> None:
         """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""

@@ -7,9 +7,10 @@ import queue
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,14 +18,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cellyard_controller.store import migrations, schema
+from cellyard_controller.store.blobs import Blobs
+from cellyard_controller.store.errors import StoreFailed
 
 T = TypeVar("T")
 
 _READERS = 2
-
-
-class StoreFailed(Exception):
-    """The store did not take a transaction, or could not be read (disk full, disk gone). Nothing was stored."""
 
 
 @dataclass(slots=True)
@@ -32,6 +31,7 @@ class _Job:
     work: Callable[[Connection], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    alone: bool
 
 
 class Store:
@@ -44,6 +44,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.blobs = Blobs(path.parent / "blobs")
+        """Files that transactions refer to."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._write_engine = _engine(path)
         self._read_engine = _engine(path, read_only=True)
@@ -58,7 +60,8 @@ class Store:
         try:
             with store._write_engine.begin() as connection:
                 store.controller_id = _prepare(connection)
-        except (DBAPIError, sqlite3.Error) as failed:
+            store.blobs.open()
+        except (DBAPIError, sqlite3.Error, OSError) as failed:
             store._dispose()
             raise StoreFailed(
                 f"the database {path} cannot be opened: {_cause(failed)}. Check the disk and the file's owner, "
@@ -70,14 +73,15 @@ class Store:
         store._writer.start()
         return store
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
         """Commits what `work` does, and only then returns its result.
 
-        A caller that is cancelled while it waits does not take its transaction back.
+        `alone`: nothing else is in its transaction, so that it sees only what is committed. A caller that is
+        cancelled while it waits does not take its transaction back.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(work, loop, future))
+        self._jobs.put(_Job(work, loop, future, alone))
         return await future
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -115,9 +119,19 @@ class Store:
                         stop = True
                         break
                     jobs.append(job)
-                _settle(_commit(connection, jobs))
+                for batch in _batches(jobs):
+                    _settle(_commit(connection, batch))
                 if stop:
                     return
+
+
+def _batches(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """The jobs in their order, by the transaction that they share."""
+    for alone, some in groupby(jobs, lambda job: job.alone):
+        if alone:
+            yield from ([job] for job in some)
+        else:
+            yield list(some)
 
 
 _Outcome = tuple[_Job, Any, BaseException | None]

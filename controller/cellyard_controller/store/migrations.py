@@ -19,7 +19,11 @@ def _calls_and_widgets(connection: Connection) -> None:
     schema.widgets.create(connection)
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets}
+def _blobs(connection: Connection) -> None:
+    schema.blob_uses.create(connection)  # large parts in older rows stay where they are
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets, 3: _blobs}
 """By the version that a step starts from."""
 
 

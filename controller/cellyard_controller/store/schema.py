@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -96,6 +96,17 @@ event_batches = Table(
     Column("events", Text, nullable=False),
     # The only batch of an execution that ended some time ago: its events folded.
     Column("in_short", Boolean, nullable=False, default=False),
+)
+
+# Which large parts (files under their hash) the outputs and events of an execution refer to.
+blob_uses = Table(
+    "blob_uses",
+    metadata,
+    Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
+    Column("digest", Text, primary_key=True),
+    Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
+    Index("blob_uses_by_digest", "digest", "notebook_key"),
+    Index("blob_uses_by_notebook", "notebook_key"),
 )
 
 # Executions that are no longer kept, so that their ids can say so.

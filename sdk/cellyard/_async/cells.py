@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cellyard import _requests, _translate
+from cellyard._async import blobs
 from cellyard._async.core import AsyncSessionCore
 from cellyard.results import Cell
 from cellyard_proto.v1 import notebooks_pb2
@@ -51,13 +52,15 @@ class AsyncCellCalls(AsyncSessionCore):
         _requests.named("cell_id", cell_id)
         self._need_connection()
         request = notebooks_pb2.GetCellRequest(notebook_id=self._notebook_id, cell_id=cell_id)
-        return _translate.cell(await self._transport.call(lambda s: s.notebooks.GetCell, request))
+        return _translate.cell(
+            await blobs.call(self._transport, self._notebook_id, lambda s: s.notebooks.GetCell, request)
+        )
 
     async def get_cells(self) -> list[Cell]:
         """All cells in document order. Raises NotConnected."""
         self._need_connection()
         request = notebooks_pb2.ListCellsRequest(notebook_id=self._notebook_id)
-        answer = await self._transport.call(lambda s: s.notebooks.ListCells, request)
+        answer = await blobs.call(self._transport, self._notebook_id, lambda s: s.notebooks.ListCells, request)
         return [_translate.cell(found) for found in answer.cells]
 
     async def delete_cell(self, cell_id: str) -> None:

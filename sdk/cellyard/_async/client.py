@@ -8,6 +8,7 @@ from typing import Self
 
 from cellyard import _io_async, _requests, _translate
 from cellyard import endpoint as endpoints
+from cellyard._async import blobs
 from cellyard._async.transport import AsyncTransport, Request, Response, Stubs
 from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
 from cellyard.results import Capability, ExecutionResult
@@ -88,7 +89,8 @@ class AsyncClient:
             notebook_id=_requests.named("notebook_id", notebook_id),
             execution_id=_requests.named("execution_id", execution_id),
         )
-        return _translate.execution(await self._call(lambda s: s.executions.Get, request))
+        await self._connected()
+        return _translate.execution(await blobs.call(self._transport, notebook_id, lambda s: s.executions.Get, request))
 
     async def close(self) -> None:
         """Closes the connection; twice is fine. The next call opens it again."""
@@ -106,6 +108,9 @@ class AsyncClient:
         await self.close()
 
     async def _call(self, method: Callable[[Stubs], _io_async.Unary[Request, Response]], request: Request) -> Response:
+        await self._connected()
+        return await self._transport.call(method, request)
+
+    async def _connected(self) -> None:
         if not self._transport.is_open:
             await self._transport.connect()
-        return await self._transport.call(method, request)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any, Literal
 
 from cellyard import _io_async, _requests, _translate, events
+from cellyard._async import blobs
 from cellyard._async.answering import AsyncAnswering
 from cellyard._async.transport import Connection, Deadline
 from cellyard._calls import HostCalls, Offers, offers
@@ -125,7 +126,10 @@ class AsyncExecutionCalls(AsyncAnswering):
     async def get_execution(self, execution_id: str) -> ExecutionResult:
         """An execution of this notebook as it stands, whoever started it. Raises ExecutionNotFound."""
         await self._connected()
-        return _translate.execution(await self._get(execution_id))
+        request = self._getting(execution_id)
+        return _translate.execution(
+            await blobs.call(self._transport, self._notebook_id, lambda s: s.executions.Get, request)
+        )
 
     async def list_executions(self, limit: int = 100, before: str | None = None) -> list[ExecutionResult]:
         """The notebook's executions, newest first, without outputs; with `before`, those accepted before it."""
@@ -146,9 +150,9 @@ class AsyncExecutionCalls(AsyncAnswering):
         limit = _requests.seconds("timeout", timeout)
         expires = None if limit is None else time.monotonic() + limit
         await self._connected()
-        execution = await self._get(execution_id)
+        execution = await self._transport.call(lambda s: s.executions.Get, self._getting(execution_id))
         if execution.state == executions_pb2.EXECUTION_STATE_ENDED:
-            return _translate.execution(execution)
+            return await self.get_execution(execution_id)
 
         def ask(connection: Connection) -> _io_async.Call[executions_pb2.ExecutionEvent]:
             return self._attach(connection, execution_id, execution.last_seq, expires)
@@ -217,7 +221,7 @@ class AsyncExecutionCalls(AsyncAnswering):
         if limit is not None and not detach:
             start.timeout_s = limit
         expires: float | None = None
-        resumed = False
+        resumed = missed = False
 
         def ask(connection: Connection) -> _io_async.Call[executions_pb2.ExecutionEvent]:
             nonlocal resumed
@@ -233,12 +237,14 @@ class AsyncExecutionCalls(AsyncAnswering):
             for last in stages:
                 async with aclosing(self._transport.stream(ask, last)) as messages:
                     async for message in messages:
+                        if not await blobs.fill(self._transport, self._notebook_id, message):
+                            missed = True
                         event = view.take(message)
                         if isinstance(event, events.Started):
                             self._kernel_seen = True
                         elif isinstance(event, events.Finished):
                             ended = True
-                            if resumed:  # what happened during a break may have come folded, or not at all
+                            if resumed or missed:  # what happened during a break may have come folded, or not at all
                                 event = events.Finished(await self.get_execution(view.execution_id), view.seq)
                         if event is not None:
                             yield event
@@ -275,11 +281,10 @@ class AsyncExecutionCalls(AsyncAnswering):
             notebook_id=self._notebook_id, execution_id=execution_id, request_id=_requests.request_id()
         )
 
-    async def _get(self, execution_id: str) -> executions_pb2.Execution:
-        request = executions_pb2.GetExecution(
+    def _getting(self, execution_id: str) -> executions_pb2.GetExecution:
+        return executions_pb2.GetExecution(
             notebook_id=self._notebook_id, execution_id=_requests.named("execution_id", execution_id)
         )
-        return await self._transport.call(lambda s: s.executions.Get, request)
 
     def _attach(
         self, connection: Connection, execution_id: str, after_seq: int, expires: float | None, session_id: str = ""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from cellyard import _io_async, _translate, events
+from cellyard._async import blobs
 from cellyard._async.core import AsyncSessionCore
 from cellyard._async.transport import Connection
 from cellyard._watch import WatchView
@@ -37,6 +38,7 @@ class AsyncWatchCalls(AsyncSessionCore):
 
         async with aclosing(self._transport.stream(ask, lambda _: False)) as messages:
             async for message in messages:
+                await blobs.fill(self._transport, self._notebook_id, message)
                 for event in view.take(message):
                     yield await self._completed(event, view)
 
@@ -48,7 +50,7 @@ class AsyncWatchCalls(AsyncSessionCore):
             return event
         request = executions_pb2.GetExecution(notebook_id=self._notebook_id, execution_id=event.execution_id)
         try:
-            found = await self._transport.call(lambda s: s.executions.Get, request)
+            found = await blobs.call(self._transport, self._notebook_id, lambda s: s.executions.Get, request)
         except ExecutionNotFound:  # it has expired since
             return event
         finished = events.Finished(_translate.execution(found), event.event.seq)

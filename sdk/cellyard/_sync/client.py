@@ -9,6 +9,7 @@ from typing import Self
 
 from cellyard import _io_sync, _requests, _translate
 from cellyard import endpoint as endpoints
+from cellyard._sync import blobs
 from cellyard._sync.transport import Request, Response, Stubs, Transport
 from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
 from cellyard.results import Capability, ExecutionResult
@@ -87,7 +88,8 @@ class Client:
             notebook_id=_requests.named("notebook_id", notebook_id),
             execution_id=_requests.named("execution_id", execution_id),
         )
-        return _translate.execution(self._call(lambda s: s.executions.Get, request))
+        self._connected()
+        return _translate.execution(blobs.call(self._transport, notebook_id, lambda s: s.executions.Get, request))
 
     def close(self) -> None:
         """Closes the connection; twice is fine. The next call opens it again."""
@@ -105,6 +107,9 @@ class Client:
         self.close()
 
     def _call(self, method: Callable[[Stubs], _io_sync.Unary[Request, Response]], request: Request) -> Response:
+        self._connected()
+        return self._transport.call(method, request)
+
+    def _connected(self) -> None:
         if not self._transport.is_open:
             self._transport.connect()
-        return self._transport.call(method, request)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cellyard import _io_sync, _requests, _translate, events
 from cellyard._calls import HostCalls, Offers, offers
 from cellyard._execution import ExecutionView, is_last, is_started, refusal, timed_out
+from cellyard._sync import blobs
 from cellyard._sync.answering import Answering
 from cellyard._sync.transport import Connection, Deadline
 from cellyard.errors import InvalidRequest
@@ -126,7 +127,8 @@ class ExecutionCalls(Answering):
     def get_execution(self, execution_id: str) -> ExecutionResult:
         """An execution of this notebook as it stands, whoever started it. Raises ExecutionNotFound."""
         self._connected()
-        return _translate.execution(self._get(execution_id))
+        request = self._getting(execution_id)
+        return _translate.execution(blobs.call(self._transport, self._notebook_id, lambda s: s.executions.Get, request))
 
     def list_executions(self, limit: int = 100, before: str | None = None) -> list[ExecutionResult]:
         """The notebook's executions, newest first, without outputs; with `before`, those accepted before it."""
@@ -147,9 +149,9 @@ class ExecutionCalls(Answering):
         limit = _requests.seconds("timeout", timeout)
         expires = None if limit is None else time.monotonic() + limit
         self._connected()
-        execution = self._get(execution_id)
+        execution = self._transport.call(lambda s: s.executions.Get, self._getting(execution_id))
         if execution.state == executions_pb2.EXECUTION_STATE_ENDED:
-            return _translate.execution(execution)
+            return self.get_execution(execution_id)
 
         def ask(connection: Connection) -> _io_sync.Call[executions_pb2.ExecutionEvent]:
             return self._attach(connection, execution_id, execution.last_seq, expires)
@@ -217,7 +219,7 @@ class ExecutionCalls(Answering):
         if limit is not None and not detach:
             start.timeout_s = limit
         expires: float | None = None
-        resumed = False
+        resumed = missed = False
 
         def ask(connection: Connection) -> _io_sync.Call[executions_pb2.ExecutionEvent]:
             nonlocal resumed
@@ -233,12 +235,14 @@ class ExecutionCalls(Answering):
             for last in stages:
                 with closing(self._transport.stream(ask, last)) as messages:
                     for message in messages:
+                        if not blobs.fill(self._transport, self._notebook_id, message):
+                            missed = True
                         event = view.take(message)
                         if isinstance(event, events.Started):
                             self._kernel_seen = True
                         elif isinstance(event, events.Finished):
                             ended = True
-                            if resumed:  # what happened during a break may have come folded, or not at all
+                            if resumed or missed:  # what happened during a break may have come folded, or not at all
                                 event = events.Finished(self.get_execution(view.execution_id), view.seq)
                         if event is not None:
                             yield event
@@ -275,11 +279,10 @@ class ExecutionCalls(Answering):
             notebook_id=self._notebook_id, execution_id=execution_id, request_id=_requests.request_id()
         )
 
-    def _get(self, execution_id: str) -> executions_pb2.Execution:
-        request = executions_pb2.GetExecution(
+    def _getting(self, execution_id: str) -> executions_pb2.GetExecution:
+        return executions_pb2.GetExecution(
             notebook_id=self._notebook_id, execution_id=_requests.named("execution_id", execution_id)
         )
-        return self._transport.call(lambda s: s.executions.Get, request)
 
     def _attach(
         self, connection: Connection, execution_id: str, after_seq: int, expires: float | None, session_id: str = ""

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 
 from cellyard import _io_sync, _translate, events
+from cellyard._sync import blobs
 from cellyard._sync.core import SessionCore
 from cellyard._sync.transport import Connection
 from cellyard._watch import WatchView
@@ -38,6 +39,7 @@ class WatchCalls(SessionCore):
 
         with closing(self._transport.stream(ask, lambda _: False)) as messages:
             for message in messages:
+                blobs.fill(self._transport, self._notebook_id, message)
                 for event in view.take(message):
                     yield self._completed(event, view)
 
@@ -49,7 +51,7 @@ class WatchCalls(SessionCore):
             return event
         request = executions_pb2.GetExecution(notebook_id=self._notebook_id, execution_id=event.execution_id)
         try:
-            found = self._transport.call(lambda s: s.executions.Get, request)
+            found = blobs.call(self._transport, self._notebook_id, lambda s: s.executions.Get, request)
         except ExecutionNotFound:  # it has expired since
             return event
         finished = events.Finished(_translate.execution(found), event.event.seq)

@@ -8,6 +8,7 @@ rather than asyncio, so that it runs beside clients of both flavours.
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 import time
 import uuid
@@ -150,6 +151,9 @@ class ScriptedController:
         self.progress: list[kr.Progress] = []
         self.waiting: list[ex.Waiting] = []
         self.sandboxes: list[sb.Sandbox] = []
+        self.large: int | None = None  # bytes from which on parts of outputs are only referred to
+        self.blobs: dict[str, bytes] = {}
+        self.blob_breaks: deque[Refusal] = deque()  # each after the first chunk of a blob
         self.faults: dict[str, deque[Callable[[], None] | Refusal]] = defaultdict(deque)
         self._server: grpc.Server | None = None
         self._workers: list[threading.Thread] = []
@@ -322,9 +326,37 @@ class ScriptedController:
                 finished = event.WhichOneof("event") == "finished"
                 if self.compacted and execution.state.end and after_seq and not finished:
                     continue
-                yield event
+                yield self.sent(event)
                 if finished:
                     return
+
+    def sent(self, message: Any) -> Any:
+        """A message as it travels: large parts of outputs are only referred to."""
+        if self.large is None:
+            return message
+        copy = type(message)()
+        copy.CopyFrom(message)
+        outputs = [copy.output] if isinstance(copy, ex.ExecutionEvent) else copy.outputs
+        for output in outputs:
+            if output.HasField("stream"):
+                blob = self._kept(output.stream.text, json=False)
+                if blob is not None:
+                    output.stream.text = ""
+                    output.stream.blob.CopyFrom(blob)
+            kind = output.WhichOneof("kind")
+            for value in getattr(output, kind).data.values() if kind in ("display_data", "execute_result") else ():
+                blob = self._kept(value.json or value.text, json=value.HasField("json"))
+                if blob is not None:
+                    value.blob.CopyFrom(blob)
+        return copy
+
+    def _kept(self, text: str, *, json: bool) -> outputs_pb2.Blob | None:
+        content = text.encode()
+        if self.large is None or len(content) < self.large:
+            return None
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.blobs.setdefault(digest, content)
+        return outputs_pb2.Blob(digest=digest, size=len(content), json=json)
 
 
 def _whole(execution: Execution) -> ex.Execution:
@@ -393,7 +425,7 @@ class Services:
         return stream if name in STREAMS else unary
 
 
-STREAMS = ("Executions.Execute", "Executions.Attach", "Kernels.Start", "Sessions.Attach")
+STREAMS = ("Executions.Execute", "Executions.Attach", "Executions.ReadBlob", "Kernels.Start", "Sessions.Attach")
 
 
 class _Sessions:
@@ -457,11 +489,13 @@ class _Notebooks:
 
     def GetCell(self, request: nb.GetCellRequest) -> nb.Cell:
         notebook = self.controller.notebook(request.notebook_id)
-        return self._joined(notebook, notebook.cell(request.cell_id))
+        return self.controller.sent(self._joined(notebook, notebook.cell(request.cell_id)))
 
     def ListCells(self, request: nb.ListCellsRequest) -> nb.ListCellsResponse:
         notebook = self.controller.notebook(request.notebook_id)
-        return nb.ListCellsResponse(cells=[self._joined(notebook, cell) for cell in notebook.cells])
+        return nb.ListCellsResponse(
+            cells=[self.controller.sent(self._joined(notebook, cell)) for cell in notebook.cells]
+        )
 
     def DeleteCell(self, request: nb.DeleteCellRequest) -> nb.DeleteCellResponse:
         notebook = self.controller.notebook(request.notebook_id)
@@ -583,7 +617,16 @@ class _Executions:
         yield from self.controller.follow(execution, request.after_seq, context)
 
     def Get(self, request: ex.GetExecution) -> ex.Execution:
-        return _whole(self.controller.notebook(request.notebook_id).execution(request.execution_id))
+        return self.controller.sent(
+            _whole(self.controller.notebook(request.notebook_id).execution(request.execution_id))
+        )
+
+    def ReadBlob(self, request: ex.ReadBlobRequest, context: grpc.ServicerContext) -> Iterator[ex.BlobChunk]:
+        content = self.controller.blobs[request.digest]
+        for start in range(request.offset, len(content), 1000):
+            yield ex.BlobChunk(content=content[start : start + 1000], size=len(content))
+            if self.controller.blob_breaks:
+                raise self.controller.blob_breaks.popleft()
 
     def List(self, request: ex.ListExecutions) -> ex.ListExecutionsResponse:
         newest = list(reversed(self.controller.notebook(request.notebook_id).executions))

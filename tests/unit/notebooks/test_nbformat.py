@@ -22,8 +22,8 @@ SHARED = sorted((Path(__file__).parents[4] / "shared" / "notebooks").glob("*.ipy
 
 def rewritten(content: str) -> str:
     notebook = nbformat.read(content.encode(), LIMITS)
-    cells = nbformat.cells_json(notebook.cells, notebook.minor)
-    return nbformat.opening(notebook.minor, notebook.metadata) + cells + nbformat.CLOSING
+    (cells,) = nbformat.cells_json(notebook.cells, notebook.minor)
+    return f"{nbformat.opening(notebook.minor, notebook.metadata)}{cells}{nbformat.CLOSING}"
 
 
 def with_cell(**fields: Any) -> bytes:
@@ -75,7 +75,8 @@ def test_what_the_format_calls_transient_is_not_kept() -> None:
     assert (read.metadata, read.cells[0].metadata) == ({"k": 1}, {"k": 1})
     shown = {"output_type": "display_data", "data": {}, "metadata": {}, "transient": {"display_id": "d"}}
     written = nbformat.NbCell(CellId("c"), "code", "", {"trusted": True}, outputs=[shown])
-    content = json.loads(nbformat.opening(5, transient) + nbformat.cells_json([written], 5) + nbformat.CLOSING)
+    (cells,) = nbformat.cells_json([written], 5)
+    content = json.loads(f"{nbformat.opening(5, transient)}{cells}{nbformat.CLOSING}")
     assert (content["metadata"], content["cells"][0]["metadata"]) == ({}, {})
     assert set(content["cells"][0]["outputs"][0]) == {"output_type", "data", "metadata"}
 

@@ -93,6 +93,9 @@ class Kernel:
             case "html":
                 shown = outputs.DisplayData(data={"text/html": outputs.MimeValue(text=first)})
                 show(link.Event(output=outputs.Output(display_data=shown)))
+            case "json":
+                shown = outputs.DisplayData(data={"application/json": outputs.MimeValue(json=first)})
+                show(link.Event(output=outputs.Output(display_data=shown)))
             case "display":
                 shown = outputs.DisplayData(data=_plain(second), display_id=first)
                 show(link.Event(output=outputs.Output(display_data=shown)))

@@ -4,7 +4,7 @@
 | --- | --- |
 | `print TEXT`, `stderr TEXT` | writes a line |
 | `display ID TEXT`, `update ID TEXT` | displays text under an id, replaces it there |
-| `html TEXT` | displays text/html |
+| `html TEXT`, `json TEXT` | displays text/html, application/json |
 | `clear`, `clear wait` | empties its outputs, now or with the next one |
 | `value TEXT` | is its value: JSON as data, other text as a repr |
 | `error NAME TEXT` | raises; what follows does not run |
@@ -24,6 +24,7 @@ _ARGUMENTS = {
     "print": 1,
     "stderr": 1,
     "html": 1,
+    "json": 1,
     "display": 2,
     "update": 2,
     "clear": 1,

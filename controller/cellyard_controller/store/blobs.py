@@ -1,0 +1,123 @@
+"""Large parts of outputs as files, each once, under the hash of its content: `blobs/ab/cdef...`.
+
+A file is whole and on disk before the transaction that refers to it is committed. Files are written and removed on
+the store's writer thread alone: so a file that is not referred to between two transactions belongs to nobody, and
+one that a transaction in work has just written cannot be taken for such a one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from io import FileIO
+from pathlib import Path
+
+from cellyard_controller.store.errors import StoreFailed
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_PREFIX = re.compile(r"[0-9a-f]{2}")
+_REST = re.compile(r"[0-9a-f]{62}")
+_UNFINISHED = "unfinished-"
+_STEP = 1024 * 1024
+"""Characters that are encoded at a time: a large text is never there a second time as a whole."""
+
+
+def is_digest(text: str) -> bool:
+    """Whether it has the form of a digest; what has not must never become a path."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def measure(text: str) -> tuple[str, int]:
+    """Digest and size in bytes of a text in UTF-8."""
+    digest, size = hashlib.sha256(), 0
+    for piece in _encoded(text):
+        digest.update(piece)
+        size += len(piece)
+    return f"sha256:{digest.hexdigest()}", size
+
+
+class Blobs:
+    """The files of one data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self) -> None:
+        """Makes the folder, and removes what a crash left half written. Raises OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder.chmod(0o700)
+        for left in self._folder.glob(f"{_UNFINISHED}*"):
+            left.unlink(missing_ok=True)
+
+    def keep(self, digest: str, text: str) -> None:
+        """Puts a text on disk, unless it is there. On the writer's thread; raises StoreFailed."""
+        path = self._path(digest)
+        try:
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700)
+                _sync(self._folder)
+            if not path.exists():
+                self._write(path, text)
+            _sync(path.parent)  # also of one that is there: who wrote it may have died before this
+        except OSError as failed:
+            raise StoreFailed(
+                f"the store does not take writes: a large output: {failed.strerror or failed}"
+            ) from failed
+
+    def open_file(self, digest: str) -> FileIO:
+        """A content, to be read; open it stays readable when its file is removed. Raises FileNotFoundError."""
+        return FileIO(self._path(digest))
+
+    def text(self, digest: str) -> str:
+        """A whole content. Raises OSError."""
+        return self._path(digest).read_bytes().decode()
+
+    def prefixes(self) -> list[str]:
+        """The folders that there are, by the first two digits of the hashes in them."""
+        return sorted(entry.name for entry in os.scandir(self._folder) if _PREFIX.fullmatch(entry.name))
+
+    def stored(self, prefix: str) -> Iterator[str]:
+        """The digests in one of these folders."""
+        for entry in os.scandir(self._folder / prefix):
+            if _REST.fullmatch(entry.name):
+                yield f"sha256:{prefix}{entry.name}"
+
+    def remove(self, digests: Iterable[str]) -> None:
+        """Removes files that nothing refers to. On the writer's thread; raises OSError."""
+        for digest in digests:
+            self._path(digest).unlink(missing_ok=True)
+
+    def _write(self, path: Path, text: str) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
+        try:
+            with open(descriptor, "wb") as file:
+                for piece in _encoded(text):
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _path(self, digest: str) -> Path:
+        if not is_digest(digest):
+            raise ValueError(f"no digest: {digest[:80]!r}")
+        value = digest.removeprefix("sha256:")
+        return self._folder / value[:2] / value[2:]
+
+
+def _encoded(text: str) -> Iterator[bytes]:
+    for start in range(0, len(text), _STEP):
+        yield text[start : start + _STEP].encode()
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
