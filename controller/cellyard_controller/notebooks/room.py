@@ -1,8 +1,8 @@
 """A room: the one task that owns a notebook while it is in memory.
 
-Everybody else sends it messages. Its parts share its task: `pages` is the document (`editor` takes the messages to it),
-`runner` the executions, `seating` the kernel and its sandbox, `presence` who is there, and `ledger` the way to the
-store that all of them use.
+Everybody else sends it messages. Its parts share its task: `pages` is the document (`editor` takes the messages to it,
+`replication` those of live replicas), `runner` the executions, `seating` the kernel and its sandbox, `presence` who is
+there, and `ledger` the way to the store that all of them use.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.notebooks.presence import Presence
 from cellyard_controller.notebooks.records import NotebookRecord, Request
+from cellyard_controller.notebooks.replication import Replication
 from cellyard_controller.notebooks.runner import Order, Runner
 from cellyard_controller.notebooks.seating import News, Seating
+from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import AgentHello, Answered, FromAgent, Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
@@ -64,6 +66,7 @@ class Room:
         supervisor: Supervisor,
         seal: Seal,
         config: Config,
+        replicas: ReplicaWorker,
     ) -> None:
         self.key: NotebookKey = record.key
         self.ref: NotebookRef = record.ref
@@ -92,6 +95,18 @@ class Room:
         )
         self.editor = Editor(self._pages, runner=self._runner, kernel=self._kernel, ledger=self._ledger, ask=self._ask)
         """The document, for everybody."""
+        self.replication = Replication(
+            record.key,
+            record.ref,
+            self._pages,
+            self.editor,
+            store=store,
+            seal=seal,
+            config=config.replicas,
+            worker=replicas,
+            ask=self._ask,
+        )
+        """The document, for live replicas."""
         self._seating = Seating(
             record.key,
             record.ref,
@@ -151,6 +166,7 @@ class Room:
 
     async def close(self) -> None:
         """Writes what is left and lets go. `run` has ended before."""
+        self.replication.close()
         for timer in (self._flush_at, self._wake_at):
             if timer is not None:
                 timer.cancel()
@@ -172,6 +188,7 @@ class Room:
             self._runner.queue.empty
             and not self._kernel.running
             and not self._presence.anybody
+            and not self.replication.anybody
             and self._ledger.empty
             and self._inbox.empty()
             and not self._beside
