@@ -18,9 +18,12 @@ from cellyard import _fork, _version
 
 if TYPE_CHECKING:
     from cellyard._async.client import AsyncClient
+    from cellyard._async.document import AsyncDocument
     from cellyard._async.session import AsyncSession
     from cellyard._sync.client import Client
+    from cellyard._sync.document import Document
     from cellyard._sync.session import Session
+    from cellyard.document import DocumentCell, DocumentChange
     from cellyard.endpoint import TLS
     from cellyard.errors import (
         CapabilityUnavailable,
@@ -60,6 +63,7 @@ __version__ = _version.VERSION
 __all__ = [
     "TLS",
     "AsyncClient",
+    "AsyncDocument",
     "AsyncSession",
     "Capability",
     "CapabilityUnavailable",
@@ -70,6 +74,9 @@ __all__ = [
     "Client",
     "ControllerUnavailable",
     "DisplayUpdated",
+    "Document",
+    "DocumentCell",
+    "DocumentChange",
     "End",
     "EnvironmentFailed",
     "Event",
@@ -104,9 +111,12 @@ __all__ = [
 
 _HOMES = {
     "_async.client": ("AsyncClient",),
+    "_async.document": ("AsyncDocument",),
     "_async.session": ("AsyncSession",),
     "_sync.client": ("Client",),
+    "_sync.document": ("Document",),
     "_sync.session": ("Session",),
+    "document": ("DocumentCell", "DocumentChange"),
     "endpoint": ("TLS",),
     "events": (
         "DisplayUpdated",

@@ -125,10 +125,9 @@ class Merging:
         if found.apart is not None:
             document = found.apart
             document.merge(copy.document)
-        message = document.generate_sync_message(found.state)
-        if message is None:
+        encoded = sync.next_message(document, found.state)
+        if encoded is None:
             return None
-        encoded = message.encode()
         if len(encoded) > self._limits.message:
             raise Refused(
                 f"the document is too large for a live replica: it takes a message of {len(encoded)} bytes, "
@@ -214,8 +213,8 @@ class Merging:
 
 def _orphans(document: core.Document) -> bool:
     """Whether it keeps changes aside whose dependencies it lacks."""
-    message = document.generate_sync_message(core.SyncState())
-    return bool(sync.envelope(message.encode()).need)
+    message = sync.next_message(document, core.SyncState())
+    return message is not None and bool(sync.envelope(message).need)
 
 
 def _at_most(number: int, most: int, what: str) -> None:

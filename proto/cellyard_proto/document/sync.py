@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from automerge import core
 
@@ -39,6 +40,12 @@ def envelope(message: bytes) -> Envelope:
         size, at = _number(message, at)
         at = _within(message, at + size)
     return Envelope(heads, need, _number(message, at)[0])
+
+
+def next_message(document: core.Document, state: core.SyncState) -> bytes | None:
+    """What is to be said to the peer of this state, if anything."""
+    message = cast("core.Message | None", document.generate_sync_message(state))
+    return None if message is None else message.encode()
 
 
 def apply(document: core.Document, changes: Sequence[bytes]) -> None:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from cellyard._sync.cells import CellCalls
+from cellyard._sync.document import DocumentCalls
 from cellyard._sync.editing import EditCalls
 from cellyard._sync.executions import ExecutionCalls
 from cellyard._sync.kernel import KernelCalls
 
 
-class Session(ExecutionCalls, CellCalls, EditCalls, KernelCalls):
+class Session(ExecutionCalls, CellCalls, EditCalls, DocumentCalls, KernelCalls):
     """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
 
         with Session() as session:
