@@ -61,6 +61,8 @@ class _Copy:
     document: core.Document
     size: int
     survey: Survey
+    last_operation: int
+    """The highest number of an operation."""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,8 @@ class Merging:
     def load(self, name: str, chunks: Sequence[bytes]) -> None:
         """Begins to know a document, from what the store has of it."""
         document = core.Document.load(b"".join(chunks))
-        self._copies[name] = _Copy(document, sum(map(len, chunks)), inspection.survey(document))
+        last = max(change.max_op for change in document.get_changes([]))
+        self._copies[name] = _Copy(document, sum(map(len, chunks)), inspection.survey(document), last)
 
     def heads(self, name: str) -> list[bytes]:
         """The state that a copy is in."""
@@ -95,8 +98,11 @@ class Merging:
     def follow(self, name: str, changes: Sequence[bytes]) -> None:
         """Changes that the document has got otherwise."""
         copy = self._copy(name)
+        before = copy.document.get_heads()
         sync.apply(copy.document, changes)
         copy.size += sum(map(len, changes))
+        added = copy.document.get_changes(before)
+        copy.last_operation = max([copy.last_operation, *(change.max_op for change in added)])
         copy.survey = inspection.survey(copy.document)
 
     def open(self, stream: str, actor: bytes) -> None:
@@ -182,6 +188,7 @@ class Merging:
                     f"a change was made by actor {change.actor_id.hex()[:80]}: a replica hands in what it made itself, "
                     f"as {stream.actor.hex()}, in this notebook"
                 )
+        last = _last_operation(changes, copy.last_operation)
         operations, encoded = sum(map(len, changes)), [change.bytes for change in changes]
         size = sum(map(len, encoded))
         _at_most(len(changes), self._limits.changes, "changes in a message")
@@ -192,8 +199,9 @@ class Merging:
             survey = inspection.inspect(fork, copy.survey, self._limits.schema)
         except NotOurs as bad:
             raise Refused(f"the document would be none of a notebook any more: {bad}") from None
+        _check_saved(fork)
         merged = Merged(encoded, operations, survey.touched(copy.survey), survey.removed(copy.survey))
-        copy.survey = survey
+        copy.survey, copy.last_operation = survey, last
         copy.size += size
         return merged
 
@@ -215,6 +223,25 @@ def _orphans(document: core.Document) -> bool:
     """Whether it keeps changes aside whose dependencies it lacks."""
     message = sync.next_message(document, core.SyncState())
     return message is not None and bool(sync.envelope(message).need)
+
+
+def _check_saved(fork: core.Document) -> None:
+    """Automerge takes changes that are encoded otherwise than it would, and saves a document that cannot be loaded."""
+    try:
+        loaded = core.Document.load(fork.save())
+    except Exception as bad:
+        raise Refused(f"the document could not be read again with these changes: {bad}") from None
+    if sorted(loaded.get_heads()) != sorted(fork.get_heads()):
+        raise Refused("the document could not be read again with these changes: it would be another one")
+
+
+def _last_operation(changes: Sequence[core.Change], last: int) -> int:
+    """The highest number of an operation after these. Numbers far ahead would leave none for whoever edits next."""
+    for change in changes:
+        if not 0 < change.start_op <= last + 1 or change.max_op != change.start_op + len(change) - 1:
+            raise Refused("the changes cannot be read: their operations are numbered otherwise than automerge does")
+        last = max(last, change.max_op)
+    return last
 
 
 def _at_most(number: int, most: int, what: str) -> None:
