@@ -152,7 +152,7 @@ class Replication:
 
     async def _receive(self, stream: _Stream, message: bytes) -> None:
         answer = await self._about(stream, "receive", [message])
-        if answer.contents:
+        if answer and answer.contents:
             merged = Merged(answer.contents, *(answer.head[name] for name in ("operations", "touched", "removed")))
             heads, self._heads = answer.heads, None  # until it is committed the copy has too much
             await self._editor.take_over(merged)
@@ -162,10 +162,13 @@ class Replication:
         stream.wake.clear()  # what happens from now on is for the next message
         async with self._turn:
             answer = await self._about(stream, "generate")
-        return answer.contents[0] if answer.contents and not stream.anew else None
+        return answer.contents[0] if answer and answer.contents else None
 
-    async def _about(self, stream: _Stream, do: str, contents: Sequence[bytes] = ()) -> Answer:
-        """Has the worker do something with a stream, once its copy is that of the document as it is."""
+    async def _about(self, stream: _Stream, do: str, contents: Sequence[bytes] = ()) -> Answer | None:
+        """Has the worker do something with a stream, once its copy is that of the document as it is.
+
+        None where nothing is to be said before the client has begun anew.
+        """
         for _ in range(_ATTEMPTS):
             await self._catch_up()
             try:
@@ -176,6 +179,8 @@ class Replication:
                 else:
                     await self._worker.ask("open", contents=[stream.actor_id], stream=stream.name)
                     stream.anew = stream.begun
+                    if not contents:
+                        return None
             except RefusedByWorker as refused:
                 raise InvalidRequest(str(refused)) from None
             except Panicked as panicked:

@@ -188,6 +188,8 @@ class Merging:
                     f"a change was made by actor {change.actor_id.hex()[:80]}: a replica hands in what it made itself, "
                     f"as {stream.actor.hex()}, in this notebook"
                 )
+            if not change.deps:
+                raise Refused("a change was made in another document: a replica takes this one before it changes it")
         last = _last_operation(changes, copy.last_operation)
         operations, encoded = sum(map(len, changes)), [change.bytes for change in changes]
         size = sum(map(len, encoded))
