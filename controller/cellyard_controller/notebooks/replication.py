@@ -40,7 +40,9 @@ from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
 
 _ATTEMPTS = 5
-"""Times that something is asked of a worker that does not know what it is about, or dies for another's sake."""
+"""Times that something is asked of a worker that does not know what it is about."""
+_DEATHS = 1
+"""Deaths of the worker that a message is not blamed for: the machine may have been short of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class Replication:
 
         None where nothing is to be said before the client has begun anew.
         """
+        deaths = 0
         for _ in range(_ATTEMPTS):
             await self._catch_up()
             try:
@@ -189,7 +192,9 @@ class Replication:
             except WorkerDied as died:
                 self._heads = None
                 self._check_open()
-                raise InvalidRequest(f"the message cannot be taken: {died}") from None
+                deaths += 1
+                if deaths > _DEATHS or died.hung:
+                    raise InvalidRequest(f"the message cannot be taken: {died}") from None
         raise Unavailable("live replicas cannot be served: their worker does not keep the document")
 
     async def _catch_up(self) -> None:

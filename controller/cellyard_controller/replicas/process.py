@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,11 @@ log = structlog.get_logger()
 
 class WorkerDied(Exception):
     """The worker was lost over a request: it took too long, too much memory, or crashed it. Says which."""
+
+    def __init__(self, message: str, *, hung: bool = False) -> None:
+        super().__init__(message)
+        self.hung = hung
+        """It took too long: trying again would take as long."""
 
 
 class Panicked(Exception):
@@ -109,6 +113,8 @@ class ReplicaWorker:
     async def _exchange(self, do: str, frame: bytes) -> Answer:
         if self._closed:
             raise WorkerDied("the controller is stopping")
+        if self._process is not None and self._process.stdout is not None and self._process.stdout.at_eof():
+            await self._end()  # somebody else killed it
         process = self._process or await self._start()
         assert process.stdin is not None
         limit = self._config.load_deadline if do == "load" else self._config.deadline
@@ -119,9 +125,11 @@ class ReplicaWorker:
                 answer = await _read(process)
         except TimeoutError:
             await self._end()
-            raise WorkerDied(f"it took longer than {limit:g} s") from None
+            raise WorkerDied(f"it took longer than {limit:g} s", hung=True) from None
         except (OSError, asyncio.IncompleteReadError, frames.Broken) as broken:
             code = await self._end()
+            if self._closed:
+                raise WorkerDied("the controller is stopping") from None
             log.warning("the replicas' worker was lost", while_it_did=do, code=code, why=str(broken))
             raise WorkerDied("it took more memory than there is for it, or crashed the worker") from None
         except BaseException:
@@ -162,7 +170,7 @@ class ReplicaWorker:
         if process is None:
             return None
         try:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         except ProcessLookupError:
             pass
         assert process.stdin is not None

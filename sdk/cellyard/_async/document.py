@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cellyard import _io_async, _requests
 from cellyard._async.core import AsyncSessionCore
-from cellyard._async.transport import AsyncTransport, Connection
+from cellyard._async.transport import AsyncTransport, Connection, Deadline
 from cellyard._bell import Bell
 from cellyard.document import DocumentCell, DocumentChange
 from cellyard.errors import CapabilityUnavailable, CellyardError, ControllerUnavailable, NotConnected
@@ -215,6 +215,8 @@ class AsyncDocument:
                     self._failure = failure
                     break
                 await _io_async.sleep(_RETRY_S)
+            except Deadline:
+                await _io_async.sleep(_RETRY_S)  # the controller takes connections, and does not answer
             except BaseException:
                 if not self._closed:  # the event loop ends, or the interpreter
                     self._failure = NotConnected("not connected: nobody reads what the controller sends any more")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cellyard import _io_sync, _requests
 from cellyard._bell import Bell
 from cellyard._sync.core import SessionCore
-from cellyard._sync.transport import Connection, Transport
+from cellyard._sync.transport import Connection, Deadline, Transport
 from cellyard.document import DocumentCell, DocumentChange
 from cellyard.errors import CapabilityUnavailable, CellyardError, ControllerUnavailable, NotConnected
 from cellyard_proto.v1 import notebooks_pb2
@@ -216,6 +216,8 @@ class Document:
                     self._failure = failure
                     break
                 _io_sync.sleep(_RETRY_S)
+            except Deadline:
+                _io_sync.sleep(_RETRY_S)  # the controller takes connections, and does not answer
             except BaseException:
                 if not self._closed:  # the event loop ends, or the interpreter
                     self._failure = NotConnected("not connected: nobody reads what the controller sends any more")

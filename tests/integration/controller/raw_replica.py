@@ -111,21 +111,20 @@ class RawReplica:
             found.append((self.document.get(cell, "position")[0][1], name, text))
         return {name: text for _, name, text in sorted(found)}
 
-    def create(self, name: str, source: str = "", **other: Any) -> None:
-        """Adds a cell. `other`: values to put, None to leave out."""
-        values = {"type": "code", "position": "a0V" + name[0], **other}
+    def create(self, name: str, text: str = "", *, value: str | None = None) -> None:
+        """Adds a cell, whose source is Text, or one value."""
+        values = {"type": "code", "position": f"a0V{name}V"}
         with self.document.transaction() as change:
             cell = change.put_object(self._id(core.ROOT, "cells"), name, core.ObjType.Map)
-            for key, value in values.items():
-                if isinstance(value, str):
-                    change.put(cell, key, _Str, value)
-                elif value is not None:
-                    change.put(cell, key, core.ScalarType.Int, value)
+            for key, put in values.items():
+                change.put(cell, key, _Str, put)
             change.put_object(cell, "metadata", core.ObjType.Map)
-            if "source" not in values:
-                text = change.put_object(cell, "source", core.ObjType.Text)
-                for at, character in enumerate(source):
-                    change.insert(text, at, _Str, character)
+            if value is not None:
+                change.put(cell, "source", _Str, value)
+            else:
+                source = change.put_object(cell, "source", core.ObjType.Text)
+                for at, character in enumerate(text):
+                    change.insert(source, at, _Str, character)
 
     def insert(self, name: str, at: int, text: str) -> None:
         """Types into a cell."""
