@@ -59,6 +59,8 @@ class _Stream:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
     """The client has sent a message since it was last told to begin: the controller only answers."""
+    known: bool = False
+    """The worker was told of it."""
     anew: bool = False
     """The worker knows the stream anew; the client has to be told."""
 
@@ -173,32 +175,36 @@ class Replication:
         """
         deaths = 0
         for _ in range(_ATTEMPTS):
-            await self._catch_up()
+            self._check_open()
+            caught_up = False
             try:
+                await self._catch_up()
+                caught_up = True
+                if not stream.known:
+                    await self._worker.ask("open", contents=[stream.actor_id], stream=stream.name)
+                    stream.known = True
                 return await self._worker.ask(do, contents=contents, document=self._document, stream=stream.name)
             except UnknownToWorker as unknown:
                 if unknown.what == "document":
                     self._heads = None
                 else:
-                    await self._worker.ask("open", contents=[stream.actor_id], stream=stream.name)
-                    stream.anew = stream.begun
+                    stream.known, stream.anew = False, stream.begun
                     if not contents:
                         return None
             except RefusedByWorker as refused:
                 raise InvalidRequest(str(refused)) from None
-            except Panicked as panicked:
-                self._heads = None
-                raise InvalidRequest(f"the message cannot be read: {panicked}") from None
-            except WorkerDied as died:
+            except (Panicked, WorkerDied) as failed:
                 self._heads = None
                 self._check_open()
                 deaths += 1
-                if deaths > _DEATHS or died.hung:
-                    raise InvalidRequest(f"the message cannot be taken: {died}") from None
+                if deaths <= _DEATHS and isinstance(failed, WorkerDied) and not failed.hung:
+                    continue
+                if caught_up:
+                    raise InvalidRequest(f"the message cannot be taken: {failed}") from None
+                raise Unavailable(f"the document cannot be had by live replicas: {failed}") from None
         raise Unavailable("live replicas cannot be served: their worker does not keep the document")
 
     async def _catch_up(self) -> None:
-        self._check_open()
         try:
             if self._heads is None:
                 self._behind = True
@@ -210,12 +216,9 @@ class Replication:
                 if changes:
                     follow = self._worker.ask("follow", contents=changes, document=self._document)
                     self._heads = (await follow).heads
-        except UnknownToWorker:
-            self._heads = None  # seen by what is asked next
-        except (WorkerDied, Panicked) as failed:
+        except BaseException:  # also where its client has gone meanwhile: nobody knows how far the copy is
             self._heads = None
-            self._check_open()
-            raise Unavailable(f"the document cannot be had by live replicas: {failed}") from None
+            raise
 
     async def _changes_since(self, heads: list[bytes]) -> list[bytes]:
         return self._pages.document.changes_since(heads)
