@@ -22,6 +22,7 @@ from cellyard_controller.api.sessions import Sessions
 from cellyard_controller.api.tenants import Tenants
 from cellyard_controller.config import Config
 from cellyard_controller.notebooks.rooms import Rooms
+from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.runtimes import Runtime
 from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
@@ -73,7 +74,8 @@ class Controller:
         await self._tasks.__aenter__()
         runtimes = self._make_runtimes(config, self._store.controller_id)
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
-        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config)
+        self.replicas = ReplicaWorker(config)
+        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas)
         self._access = Access(self._store)
         self._add_services()
         await self._access.load()
@@ -93,6 +95,7 @@ class Controller:
         self._access.stopping.set()
         await self.supervisor.stop(keep_claimed=self._config.on_stop == "keep")
         await self.rooms.close()
+        await self.replicas.close()
         await self._server.stop(_GRACE_S)
         await self._tasks.__aexit__(None, None, None)
         self._store.close()

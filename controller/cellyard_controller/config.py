@@ -89,6 +89,20 @@ class LimitsConfig(_Section):
     files: Size = Field(default=10 * MIB, description="Files that travel with a request, all together.")
 
 
+class ReplicasConfig(_Section):
+    """Live replicas of documents: the process that reads what they send, and what they may send."""
+
+    streams: Size = Field(default=64, description="Live replicas of one notebook.")
+    memory: Size = Field(default=1024 * MIB, description="Memory of the worker that reads what replicas send.")
+    deadline: Positive = Field(default=10.0, description="Work on one message.")
+    load_deadline: Positive = Field(default=60.0, description="Loading a document into the worker.")
+    message: Size = Field(default=16 * MIB, description="One message of a replica, or to it.")
+    changes: Size = Field(default=50_000, description="Changes in one message.")
+    operations: Size = Field(default=500_000, description="Operations in one message; a character is one.")
+    operations_at_once: Size = Field(default=50_000, description="Operations in one change.")
+    document: Size = Field(default=64 * MIB, description="All changes of a document that replicas may add to.")
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
@@ -115,6 +129,7 @@ class Config(BaseSettings):
     sandboxes: SandboxesConfig = SandboxesConfig()
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
+    replicas: ReplicasConfig = ReplicasConfig()
     log: LogConfig = LogConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 

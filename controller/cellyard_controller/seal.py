@@ -6,6 +6,8 @@ the machine.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -17,6 +19,7 @@ class Seal:
 
     def __init__(self, key: bytes) -> None:
         self._fernet = Fernet(key)
+        self._key = key
 
     @classmethod
     def of(cls, data: Path) -> Seal:
@@ -40,3 +43,7 @@ class Seal:
     def open(self, sealed: bytes) -> bytes:
         """What was sealed. Raises cryptography's InvalidToken where the key is another one."""
         return self._fernet.decrypt(sealed)
+
+    def derive(self, purpose: bytes) -> bytes:
+        """A key for one purpose, always the same in this data folder; it tells nothing of the seal's own."""
+        return hmac.digest(self._key, b"derived\0" + purpose, hashlib.sha256)

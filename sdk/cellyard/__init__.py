@@ -18,9 +18,12 @@ from cellyard import _fork, _version
 
 if TYPE_CHECKING:
     from cellyard._async.client import AsyncClient
+    from cellyard._async.document import AsyncDocument
     from cellyard._async.session import AsyncSession
     from cellyard._sync.client import Client
+    from cellyard._sync.document import Document
     from cellyard._sync.session import Session
+    from cellyard.document import DocumentCell, DocumentChange
     from cellyard.endpoint import TLS
     from cellyard.errors import (
         CapabilityUnavailable,
@@ -72,6 +75,7 @@ __all__ = [
     "TLS",
     "Accepted",
     "AsyncClient",
+    "AsyncDocument",
     "AsyncSession",
     "Capability",
     "CapabilityUnavailable",
@@ -86,6 +90,9 @@ __all__ = [
     "Completion",
     "ControllerUnavailable",
     "DisplayUpdated",
+    "Document",
+    "DocumentCell",
+    "DocumentChange",
     "End",
     "EnvironmentFailed",
     "Event",
@@ -128,9 +135,12 @@ __all__ = [
 
 _HOMES = {
     "_async.client": ("AsyncClient",),
+    "_async.document": ("AsyncDocument",),
     "_async.session": ("AsyncSession",),
     "_sync.client": ("Client",),
+    "_sync.document": ("Document",),
     "_sync.session": ("Session",),
+    "document": ("DocumentCell", "DocumentChange"),
     "endpoint": ("TLS",),
     "events": (
         "Accepted",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -16,6 +16,8 @@ FLAVOUR = "async"
 
 Channel: TypeAlias = aio.Channel
 Unary = aio.UnaryUnaryMultiCallable
+Event = asyncio.Event
+Background: TypeAlias = asyncio.Task[None]
 Streaming = aio.UnaryStreamMultiCallable
 Lock = asyncio.Lock
 Cancelled = asyncio.CancelledError
@@ -108,3 +110,22 @@ async def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
         answer = callback(value)
         if inspect.isawaitable(answer):
             await answer
+
+
+def in_background(work: Callable[[], Coroutine[Any, Any, None]]) -> Background:
+    """Has something done beside the caller: here in a task, that ends with its event loop."""
+    return asyncio.create_task(work())
+
+
+async def over(background: Background, timeout: float) -> None:
+    """Waits for the end of what is done in the background, which was told to end."""
+    await asyncio.wait([background], timeout=timeout)
+
+
+async def happened(event: Event, timeout: float | None) -> bool:
+    """Waits for an event; False where it does not come in time."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -14,6 +14,8 @@ FLAVOUR = "sync"
 
 Channel: TypeAlias = grpc.Channel
 Unary = grpc.UnaryUnaryMultiCallable
+Event = threading.Event
+Background: TypeAlias = threading.Thread
 Streaming = grpc.UnaryStreamMultiCallable
 Lock = threading.Lock
 Cancelled = KeyboardInterrupt
@@ -93,3 +95,21 @@ def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
     """Gives a value to a callback."""
     if callback is not None:
         callback(value)
+
+
+def in_background(work: Callable[[], None]) -> Background:
+    """Has something done beside the caller: here in a thread, that does not keep the interpreter alive."""
+    thread = threading.Thread(target=work, name="cellyard-document", daemon=True)
+    thread.start()
+    return thread
+
+
+def over(background: Background, timeout: float) -> None:
+    """Waits for the end of what is done in the background, which was told to end."""
+    if background is not threading.current_thread():
+        background.join(timeout)
+
+
+def happened(event: Event, timeout: float | None) -> bool:
+    """Waits for an event; False where it does not come in time."""
+    return event.wait(timeout)

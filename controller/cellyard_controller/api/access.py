@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,28 @@ def stream(
             with self.access.stream(caller):
                 async for item in method(self, request, caller):
                     yield item
+        except (Refused, StoreFailed) as refused:
+            await abort(context, _refusal(refused))
+        except Exception:
+            log.exception("a call failed", method=method.__qualname__)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+
+    return call
+
+
+def duplex(
+    method: Callable[[Any, AsyncIterator[Any], Caller], AsyncGenerator[_Item, None]],
+) -> Callable[[Any, AsyncIterator[Any], Context], AsyncIterator[_Item]]:
+    """A method `(requests, caller) -> async generator` as a gRPC method; it is closed when the client goes."""
+
+    @functools.wraps(method)
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
+        try:
+            caller = self.access.caller(context)
+            with self.access.stream(caller):
+                async with aclosing(method(self, requests, caller)) as items:
+                    async for item in items:
+                        yield item
         except (Refused, StoreFailed) as refused:
             await abort(context, _refusal(refused))
         except Exception:

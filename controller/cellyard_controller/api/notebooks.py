@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, nullcontext
 
 from cellyard_controller.api import requests, responses
-from cellyard_controller.api.access import Access, Caller, stream, unary
+from cellyard_controller.api.access import Access, Caller, duplex, stream, unary
 from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import CellId
@@ -15,6 +15,7 @@ from cellyard_controller.notebooks import exchange
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Splice
 from cellyard_controller.notebooks.editor import Editor
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.replication import Opened
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_proto.v1 import notebooks_pb2 as pb
 from cellyard_proto.v1 import notebooks_pb2_grpc
@@ -197,6 +198,27 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
             async for each in told:
                 yield responses.notebook_event(ref, each)
 
+    @duplex
+    async def Sync(  # noqa: N802
+        self, messages: AsyncIterator[pb.SyncFromClient], caller: Caller
+    ) -> AsyncGenerator[pb.SyncToClient, None]:
+        """The document for a live replica."""
+        first = await anext(aiter(messages), pb.SyncFromClient())
+        if first.WhichOneof("message") != "open":
+            raise InvalidRequest("a replica's first message opens it and names the notebook")
+        ref = requests.notebook(first.open.notebook_id, caller, self._config)
+        actor_id = first.open.actor_id
+        # Who was given an actor id has a notebook; were it gone meanwhile, an empty one would not fit its changes.
+        async with (
+            self._rooms.use(ref, create=not actor_id) as room,
+            aclosing(room.replication.serve(actor_id, _sync_messages(messages))) as items,
+        ):
+            async for item in items:
+                if isinstance(item, Opened):
+                    yield pb.SyncToClient(opened=pb.SyncOpened(actor_id=item.actor_id))
+                else:
+                    yield pb.SyncToClient(sync=item)
+
     @unary
     async def List(self, message: pb.ListNotebooks, caller: Caller) -> pb.ListNotebooksResponse:  # noqa: N802
         """The tenant's notebooks."""
@@ -228,3 +250,10 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
             yield room.editor, request
+
+
+async def _sync_messages(messages: AsyncIterator[pb.SyncFromClient]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        if message.WhichOneof("message") != "sync":
+            raise InvalidRequest("a replica is opened once; after that its messages are those of the sync protocol")
+        yield message.sync

@@ -29,15 +29,19 @@ from fractional_indexing import generate_n_keys_between
 from cellyard_controller.errors import CellChanged, CellNotFound, InvalidRequest
 from cellyard_controller.ids import CellId, ExecutionId
 from cellyard_controller.notebooks import document_touched, document_versions
-from cellyard_controller.notebooks.document_text import Sources, span
 from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.document_versions import TooNew
+from cellyard_proto.document import schema, sync
+from cellyard_proto.document.schema import key_name, stored_key
+from cellyard_proto.document.text import Sources, span
 
-CELL_TYPES = ("code", "markdown", "raw")
-NOTEBOOK_METADATA = "notebook_metadata"
+CELL_TYPES = schema.CELL_TYPES
+NOTEBOOK_METADATA = schema.NOTEBOOK_METADATA
 """The key of the notebook's metadata that is nbformat's, a JSON object."""
 NBFORMAT_MINOR = 5
 """What a notebook is exported as where it was not imported as something else."""
+_TAKEN_AT_ONCE = 50
+"""A replica's changes in one call: the interpreter's lock is held meanwhile."""
 _ROOT = core.ROOT
 _Str, _Int = core.ScalarType.Str, core.ScalarType.Int
 
@@ -146,6 +150,26 @@ class Document:
             return self._touched
         return document_touched.read(self._document.diff(since, now))
 
+    def changes_since(self, heads: list[bytes]) -> list[bytes]:
+        """The changes that a copy of this document in an earlier state lacks."""
+        return [change.bytes for change in self._document.get_changes(heads)]
+
+    def take_over(self, changes: Sequence[bytes], touched: Collection[CellId]) -> None:
+        """Makes changes its own that were made in a replica, and found in order there.
+
+        `touched`: the cells that they add, remove, move, or whose sources they write. Raises DocumentDamaged where the
+        document does not take them.
+        """
+        before = self._text_lengths(touched)
+        for start in range(0, len(changes), _TAKEN_AT_ONCE):
+            sync.apply(self._document, changes[start : start + _TAKEN_AT_ONCE])
+        if len(self._document.get_changes(self._taken)) < len(changes):
+            raise DocumentDamaged("the document did not take a replica's changes")
+        self._sources.note(self._text_lengths(touched) - before)
+        here = [cell_id for cell_id in touched if self.has_cell(cell_id)]
+        kept = [place for place in self._order if place[1] not in touched]
+        self._order = sorted(kept + [(self._text(self._find(cell_id), "position"), cell_id) for cell_id in here])
+
     # Reading
 
     def cell_ids(self) -> list[CellId]:
@@ -171,7 +195,7 @@ class Document:
             cell_id=cell_id,
             cell_type=self._text(found, "type", at),
             source=self._sources.read(found, at),
-            metadata={_name(key): json.loads(self._text(metadata, key, at)) for key in keys},
+            metadata={key_name(key): json.loads(self._text(metadata, key, at)) for key in keys},
             attachments=None if attachments is None else json.loads(attachments),
             cleared=None if cleared is None else ExecutionId(cleared),
         )
@@ -280,11 +304,11 @@ class Document:
         if size > max_bytes:
             raise InvalidRequest(f"the cell's metadata would have {size} bytes; at most {max_bytes} are allowed")
         with self._change() as change:
-            for key in {_key(name) for name in remove if name not in values}:
+            for key in {stored_key(name) for name in remove if name not in values}:
                 if self._document.get(metadata, key) is not None:
                     change.delete(metadata, key)
             for name, value in values.items():
-                self._put_text(change, metadata, _key(name), json.dumps(value))
+                self._put_text(change, metadata, stored_key(name), json.dumps(value))
         self._touched.cell(cell_id)
 
     def set_cell_type(self, cell_id: CellId, cell_type: str) -> None:
@@ -340,6 +364,9 @@ class Document:
             raise CellNotFound(f"cell {cell_id!r} not found", cell_id=cell_id)
         return found[1]
 
+    def _text_lengths(self, cell_ids: Collection[CellId]) -> int:
+        return sum(self._sources.text_length(self._find(cell_id)) for cell_id in cell_ids if self.has_cell(cell_id))
+
     def _maybe(self, parent: bytes, key: str, at: list[bytes] | None = None) -> str | None:
         found = self._document.get(parent, key, at)
         return None if found is None else str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
@@ -360,7 +387,7 @@ class Document:
         self._sources.put(change, cell, new.source)
         values = change.put_object(cell, "metadata", core.ObjType.Map)
         for name, value in new.metadata.items():
-            change.put(values, _key(name), _Str, json.dumps(value))
+            change.put(values, stored_key(name), _Str, json.dumps(value))
         if new.attachments is not None:
             change.put(cell, "attachments", _Str, json.dumps(new.attachments))
         if new.cleared is not None:
@@ -402,12 +429,3 @@ class Document:
 def _check_type(cell_type: str) -> None:
     if cell_type not in CELL_TYPES:
         raise InvalidRequest(f"unsupported cell type {cell_type[:40]!r}: one of {', '.join(CELL_TYPES)}")
-
-
-def _key(name: str) -> str:
-    """How a key of metadata is stored: automerge has no empty keys, JSON has."""
-    return name if name and name[0] != "\0" else f"\0{name}"
-
-
-def _name(key: str) -> str:
-    return key[1:] if key[0] == "\0" else key

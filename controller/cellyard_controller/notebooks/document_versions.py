@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from automerge import core
 
-VERSION = 1
-"""Counts up when a reader of the old schema would misread the new one. New optional keys need no new version."""
+from cellyard_proto.document import schema
+
+VERSION = schema.VERSION
 
 Step = Callable[[core.Transaction], None]
 """Brings a document from one version to the next, in one change; it need not set the version itself."""

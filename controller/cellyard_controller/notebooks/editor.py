@@ -27,6 +27,7 @@ from cellyard_controller.notebooks.pages import Cell, Pages
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.widgets import Widgets
+from cellyard_controller.replicas.merging import Merged
 
 T = TypeVar("T")
 
@@ -125,6 +126,19 @@ class Editor:
             if await self._edit(request, lambda document: document.delete_cell(cell_id)):
                 self._runner.take(q.cell_deleted(self._runner.queue, cell_id))
                 await self._ledger.flush()
+
+        await self._ask(work)
+
+    async def take_over(self, merged: Merged) -> None:
+        """Makes a replica's changes the document's; what waits of cells that they remove is cancelled."""
+
+        async def work() -> None:
+            touched = [CellId(cell) for cell in merged.touched]
+            none = Request("", b"")
+            await self._edit(none, lambda document: document.take_over(merged.changes, touched), size=merged.operations)
+            for removed in merged.removed:
+                self._runner.take(q.cell_deleted(self._runner.queue, CellId(removed)))
+            await self._ledger.flush()
 
         await self._ask(work)
 

@@ -54,6 +54,8 @@ class Pages:
     ) -> None:
         self.document = document
         self._stored = document.heads
+        self.on_stored: set[Callable[[], None]] = set()
+        """Called when a change of the document is on disk."""
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
         self.notebook, self._chunks = notebook, chunk_count
@@ -167,3 +169,5 @@ class Pages:
     def _note_stored(self, chunks: int, heads: list[bytes], touched: Touched) -> None:
         self._chunks, self._stored = chunks, heads
         self._watchers.document(touched, self.document, self.shown)
+        for tell in self.on_stored:
+            tell()

@@ -1,8 +1,8 @@
 """A room: the one task that owns a notebook while it is in memory.
 
-Everybody else sends it messages. Its parts share its task: `pages` is the document (`editor` takes the messages to it),
-`runner` the executions, `seating` the kernel and its sandbox, `presence` who is there, and `ledger` the way to the
-store that all of them use.
+Everybody else sends it messages. Its parts share its task: `pages` is the document (`editor` takes the messages to it,
+`replication` those of live replicas), `runner` the executions, `seating` the kernel and its sandbox, `presence` who is
+there, and `ledger` the way to the store that all of them use.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.notebooks.presence import Presence
 from cellyard_controller.notebooks.records import NotebookRecord, Request
+from cellyard_controller.notebooks.replication import Replication
 from cellyard_controller.notebooks.runner import Order, Runner
 from cellyard_controller.notebooks.seating import News, Seating
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.notebooks.watching import Watching
 from cellyard_controller.notebooks.widgets import Widgets
+from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
@@ -67,6 +69,7 @@ class Room:
         supervisor: Supervisor,
         seal: Seal,
         config: Config,
+        replicas: ReplicaWorker,
     ) -> None:
         self.key: NotebookKey = record.key
         self.ref: NotebookRef = record.ref
@@ -146,6 +149,18 @@ class Room:
             ask=self._ask,
         )
         """The notebook and what happens to it, for everybody."""
+        self.replication = Replication(
+            record.key,
+            record.ref,
+            self._pages,
+            self.editor,
+            store=store,
+            seal=seal,
+            config=config.replicas,
+            worker=replicas,
+            ask=self._ask,
+        )
+        """The document, for live replicas."""
         self._seating = Seating(
             record.key,
             record.ref,
@@ -209,6 +224,7 @@ class Room:
 
     async def close(self) -> None:
         """Writes what is left and lets go. `run` has ended before."""
+        self.replication.close()
         for timer in (self._flush_at, self._wake_at):
             if timer is not None:
                 timer.cancel()
@@ -232,6 +248,7 @@ class Room:
             and not self._kernel.running
             and not self._presence.anybody
             and not self.watchers.anybody
+            and not self.replication.anybody
             and self._ledger.empty
             and self._inbox.empty()
             and not self._beside

@@ -29,6 +29,7 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
 from cellyard_controller.notebooks.room import Room
+from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.sandbox import Sandbox
@@ -56,8 +57,11 @@ class _Seat:
 class Rooms:
     """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice."""
 
-    def __init__(self, store: Store, supervisor: Supervisor, seal: Seal, config: Config) -> None:
+    def __init__(
+        self, store: Store, supervisor: Supervisor, seal: Seal, config: Config, replicas: ReplicaWorker
+    ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
+        self._replicas = replicas
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: dict[NotebookRef, asyncio.Lock] = {}
         self._last_busy = time.monotonic()
@@ -196,6 +200,7 @@ class Rooms:
             supervisor=self._supervisor,
             seal=self._seal,
             config=self._config,
+            replicas=self._replicas,
         )
         await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cellyard import _requests, endpoint
 from cellyard._async.transport import AsyncTransport
 from cellyard._markers import property_when_sync
-from cellyard.errors import NotConnected
+from cellyard.errors import CellyardError, NotConnected
 from cellyard.results import Progress
 from cellyard_proto.v1 import kernels_pb2, sessions_pb2
+
+if TYPE_CHECKING:
+    from cellyard._async.document import AsyncDocument
 
 CLOSE_TIMEOUT_S = 30.0
 
@@ -54,6 +58,7 @@ class AsyncSessionCore:
         self._on_progress = on_progress
         self._presence = sessions_pb2.AttachSession()
         self._closed = False
+        self._documents: weakref.WeakSet[AsyncDocument] = weakref.WeakSet()
         self._settings: kernels_pb2.KernelSettings | None = None
         self._kernel_choice = ("", "")  # what start_kernel was asked for; kernels started later are the same
         self._kernel_seen = False
@@ -99,6 +104,11 @@ class AsyncSessionCore:
         """
         self._closed = True
         self._kernel_seen = False
+        for document in list(self._documents):
+            try:
+                await document.close()
+            except CellyardError:
+                pass  # swallowed, as all errors of leaving are; its own close() tells
         if self._transport.is_open:
             goodbye = sessions_pb2.CloseSession(notebook_id=self._notebook_id, session_id=self._session_id)
             try:

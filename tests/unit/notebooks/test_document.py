@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cellyard_controller.errors import CellChanged, CellNotFound, InvalidRequest
 from cellyard_controller.ids import CellId, ExecutionId
-from cellyard_controller.notebooks import document_text, document_versions
+from cellyard_controller.notebooks import document_versions
 from cellyard_controller.notebooks.document import (
     CELL_TYPES,
     NOTEBOOK_METADATA,
@@ -22,7 +22,8 @@ from cellyard_controller.notebooks.document import (
     DocumentDamaged,
     Splice,
 )
-from cellyard_controller.notebooks.document_text import ALL_TEXT, LARGEST_TEXT
+from cellyard_proto.document import text as document_text
+from cellyard_proto.document.text import ALL_TEXT, LARGEST_TEXT
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
 KIND = st.sampled_from(CELL_TYPES)

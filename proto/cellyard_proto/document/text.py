@@ -24,7 +24,7 @@ class Sources:
 
     def __init__(self, document: core.Document, cells: Iterable[bytes]) -> None:
         self._document = document
-        self._all_text = sum(self._text_length(cell) for cell in cells)
+        self._all_text = sum(self.text_length(cell) for cell in cells)
 
     def read(self, cell: bytes, at: list[bytes] | None = None) -> str:
         """A source, as it is or as it was in the state that these heads name."""
@@ -46,7 +46,7 @@ class Sources:
 
     def splice(self, change: core.Transaction, cell: bytes, start: int, end: int, new: str) -> None:
         """Replaces the characters from `start` to `end`."""
-        text, length = self._text(cell), self._text_length(cell)
+        text, length = self._text(cell), self.text_length(cell)
         grows = len(new) - (end - start)
         if text is not None and self._fits(length + grows, instead_of=length):
             for _ in range(start, end):
@@ -60,7 +60,16 @@ class Sources:
 
     def remove(self, cell: bytes) -> None:
         """This cell's source goes."""
-        self._all_text -= self._text_length(cell)
+        self._all_text -= self.text_length(cell)
+
+    def text_length(self, cell: bytes) -> int:
+        """Characters of a source that is Text; 0 for one that is not."""
+        text = self._text(cell)
+        return 0 if text is None else self._document.length(text)
+
+    def note(self, grown: int) -> None:
+        """Text was written elsewhere: it has `grown` characters more."""
+        self._all_text += grown
 
     def _fits(self, length: int, *, instead_of: int = 0) -> bool:
         return length <= LARGEST_TEXT and self._all_text - instead_of + length <= ALL_TEXT
@@ -68,10 +77,6 @@ class Sources:
     def _text(self, cell: bytes, at: list[bytes] | None = None) -> bytes | None:
         found = self._document.get(cell, "source", at)
         return found[1] if found is not None and found[0] == core.ObjType.Text else None
-
-    def _text_length(self, cell: bytes) -> int:
-        text = self._text(cell)
-        return 0 if text is None else self._document.length(text)
 
     def _value(self, cell: bytes, at: list[bytes] | None = None) -> str:
         found = self._document.get(cell, "source", at)
