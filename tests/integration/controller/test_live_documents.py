@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.follower import Follower
 from tests.integration.sdk.faultline import Faultline
 
 import cellyard
@@ -125,6 +126,24 @@ async def test_changes_are_told(replicas: Replicas, stubs: Stubs, flavour: str) 
     await notebook.call("SetMetadata", key="k", value="v")
     await until(document, lambda: document.get_metadata("k") == "v")
     assert changes[1:] == [DocumentChange(removed=frozenset("b")), DocumentChange(metadata=frozenset("k"))]
+
+
+async def test_whoever_watches_sees_what_a_replica_writes(replicas: Replicas, stubs: Stubs) -> None:
+    notebook = Notebook(stubs)
+    await notebook.create("a", "b")
+    follower, events = Follower(), stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb"))
+    document = await replicas.open("async")
+    new = document.create_cell("# title", "markdown", 0)
+    document.splice_source("a", 0, 5, "show")
+    document.delete_cell("b")
+    document.set_metadata("k", "v")
+    await document.wait_synced(20)
+    async for event in events:
+        follower.take(event)
+        sources = [(cell_id, follower.cells[cell_id].told.source) for cell_id in follower.order]
+        if sources == [(new, "# title"), ("a", "show a")] and follower.metadata.get("k") == "v":
+            return
+    raise AssertionError("the stream has ended")
 
 
 async def test_replicas_see_each_other(replicas: Replicas) -> None:
