@@ -5,6 +5,6 @@ SQLite transaction and commits once; a caller goes on only when its own transact
 connections of their own.
 """
 
-from cellyard_controller.store.database import Store, StoreFailed
+from cellyard_controller.store.database import Store, StoreDamaged, StoreFailed
 
-__all__ = ["Store", "StoreFailed"]
+__all__ = ["Store", "StoreDamaged", "StoreFailed"]

@@ -27,6 +27,10 @@ class StoreFailed(Exception):
     """The store did not take a transaction, or could not be read (disk full, disk gone). Nothing was stored."""
 
 
+class StoreDamaged(StoreFailed):
+    """What is asked for lies in a part of the database that SQLite finds damaged. The rest can be read."""
+
+
 @dataclass(slots=True)
 class _Job:
     work: Callable[[Connection], Any]
@@ -88,7 +92,8 @@ class Store:
                 with self._read_engine.connect() as connection:
                     return work(connection)
             except DBAPIError as failed:
-                raise StoreFailed(f"the store cannot be read: {_cause(failed)}") from failed
+                error = StoreDamaged if is_damage(failed) else StoreFailed
+                raise error(f"the store cannot be read: {_cause(failed)}") from failed
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
@@ -147,6 +152,8 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
     except IntegrityError as conflict:  # of the only job
         return [(jobs[0], None, conflict)]
     except (DBAPIError, sqlite3.Error) as failed:
+        if len(jobs) > 1 and is_damage(broken or failed):  # it is in one job's way, not in everybody's
+            return [outcome for job in jobs for outcome in _commit(connection, [job])]
         error = StoreFailed(f"the store does not take writes: {_cause(broken or failed)}")
         return [(job, None, error) for job in jobs]
     except Exception as refused:  # of the only job
@@ -226,6 +233,13 @@ def _prepare(connection: Connection) -> str:
             f"{schema.SCHEMA_VERSION}): use that version or a data folder of its own"
         )
     return str(stored["controller_id"])
+
+
+def is_damage(failed: BaseException) -> bool:
+    """Whether SQLite says that the file itself is damaged, rather than that it cannot get at it."""
+    cause = failed.orig if isinstance(failed, DBAPIError) else failed
+    code = getattr(cause, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _cause(failed: BaseException) -> str:
