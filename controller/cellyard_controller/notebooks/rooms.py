@@ -155,6 +155,7 @@ class Rooms:
     async def _document(self, record: records.NotebookRecord) -> Document | Unavailable:
         """The notebook's document, or why there is none to be had: one that is damaged is set aside."""
         notebook_id = record.ref.notebook_id
+        chunks: list[bytes] = []
         try:
             chunks = await self._store.read(partial(records.chunks, key=record.key))
             return await asyncio.to_thread(Document.load, chunks)

@@ -56,8 +56,16 @@ class Store:
         self.controller_id = ""
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Opens or makes the database. Blocks; raises StoreFailed with what is wrong and what to do."""
+    def open(cls, path: Path, *, used: bool = False) -> Store:
+        """Opens or makes the database. Blocks; raises StoreFailed with what is wrong and what to do.
+
+        `used`: its folder was in use before, so an empty file is one that has lost its content, and no new one.
+        """
+        if used and path.exists() and not path.stat().st_size:
+            raise StoreFailed(
+                f"the database {path} is empty, although its folder was in use: put a copy of it there, "
+                "or remove the file to begin anew"
+            )
         store = cls(path)
         try:
             with store._write_engine.begin() as connection:
