@@ -16,6 +16,7 @@ async def test_a_session_that_does_nothing_keeps_its_connection(yard: Yard) -> N
     """The SDK pings every 20 s to notice a controller that froze; the controller is not to take that for a flood."""
     await yard.start()
     async with cellyard.AsyncSession(notebook_id="nb", endpoint=f"unix:{yard.folder}/c.sock") as session:
+        await session.connect()
         connection = session._transport._connection
         assert connection is not None
         assert connection.presence is not None
