@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cellyard_controller.api.unreadable import ReadsAnything
 from cellyard_controller.config import Config
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -94,7 +95,7 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.grpc = grpc.aio.server(options=_OPTIONS)
+        self.grpc = grpc.aio.server(options=_OPTIONS, interceptors=[ReadsAnything()])
         self.health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._locks: list[int] = []
