@@ -157,31 +157,30 @@ def garbage(content: bytes, start: int, end: int) -> bytes:
     return content[:start] + random.Random(1).randbytes(end - start) + content[end:]
 
 
-@pytest.mark.parametrize(("start", "end"), [(0, 4096), (0, 16), (100, 4096), (0, 65536)])
-def test_a_damaged_database_is_refused_and_not_touched(built_image: str, folder: Path, start: int, end: int) -> None:
+@pytest.mark.parametrize(("start", "end"), [(0, 16), (100, 4096), (0, 65536)])
+def test_a_damaged_database_is_refused_and_not_touched(folder: Path, start: int, end: int) -> None:
     process = Process(folder)
-    process.start()
+    process.start("--runtime", "process")
     with cellyard.Session(notebook_id="nb", endpoint=process.endpoint) as session:
         session.create_cell("x" * 100_000)
     assert process.stop() == 0
     database = process.data / "cellyard.sqlite"
     database.write_bytes(garbage(database.read_bytes(), start, end))
     before = {path.name: path.read_bytes() for path in process.data.glob("cellyard.sqlite*")}
-    for _ in range(2):
-        code, says = serve(process)
-        assert code == NO_CONTROLLER
-        assert str(database) in says.replace("\n", "")
-        assert {path.name: path.read_bytes() for path in process.data.glob("cellyard.sqlite*")} == before
+    code, says = serve(process)
+    assert code == NO_CONTROLLER
+    assert str(database) in says.replace("\n", "")
+    assert {path.name: path.read_bytes() for path in process.data.glob("cellyard.sqlite*")} == before
 
 
-def test_an_emptied_database_is_not_taken_for_a_new_one(built_image: str, folder: Path) -> None:
+def test_an_emptied_database_is_not_taken_for_a_new_one(folder: Path) -> None:
     process = Process(folder)
-    process.start()
+    process.start("--runtime", "process")
     assert process.stop() == 0
     os.truncate(process.data / "cellyard.sqlite", 0)
     code, says = serve(process)
     assert code == NO_CONTROLLER
     assert "empty" in says
     (process.data / "cellyard.sqlite").unlink()
-    process.start()
+    process.start("--runtime", "process")
     process.close()
