@@ -70,7 +70,7 @@ class Controller:
         self._open_folder(config.data)
         self._server = Server(config)
         self._server.bind([*addresses, Address(control_socket(config.data))])
-        self._store = Store.open(config.data / "cellyard.sqlite")
+        self._store = Store.open(config.data / "cellyard.sqlite", used=Seal.made(config.data))
         await self._tasks.__aenter__()
         runtimes = self._make_runtimes(config, self._store.controller_id)
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)

@@ -97,6 +97,7 @@ def serve(
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Asks the machine: engine, image, capabilities as probed. Exit code 0 where all is well, else 3."""
     from cellyard_controller.app import configured_runtimes
+    from cellyard_controller.notebooks import set_aside
 
     settings = _configuration(None, {"data": data, "runtime": "docker"})
 
@@ -105,6 +106,10 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
         runtime = configured_runtimes(settings, "doctor")["docker"]
         template = settings.templates["default"].template("default")
         checks: list[dict[str, Any]] = []
+        if damaged := set_aside.kept(settings.data):
+            names, folder = ", ".join(file.name for file in damaged), settings.data / set_aside.FOLDER
+            says = f"damaged ones are kept in {folder} until their notebooks are deleted: {names}"
+            checks.append({"check": "documents", "ok": False, "says": says})
         try:
             readiness = await runtime.readiness(template)
             checks.append({"check": "docker runtime", "ok": readiness.ready, "says": readiness.reason or "ready"})

@@ -36,6 +36,11 @@ class Seal:
             os.fsync(descriptor)
         return cls(key)
 
+    @staticmethod
+    def made(data: Path) -> bool:
+        """Whether the data folder has a key: the first start that went well has made one."""
+        return (data / "seal.key").exists()
+
     def close(self, secret: bytes) -> bytes:
         """Seals."""
         return self._fernet.encrypt(secret)

@@ -20,7 +20,7 @@ LINK_GRACE_S = 600.0
 """Until a controller says otherwise."""
 
 _FIRST_RETRY_S = 0.02
-_LAST_RETRY_S = 0.5
+_LAST_RETRY_S = 0.25
 _WELCOME_TIMEOUT_S = 10.0
 _MAX_ANSWERS = 10_000  # unread ones; a controller that asks so much without reading is not well
 _MAX_COMM_BYTES = 8 * 1024 * 1024  # of comms that belong to no execution, unread by the controller

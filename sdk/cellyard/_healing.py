@@ -8,7 +8,7 @@ RECONNECT_S = 30.0
 """A call is retried for this long after the connection broke."""
 
 _FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 0.25
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.docker]
 
 ROUNDS = 30
 HOT_ROUNDS = 300
+LONG = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,31 @@ def test_hot_run(controller: Process, raw_kernel: Callable[[], float], rows: lis
             mine.append(timed(lambda: session.run("1+1")))
             theirs.append(raw_kernel())
     rows.append(row('hot run("1+1")', mine, "jupyter_client, same image", theirs, 1.3))
+
+
+def test_one_more_cell(controller: Process, rows: list[Row]) -> None:
+    """In a notebook of 1,000 cells that have all run, against the first one of a notebook."""
+    with (
+        cellyard.Session(endpoint=controller.endpoint) as long,
+        cellyard.Session(endpoint=controller.endpoint) as fresh,
+    ):
+
+        def first() -> float:
+            seconds = timed(lambda: fresh.run("1+1"))
+            (cell,) = fresh.get_cells()
+            fresh.delete_cell(cell.id)
+            return seconds
+
+        first()
+        for number in range(LONG):
+            long.run(f"print({number})\n{number}")
+        mine, theirs = [], []
+        for _ in range(HOT_ROUNDS):
+            theirs.append(first())
+            mine.append(timed(lambda: long.run("1+1")))
+        rows.append(row(f"run one more cell than {LONG:,}", mine, "the first cell of a notebook", theirs, 1.5))
+        mine, theirs = [], []
+        for _ in range(HOT_ROUNDS):
+            theirs.append(timed(lambda: fresh.delete_cell(fresh.create_cell("1+1"))) / 2)
+            mine.append(timed(lambda: long.delete_cell(long.create_cell("1+1"))) / 2)
+        rows.append(row(f"create or delete one of {LONG:,}", mine, "in an empty notebook", theirs, 1.5))

@@ -126,6 +126,16 @@ def test_an_engine_that_is_not_there(tmp_path: Path, folder: Path) -> None:
     assert "no-engine.sock" in out
 
 
+def test_the_doctor_knows_of_damaged_documents(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "7-analysis-0123456789ab.automerge").touch()
+    code, out, _ = cellyard("doctor", "--data", tmp_path, env={"DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock"})
+    assert code == NO_CONTROLLER
+    assert "FAILED documents" in out
+    assert "7-analysis-0123456789ab.automerge" in out
+
+
 def test_an_image_that_is_missing(tmp_path: Path, folder: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('[templates.default]\nimage = "cellyard-none:none"\n')

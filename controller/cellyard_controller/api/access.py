@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from cellyard_controller.api.status import abort
+from cellyard_controller.api.unreadable import Unreadable
 from cellyard_controller.errors import PermissionDenied, Refused, Stopping, Unauthenticated, Unavailable
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
@@ -117,6 +118,8 @@ def unary(
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> _Response:
         try:
+            if isinstance(request, Unreadable):
+                raise request.refusal()
             return await method(self, request, self.access.caller(context))
         except (Refused, StoreFailed) as refused:
             await abort(context, _refusal(refused))
@@ -135,6 +138,8 @@ def stream(
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> AsyncIterator[_Response]:
         try:
+            if isinstance(request, Unreadable):
+                raise request.refusal()
             caller = self.access.caller(context)
             with self.access.stream(caller):
                 async for item in method(self, request, caller):

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cellyard_controller.api.unreadable import ReadsAnything
 from cellyard_controller.config import Config
 
 MAX_MESSAGE = 64 * 1024 * 1024
@@ -23,7 +24,7 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_concurrent_streams", 10_000),
 )
 
@@ -94,7 +95,7 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.grpc = grpc.aio.server(options=_OPTIONS)
+        self.grpc = grpc.aio.server(options=_OPTIONS, interceptors=[ReadsAnything()])
         self.health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._locks: list[int] = []

@@ -25,10 +25,15 @@ _CODES = {
 }
 
 
+# Bytes that travel in trailing metadata, of which gRPC's clients take 8 KiB with certainty: past it they get no error
+# of ours. The plain message is what clients read that do not know of details; each of its bytes may become three.
+_PLAIN, _MESSAGE, _DETAIL = 800, 2500, 300
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> NoReturn:
     """Ends a call with a refusal."""
     code = _CODES.get(refused.reason, grpc.StatusCode.FAILED_PRECONDITION)
-    details = {key: value[:1000] for key, value in refused.details.items()}
+    details = {key: _cut(value, _DETAIL) for key, value in refused.details.items()}
     if refused.retryable:
         details["retryable"] = "true"
     info = error_details_pb2.ErrorInfo(reason=refused.reason, domain="cellyard", metadata=details)
@@ -37,9 +42,14 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -
         delay = Duration()
         delay.FromNanoseconds(int(refused.retry_after_s * 1e9))
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    status = status_pb2.Status(code=code.value[0], message=refused.message, details=packed)
+    status = status_pb2.Status(code=code.value[0], message=_cut(refused.message, _MESSAGE), details=packed)
     trailer = ("grpc-status-details-bin", status.SerializeToString())
-    await context.abort(code, refused.message[:2000], trailing_metadata=(trailer,))
+    await context.abort(code, _cut(refused.message, _PLAIN), trailing_metadata=(trailer,))
+
+
+def _cut(text: str, size: int) -> str:
+    encoded = text.encode(errors="backslashreplace")
+    return text if len(encoded) <= size else encoded[:size].decode(errors="ignore") + "..."
 
 
 def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:

@@ -116,7 +116,11 @@ class Document:
         One of an earlier schema is brought up to date; that is stored with its next change.
         """
         try:
+            if not all(chunks):
+                raise DocumentDamaged("a part of it is empty")
             document = core.Document.load(b"".join(chunks))
+            if _misses_changes(document):
+                raise DocumentDamaged("changes are missing that later ones build on")
             stored = document.get_heads()
             document_versions.migrate(document)
             loaded = cls(document)
@@ -424,6 +428,29 @@ class Document:
             self._order[place] = (other, cell_id)
             self._touched.cell(CellId(cell_id))
         return str(position)
+
+
+def _misses_changes(document: core.Document) -> bool:
+    """Whether automerge has left changes out, without a word, because others that they build on are not there.
+
+    A message of its sync protocol asks for those: type, heads (their count, then 32 bytes each), needs alike.
+    """
+    message = document.generate_sync_message(core.SyncState())
+    if message is None:
+        return False
+    encoded = message.encode()
+    heads, at = _leb128(encoded, 1)
+    needs, _ = _leb128(encoded, at + 32 * heads)
+    return needs > 0
+
+
+def _leb128(encoded: bytes, at: int) -> tuple[int, int]:
+    """A number of variable length, and where the next thing begins."""
+    number, shift = 0, 0
+    while encoded[at] & 0x80:
+        number |= (encoded[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return number | encoded[at] << shift, at + 1
 
 
 def _check_type(cell_type: str) -> None:

@@ -8,25 +8,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import structlog
 from sqlalchemy.exc import IntegrityError
 
-from cellyard_controller.errors import InvalidRequest, Refused
+from cellyard_controller.errors import InvalidRequest, Refused, Unavailable
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Execution
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
 from cellyard_controller.notebooks import records
-from cellyard_controller.notebooks.document import Document, DocumentCell
+from cellyard_controller.notebooks.document import Document, DocumentCell, DocumentDamaged
 from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.watchers import Watchers
-from cellyard_controller.store import Store
+from cellyard_controller.store import Store, StoreFailed
 
 _LARGE_EDIT = 20_000
 """Characters above which an edit goes to a thread, so that other notebooks do not wait for it."""
 _FOLD_AFTER = 500
 """Stored changes after which the document is written whole."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Pages:
     def __init__(
         self,
         notebook: NotebookKey,
-        document: Document,
+        document: Document | Unavailable,
         chunk_count: int,
         last_by_cell: dict[CellId, ExecutionId],
         *,
@@ -52,16 +55,26 @@ class Pages:
         ledger: Ledger,
         watchers: Watchers,
     ) -> None:
-        self.document = document
-        self._stored = document.heads
+        """`document`: it, or why there is none; then all that needs it is refused so."""
         self.on_stored: set[Callable[[], None]] = set()
         """Called when a change of the document is on disk."""
+        self._document = document
+        self._stored = [] if isinstance(document, Unavailable) else document.heads
+        self._unknown = False
+        """Whether the document in memory may be another one than what is stored."""
         self.last_by_cell = last_by_cell
         """Each cell's last execution that was started."""
         self.notebook, self._chunks = notebook, chunk_count
         self.blobs = store.blobs
         """Large parts of outputs."""
         self._store, self._journal, self._ledger, self._watchers = store, journal, ledger, watchers
+
+    @property
+    def document(self) -> Document:
+        """The document. Raises Unavailable where there is none."""
+        if isinstance(self._document, Unavailable):
+            raise self._document.with_traceback(None)
+        return self._document
 
     async def edit(
         self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
@@ -125,11 +138,11 @@ class Pages:
 
     async def take_back(self, failed: BaseException) -> None:
         """After an edit or its commit failed: goes back to the document as it is stored."""
-        if isinstance(failed, Refused | IntegrityError) and self.document.heads == self._stored:
+        if isinstance(self._document, Unavailable):
+            return  # nothing could be edited
+        if isinstance(failed, Refused | IntegrityError) and self._document.heads == self._stored:
             return  # it was refused before anything was written
-        chunks = await self._store.read(partial(records.chunks, key=self.notebook))
-        self.document = await asyncio.to_thread(Document.load, chunks)
-        self._stored = self.document.heads
+        await self._read_again()
 
     async def join(self, cells: list[DocumentCell]) -> list[Cell]:
         """Cells with the executions that they show, from memory or from the store."""
@@ -160,11 +173,31 @@ class Pages:
         newest = (self.last_by_cell if last is None else last).get(cell.cell_id)
         return newest if cell.cell_type == "code" and newest != cell.cleared else None
 
+    async def _read_again(self) -> None:
+        """The document as it is stored. Where that fails there is none, until a later edit finds it readable."""
+        self._unknown = True
+        try:
+            chunks = await self._store.read(partial(records.chunks, key=self.notebook))
+            self._document = await asyncio.to_thread(Document.load, chunks)
+        except (StoreFailed, DocumentDamaged) as failed:
+            log.error("a document cannot be read back", notebook_key=self.notebook, why=str(failed))
+            self._document = Unavailable(f"the notebook's document cannot be read back: {failed}")
+            return
+        self._stored, self._unknown = self._document.heads, False
+
     async def _apply(self, edit: Callable[[Document], None], size: int) -> None:
-        if size > _LARGE_EDIT:
-            await asyncio.to_thread(edit, self.document)
-        else:
-            edit(self.document)
+        if self._unknown:
+            await self._read_again()
+        try:
+            if size > _LARGE_EDIT:
+                await asyncio.to_thread(edit, self.document)
+            else:
+                edit(self.document)
+        except BaseException as failed:
+            if isinstance(failed, Exception | asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+                raise
+            # automerge panics with exceptions that are no Exception; one must not end the room
+            raise DocumentDamaged(f"automerge cannot go on with the document: {failed}") from failed
 
     def _note_stored(self, chunks: int, heads: list[bytes], touched: Touched) -> None:
         self._chunks, self._stored = chunks, heads

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.hot import Hot
@@ -90,6 +91,18 @@ def chunks(connection: Connection, key: NotebookKey) -> list[bytes]:
         select(document_chunks.c.chunk).where(document_chunks.c.notebook_key == key).order_by(document_chunks.c.number)
     )
     return list(rows.scalars())
+
+
+def readable_chunks(connection: Connection, key: NotebookKey) -> list[bytes]:
+    """The same as far as it can be read, where the database is damaged."""
+    found: list[bytes] = []
+    rows = select(document_chunks.c.chunk).where(document_chunks.c.notebook_key == key)
+    try:
+        for chunk in connection.execute(rows.order_by(document_chunks.c.number)).scalars():
+            found.append(chunk)  # noqa: PERF402 - what came before a failure counts
+    except DBAPIError:
+        pass  # the caller knows why: it asked for all of it first
+    return found
 
 
 def chunk_count(connection: Connection, key: NotebookKey) -> int:

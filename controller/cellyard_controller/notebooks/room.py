@@ -17,7 +17,7 @@ import structlog
 
 from cellyard_controller import faults
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NoKernel, Stopping
+from cellyard_controller.errors import NoKernel, Stopping, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.calls import Answer
@@ -61,7 +61,7 @@ class Room:
     def __init__(
         self,
         record: NotebookRecord,
-        document: Document,
+        document: Document | Unavailable,
         chunk_count: int,
         last_by_cell: dict[CellId, ExecutionId],
         *,
@@ -71,6 +71,7 @@ class Room:
         config: Config,
         replicas: ReplicaWorker,
     ) -> None:
+        """`document`: it, or why there is none; executions and kernel do without."""
         self.key: NotebookKey = record.key
         self.ref: NotebookRef = record.ref
         self._store, self._config = store, config

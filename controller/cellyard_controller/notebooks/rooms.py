@@ -25,7 +25,7 @@ from cellyard_controller.errors import (
 from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
-from cellyard_controller.notebooks import records
+from cellyard_controller.notebooks import records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
 from cellyard_controller.notebooks.room import Room
@@ -35,7 +35,7 @@ from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import Store, StoreDamaged, StoreFailed
 from cellyard_controller.store.blobs import is_digest
 
 Lost = tuple[EndReason, str]
@@ -90,7 +90,11 @@ class Rooms:
             stored = claimed.get(key)
             sandbox = self._supervisor.find(stored.sandbox_id) if stored else None
             committed = stored.committed_number if stored else 0
-            seat = await self._open(record, sandbox, committed, lost.get(key, LOST))
+            try:
+                seat = await self._open(record, sandbox, committed, lost.get(key, LOST))
+            except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
+                log.error("a notebook cannot be read", notebook=record.ref.notebook_id, why=str(damaged))
+                continue
             if sandbox is not None:
                 sandbox.notebook = record.ref
                 await sandbox.link.open()
@@ -138,6 +142,7 @@ class Rooms:
             try:
                 await self._end(seat)
                 await self._store.write(partial(records.remove, key=room.key))
+                await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
                 over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
             finally:
                 room.watchers.end(over)
@@ -183,17 +188,9 @@ class Rooms:
         self, record: records.NotebookRecord, sandbox: Sandbox | None = None, committed: int = 0, lost: Lost = LOST
     ) -> _Seat:
         key: NotebookKey = record.key
-        chunks = await self._store.read(partial(records.chunks, key=key))
-        try:
-            document = await asyncio.to_thread(Document.load, chunks)
-        except TooNew as new:
-            raise Unavailable(f"notebook {record.ref.notebook_id!r} needs a later release: {new}") from new
-        except DocumentDamaged as damaged:
-            log.error("a document is damaged", notebook=record.ref.notebook_id, why=str(damaged))
-            raise Unavailable(f"the document of notebook {record.ref.notebook_id!r} is damaged: {damaged}") from damaged
         room = Room(
             record,
-            document,
+            await self._document(record),
             await self._store.read(partial(records.chunk_count, key=key)),
             await self._store.read(partial(execution_records.last_by_cell, notebook=key)),
             store=self._store,
@@ -206,6 +203,33 @@ class Rooms:
         seat = _Seat(room, asyncio.ensure_future(room.run()))
         self._seats[record.ref] = seat
         return seat
+
+    async def _document(self, record: records.NotebookRecord) -> Document | Unavailable:
+        """The notebook's document, or why there is none to be had: one that is damaged is set aside."""
+        notebook_id = record.ref.notebook_id
+        chunks: list[bytes] = []
+        try:
+            chunks = await self._store.read(partial(records.chunks, key=record.key))
+            return await asyncio.to_thread(Document.load, chunks)
+        except TooNew as new:
+            return Unavailable(f"notebook {notebook_id!r} needs a later release: {new}", notebook_id=notebook_id)
+        except DocumentDamaged as damaged:
+            why, then = str(damaged), "deleting the notebook removes all of it"
+        except StoreDamaged as damaged:
+            why, then = str(damaged), "the database itself is to be repaired, while the controller is stopped"
+            chunks = await self._store.read(partial(records.readable_chunks, key=record.key))
+        try:
+            keep = partial(set_aside.keep, self._config.data, record.key, notebook_id, chunks)
+            kept = str(await asyncio.to_thread(keep))
+        except OSError as failed:
+            kept = f"the database alone ({failed.strerror})"
+        log.error("a document is damaged", notebook=notebook_id, tenant=record.ref.tenant, why=why, set_aside=kept)
+        return Unavailable(
+            f"the document of notebook {notebook_id!r} is damaged: {why}. What is stored of it is kept in {kept}; "
+            f"its executions can be read; {then}",
+            notebook_id=notebook_id,
+            set_aside=kept,
+        )
 
     def _drop_later(self, ref: NotebookRef, seat: _Seat) -> None:
         """A room that nobody is in and that is at rest goes; one that is not is looked at again later."""

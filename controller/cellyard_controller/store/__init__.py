@@ -6,6 +6,6 @@ connections of their own. Large parts of outputs are files beside the database.
 """
 
 from cellyard_controller.store.database import Store
-from cellyard_controller.store.errors import StoreFailed
+from cellyard_controller.store.errors import StoreDamaged, StoreFailed
 
-__all__ = ["Store", "StoreFailed"]
+__all__ = ["Store", "StoreDamaged", "StoreFailed"]

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cellyard_controller.store import migrations, schema
 from cellyard_controller.store.blobs import Blobs
-from cellyard_controller.store.errors import StoreFailed
+from cellyard_controller.store.errors import StoreDamaged, StoreFailed
 
 T = TypeVar("T")
 
@@ -54,8 +54,16 @@ class Store:
         self.controller_id = ""
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Opens or makes the database. Blocks; raises StoreFailed with what is wrong and what to do."""
+    def open(cls, path: Path, *, used: bool = False) -> Store:
+        """Opens or makes the database. Blocks; raises StoreFailed with what is wrong and what to do.
+
+        `used`: its folder was in use before, so an empty file is one that has lost its content, and no new one.
+        """
+        if used and path.exists() and not path.stat().st_size:
+            raise StoreFailed(
+                f"the database {path} is empty, although its folder was in use: put a copy of it there, "
+                "or remove the file to begin anew"
+            )
         store = cls(path)
         try:
             with store._write_engine.begin() as connection:
@@ -92,7 +100,8 @@ class Store:
                 with self._read_engine.connect() as connection:
                     return work(connection)
             except DBAPIError as failed:
-                raise StoreFailed(f"the store cannot be read: {_cause(failed)}") from failed
+                error = StoreDamaged if is_damage(failed) else StoreFailed
+                raise error(f"the store cannot be read: {_cause(failed)}") from failed
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
@@ -161,6 +170,8 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
     except IntegrityError as conflict:  # of the only job
         return [(jobs[0], None, conflict)]
     except (DBAPIError, sqlite3.Error) as failed:
+        if len(jobs) > 1 and is_damage(broken or failed):  # it is in one job's way, not in everybody's
+            return [outcome for job in jobs for outcome in _commit(connection, [job])]
         error = StoreFailed(f"the store does not take writes: {_cause(broken or failed)}")
         return [(job, None, error) for job in jobs]
     except Exception as refused:  # of the only job
@@ -240,6 +251,13 @@ def _prepare(connection: Connection) -> str:
             f"{schema.SCHEMA_VERSION}): use that version or a data folder of its own"
         )
     return str(stored["controller_id"])
+
+
+def is_damage(failed: BaseException) -> bool:
+    """Whether SQLite says that the file itself is damaged, rather than that it cannot get at it."""
+    cause = failed.orig if isinstance(failed, DBAPIError) else failed
+    code = getattr(cause, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _cause(failed: BaseException) -> str:

@@ -360,3 +360,15 @@ async def test_a_large_source_is_light(notebook: Notebook) -> None:
     await notebook.call("SpliceSource", cell_id="c", text="yz")
     assert (await notebook.cell("c")).source[-4:] == "xxyz"
     assert time.monotonic() - started < 5  # as Text it takes half a minute
+
+
+async def test_a_notebook_that_nobody_uses_is_not_kept_in_memory(yard: Yard) -> None:
+    stubs = await yard.start()
+    rooms = yard.controller.rooms
+    for number in range(3):
+        name = f"nb-{number}"
+        await stubs.notebooks.CreateCell(nb.CreateCellRequest(notebook_id=name, cell_id="c", source="1"))
+        assert rooms.unused_since is not None, "no room is left"
+        await stubs.notebooks.GetCell(nb.GetCellRequest(notebook_id=name, cell_id="c"))
+        assert rooms.unused_since is not None
+    assert not rooms._opening

@@ -312,7 +312,7 @@ class AgainstAList(RuleBasedStateMachine):
         self.made = 0
 
     def stored(self) -> None:
-        self.chunks.append(self.document.take_change())
+        self.chunks += filter(None, [self.document.take_change()])
 
     def replace(self, at: int, **values: Any) -> None:
         old = self.model[at]

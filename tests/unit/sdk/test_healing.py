@@ -10,8 +10,8 @@ def test_pauses_grow_to_half_a_second_and_end_with_the_budget() -> None:
     while (pause := healing.next_pause(now)) is not None:
         pauses.append(pause)
         now += pause
-    assert pauses[:6] == [0.02, 0.04, 0.08, 0.16, 0.32, 0.5]
-    assert max(pauses) == 0.5
+    assert pauses[:6] == [0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
+    assert max(pauses) == 0.25
     assert now == 130.0
 
 

@@ -112,3 +112,14 @@ def test_a_later_schema_is_refused(tmp_path: Path) -> None:
     raw.close()
     with pytest.raises(StoreFailed, match="later version"):
         Store.open(tmp_path / "db.sqlite")
+
+
+async def test_every_commit_is_synced(store: Store) -> None:
+    """The settings that "survives the loss of power" rests on; tests/chaos/test_power.py shows what they do."""
+
+    def pragmas(connection: Connection) -> tuple[str, int]:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        return mode, connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
+
+    full = 2
+    assert await store.write(pragmas) == ("wal", full)
