@@ -35,7 +35,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         ref = requests.notebook(message.notebook_id, caller, self._config)
         order = self._order(message, caller)
         async with self._rooms.use(ref) as room:
-            accepted = await room.execute(order)
+            accepted = await room.runs.execute(order)
             yield pb.ExecutionEvent(accepted=responses.execution(ref, accepted))
             async for event in _events(room, accepted.execution_id, 0, order.session_id):
                 yield event
@@ -46,7 +46,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         ref = requests.notebook(message.notebook_id, caller, self._config)
         order = self._order(message, caller)
         async with self._rooms.use(ref) as room:
-            return responses.execution(ref, await room.execute(order))
+            return responses.execution(ref, await room.runs.execute(order))
 
     @stream
     async def Attach(  # noqa: N802
@@ -57,7 +57,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         execution_id = ExecutionId(message.execution_id)
         session = requests.session(message.session_id, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            found = await room.execution(execution_id)
+            found = await room.runs.get(execution_id)
             yield pb.ExecutionEvent(accepted=responses.execution(ref, found))
             async for event in _events(room, execution_id, message.after_seq, session):
                 yield event
@@ -67,7 +67,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         """One execution with its outputs."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.execution(ref, await room.execution(ExecutionId(message.execution_id)))
+            return responses.execution(ref, await room.runs.get(ExecutionId(message.execution_id)))
 
     @unary
     async def List(self, message: pb.ListExecutions, caller: Caller) -> pb.ListExecutionsResponse:  # noqa: N802
@@ -77,7 +77,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
             raise InvalidRequest(f"a limit is not negative: {message.limit}")
         before = ExecutionId(message.before_execution_id) if message.before_execution_id else None
         async with self._rooms.use(ref, create=False) as room:
-            found = await room.executions(min(message.limit or 100, _MAX_LISTED), before)
+            found = await room.runs.recent(min(message.limit or 100, _MAX_LISTED), before)
         return pb.ListExecutionsResponse(executions=[responses.execution(ref, each) for each in found])
 
     @unary
@@ -86,7 +86,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         ref = requests.notebook(message.notebook_id, caller, self._config)
         request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.execution(ref, await room.cancel(request, ExecutionId(message.execution_id)))
+            return responses.execution(ref, await room.runs.cancel(request, ExecutionId(message.execution_id)))
 
     @unary
     async def Answer(self, message: pb.AnswerCall, caller: Caller) -> pb.AnswerCallResponse:  # noqa: N802
@@ -96,7 +96,7 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
         if message.request_id:
             requests.identifier(message.request_id, "the request id", self._config.limits)
         async with self._rooms.use(ref, create=False) as room:
-            accepted = await room.answer_call(
+            accepted = await room.runs.answer(
                 ExecutionId(message.execution_id), message.call_id, message.request_id, answer
             )
         return pb.AnswerCallResponse(accepted=accepted)
@@ -144,6 +144,6 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
 async def _events(
     room: Room, execution_id: ExecutionId, after_seq: int, session: SessionId
 ) -> AsyncIterator[pb.ExecutionEvent]:
-    async with aclosing(room.follow(execution_id, after_seq, session)) as happening:
+    async with aclosing(room.runs.follow(execution_id, after_seq, session)) as happening:
         async for item in happening:
             yield responses.event(item)

@@ -30,7 +30,7 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         settings = requests.kernel_settings(message.settings, caller, self._config)
         session = requests.session(message.session_id, self._config)
         async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
-            async for item in room.start_kernel(session, settings):
+            async for item in room.driving.start(session, settings):
                 if isinstance(item, KernelView):
                     yield pb.KernelEvent(kernel=responses.kernel(item))
                 else:
@@ -41,14 +41,14 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         """The kernel as it stands."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.kernel(await room.kernel())
+            return responses.kernel(await room.driving.view())
 
     @unary
     async def Shutdown(self, message: pb.ShutdownKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
         """Ends the kernel."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.kernel(await room.shutdown_kernel())
+            return responses.kernel(await room.driving.shut_down())
 
     @unary
     async def Interrupt(self, message: pb.InterruptKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
@@ -60,7 +60,7 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
             requests.seconds(message.restart_after_s, "restart_after") if message.HasField("restart_after_s") else None
         )
         async with self._rooms.use(ref, create=False) as room:
-            return responses.kernel(await room.interrupt(request, session, restart))
+            return responses.kernel(await room.driving.interrupt(request, session, restart))
 
     @unary
     async def Restart(self, message: pb.RestartKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
@@ -69,7 +69,7 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         request = requests.request(message, message.request_id, self._config)
         session = requests.session(message.session_id, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.kernel(await room.restart_kernel(request, session))
+            return responses.kernel(await room.driving.restart(request, session))
 
     @unary
     async def Complete(self, message: pb.CompleteRequest, caller: Caller) -> pb.CompleteResponse:  # noqa: N802
@@ -96,7 +96,7 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         request = requests.request(message, message.request_id, self._config)
         said = requests.comm(message.comm, self._config.limits)
         async with self._rooms.use(ref, create=False) as room:
-            await room.send_comm(request, said)
+            await room.driving.send_comm(request, said)
         return pb.SendCommResponse()
 
     async def _place(
@@ -109,4 +109,4 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
     async def _question(self, notebook_id: str, question: Question, caller: Caller) -> dict[str, Any]:
         ref = requests.notebook(notebook_id, caller, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return await room.question(question)
+            return await room.driving.question(question)

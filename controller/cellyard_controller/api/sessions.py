@@ -53,12 +53,12 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
             requests.identifier(message.session_id, "the session id", self._config.limits), self._config
         )
         async with self._rooms.use(ref) as room:
-            await room.attach_session(session, used_kernel=message.used_kernel)
+            await room.driving.attach_session(session, used_kernel=message.used_kernel)
             try:
                 yield pb.AttachedSession()
                 await self.access.stopping.wait()  # or until the client goes
             finally:
-                room.detach_session(session)
+                room.driving.detach_session(session)
 
     @unary
     async def Close(self, message: pb.CloseSession, caller: Caller) -> pb.CloseSessionResponse:  # noqa: N802
@@ -66,7 +66,7 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
         ref = requests.notebook(message.notebook_id, caller, self._config)
         try:
             async with self._rooms.use(ref, create=False) as room:
-                shut_down = await room.close_session(requests.session(message.session_id, self._config))
+                shut_down = await room.driving.close_session(requests.session(message.session_id, self._config))
         except NotebookNotFound:
             shut_down = False
         return pb.CloseSessionResponse(kernel_shut_down=shut_down)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cellyard_controller import json_text
 from cellyard_controller.errors import InvalidRequest
@@ -21,6 +21,7 @@ from cellyard_controller.ids import CellId
 from cellyard_controller.notebooks import nbformat
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Document, DocumentCell, Splice
 from cellyard_controller.notebooks.exchange import Draft, nb_cell
+from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Cell, Pages
@@ -33,12 +34,6 @@ T = TypeVar("T")
 
 _EXPORTED_AT_ONCE = 10
 """Cells whose outputs are in memory at a time."""
-
-
-class Ask(Protocol):
-    """Has work done in the room's task."""
-
-    async def __call__(self, work: Callable[[], Awaitable[T]], /) -> T: ...
 
 
 class Editor:

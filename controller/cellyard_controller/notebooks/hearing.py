@@ -14,7 +14,7 @@ from cellyard_controller.errors import NoAnswer, NoKernel
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import SandboxId
-from cellyard_controller.notebooks.editor import Ask
+from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Ledger
 from cellyard_controller.notebooks.runner import Runner

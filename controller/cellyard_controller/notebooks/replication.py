@@ -24,7 +24,8 @@ from cellyard_controller.config import ReplicasConfig
 from cellyard_controller.errors import InvalidRequest, QuotaExceeded, Stopping, Unavailable
 from cellyard_controller.ids import NotebookKey, NotebookRef
 from cellyard_controller.notebooks import records
-from cellyard_controller.notebooks.editor import Ask, Editor
+from cellyard_controller.notebooks.editor import Editor
+from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.replicas.actors import Actors
 from cellyard_controller.replicas.merging import Merged

@@ -136,7 +136,7 @@ class Rooms:
     async def delete(self, ref: NotebookRef) -> None:
         """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""
         async with self.use(ref, create=False) as room:
-            await room.shutdown_kernel(EndReason.SHUTDOWN, "the notebook was deleted")
+            await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
             seat = self._seats.pop(ref)
             over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
             try:

@@ -17,7 +17,7 @@ from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Event, Execution, Notice
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, ExecutionId
-from cellyard_controller.notebooks.editor import Ask
+from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel, KernelView
 from cellyard_controller.notebooks.ledger import Ledger
 from cellyard_controller.notebooks.pages import Pages

@@ -1,0 +1,96 @@
+"""The messages of one room, and the one task that handles them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from cellyard_controller.errors import Stopping
+
+T = TypeVar("T")
+Work = Callable[[], Awaitable[Any]]
+
+log = structlog.get_logger()
+
+
+class Ask(Protocol):
+    """Has work done in the room's task."""
+
+    async def __call__(self, work: Callable[[], Awaitable[T]], /) -> T: ...
+
+
+class Inbox:
+    """Work for one room: handled one after the other, in the order in which it came."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: the notebook's, for the log."""
+        self._name = name
+        self._waiting: asyncio.Queue[tuple[Work, asyncio.Future[Any] | None]] = asyncio.Queue()
+        self._stopped = self._closed = False
+        self._beside: set[asyncio.Task[None]] = set()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits, and nothing runs beside it that will report back."""
+        return self._waiting.empty() and not self._beside
+
+    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Has work done and returns what became of it. Raises Stopping where nothing is done any more."""
+        if self._closed:
+            raise Stopping("the controller is stopping")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((work, answer))
+        return await answer
+
+    def post(self, work: Work) -> None:
+        """Has work done; nobody waits for it."""
+        self._waiting.put_nowait((work, None))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs something beside the room's task. It ends with the room."""
+        task = asyncio.ensure_future(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+        return task
+
+    async def handle(self, after_each: Callable[[], None]) -> None:
+        """Handles work until `stop`: this is the room's task."""
+        while not self._stopped:
+            work, answer = await self._waiting.get()
+            if answer is not None and answer.done():
+                continue  # nobody waits any more, and nothing of it was promised
+            try:
+                result = await work()
+            except Exception as failed:  # a refusal goes to who asked; a defect must not end the room
+                if answer is None:
+                    log.exception("a message to a room failed", notebook=self._name)
+                elif not answer.done():
+                    answer.set_exception(failed)
+            else:
+                if answer is not None and not answer.done():
+                    answer.set_result(result)
+            after_each()
+
+    def stop(self) -> None:
+        """Ends `handle` after the work in hand: one cut in the middle of a commit could not know what is stored."""
+
+        async def work() -> None:
+            self._stopped = True
+
+        self.post(work)
+
+    async def close(self) -> None:
+        """Does what nobody waits for and refuses the rest. `handle` has ended before."""
+        for task in list(self._beside):
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        self._closed = True
+        while not self._waiting.empty():  # a sandbox's end may have come while the controller stops
+            work, answer = self._waiting.get_nowait()
+            if answer is None:
+                await work()
+            elif not answer.done():
+                answer.set_exception(Stopping("the controller is stopping"))

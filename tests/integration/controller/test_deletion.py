@@ -1,0 +1,53 @@
+"""A notebook that is deleted leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+from cellyard_controller import upkeep
+from cellyard.controller._store.schema import metadata
+from cellyard_proto.v1 import notebooks_pb2 as nb
+
+from .conftest import Yard
+
+MARK = "only-in-this-notebook"
+FILLED = ("notebooks", "document_chunks", "executions", "event_batches", "displays", "widgets", "blob_uses")
+KEPT = ("requests", "sandboxes")
+"""That requests were made (hashes and ids, for a day), and that there was a sandbox."""
+
+
+def rows(data: Path) -> dict[str, int]:
+    """How many rows each table has, but for those of which some are kept."""
+    with sqlite3.connect(data / "cellyard.sqlite") as connection:
+        names = [table.name for table in metadata.sorted_tables if table.name not in KEPT]
+        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}
+
+
+def holding(data: Path, text: str) -> list[str]:
+    """The files that hold a text."""
+    return [path.name for path in data.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+async def test_nothing_of_a_deleted_notebook_is_left(yard: Yard) -> None:
+    stubs = await yard.start()
+    data = yard.folder / "data"
+    before = rows(data)
+    await stubs.run("nb", f"print {MARK}\ndisplay one {MARK}\nvalue {json.dumps(MARK)}")
+    await stubs.run("nb", f"html {'x' * 100_000}{MARK}")
+    await stubs.run("nb", f'comm one {{"state": {{"_model_name": "{MARK}"}}}}')
+    await stubs.notebooks.SetMetadata(nb.SetMetadataRequest(notebook_id="nb", request_id="r", key="k", value=MARK))
+    there = rows(data)
+    assert [name for name in FILLED if there[name] == before[name]] == []
+    assert holding(data / "blobs", MARK)
+    await stubs.notebooks.Delete(nb.DeleteNotebook(notebook_id="nb", request_id="delete"))
+    await upkeep.once(yard.controller._store, time.time())
+    assert rows(data) == before
+    assert list((data / "blobs").glob("*/*")) == []
+    await yard.stop()
+    with sqlite3.connect(data / "cellyard.sqlite") as connection:
+        connection.execute("VACUUM")  # what was deleted may stay in pages that are not used yet
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert holding(data, MARK) == []
