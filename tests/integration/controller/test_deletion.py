@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from cellyard_controller import upkeep
-from cellyard.controller._store.schema import metadata
+from cellyard_controller.store.schema import metadata
 from cellyard_proto.v1 import notebooks_pb2 as nb
 
 from .conftest import Yard
