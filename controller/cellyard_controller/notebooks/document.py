@@ -15,58 +15,47 @@ change, handed out by `take_change` for the store. Not thread-safe: the room's t
 
 from __future__ import annotations
 
-import hashlib
 import json
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from automerge import core
 from fractional_indexing import generate_n_keys_between
 
-from cellyard_controller.errors import CellChanged, CellNotFound, InvalidRequest
+from cellyard_controller.errors import CellChanged, InvalidRequest
 from cellyard_controller.ids import CellId, ExecutionId
 from cellyard_controller.notebooks import document_touched, document_versions
+from cellyard_controller.notebooks.document_reading import (
+    CELL_TYPES,
+    NBFORMAT_MINOR,
+    NOTEBOOK_METADATA,
+    DocumentCell,
+    DocumentDamaged,
+    Reading,
+)
 from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.document_versions import TooNew
-from cellyard_proto.document import schema, sync
-from cellyard_proto.document.schema import key_name, stored_key
-from cellyard_proto.document.text import Sources, span
+from cellyard_proto.document import sync
+from cellyard_proto.document.schema import stored_key
+from cellyard_proto.document.text import span
 
-CELL_TYPES = schema.CELL_TYPES
-NOTEBOOK_METADATA = schema.NOTEBOOK_METADATA
-"""The key of the notebook's metadata that is nbformat's, a JSON object."""
-NBFORMAT_MINOR = 5
-"""What a notebook is exported as where it was not imported as something else."""
+__all__ = [
+    "CELL_TYPES",
+    "NBFORMAT_MINOR",
+    "NOTEBOOK_METADATA",
+    "Document",
+    "DocumentCell",
+    "DocumentDamaged",
+    "Splice",
+]
+
 _TAKEN_AT_ONCE = 50
 """A replica's changes in one call: the interpreter's lock is held meanwhile."""
 _ROOT = core.ROOT
 _Str, _Int = core.ScalarType.Str, core.ScalarType.Int
-
-
-class DocumentDamaged(Exception):
-    """The stored bytes are no document of this kind."""
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentCell:
-    """A cell as the document has it."""
-
-    cell_id: CellId
-    cell_type: str
-    source: str
-    metadata: dict[str, Any] = field(default_factory=dict)
-    attachments: dict[str, Any] | None = None
-    """As nbformat has them; None where there are none."""
-    cleared: ExecutionId | None = None
-    """The execution whose outputs the cell does not show."""
-
-    @property
-    def version(self) -> str:
-        """Changes with the source; for compare-and-set."""
-        return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +70,12 @@ class Splice:
     """What the source may have afterwards."""
 
 
-class Document:
+class Document(Reading):
     """One notebook's document."""
 
     def __init__(self, document: core.Document) -> None:
-        self._document = document
+        super().__init__(document)
         self._taken: list[bytes] = document.get_heads()
-        self._cells = self._map(_ROOT, "cells")
-        self._metadata = self._map(_ROOT, "metadata")
-        # Sorted (position, cell id): reading every position for every new cell would slow long notebooks down.
-        self._order = sorted(
-            (self._text(self._find(CellId(cell)), "position"), cell) for cell in document.keys(self._cells)
-        )
-        self._sources = Sources(document, (self._find(cell_id) for cell_id in self.cell_ids()))
         # What was touched here since one state up to another one: of what others did, automerge is asked.
         self._touched, self._touched_since, self._touched_until = Touched(), self._taken, self._taken
 
@@ -142,11 +124,6 @@ class Document:
         self._touched, self._touched_since, self._touched_until = Touched(), self._taken, self._taken
         return b"".join(change.bytes for change in changes)
 
-    @property
-    def heads(self) -> list[bytes]:
-        """Names the state that the document is in."""
-        return self._document.get_heads()
-
     def touched(self, since: list[bytes]) -> Touched:
         """What is another than in an earlier state, which is named by its heads. Ask before `take_change`."""
         now = self._document.get_heads()
@@ -173,59 +150,6 @@ class Document:
         here = [cell_id for cell_id in touched if self.has_cell(cell_id)]
         kept = [place for place in self._order if place[1] not in touched]
         self._order = sorted(kept + [(self._text(self._find(cell_id), "position"), cell_id) for cell_id in here])
-
-    # Reading
-
-    def cell_ids(self) -> list[CellId]:
-        """Ids in document order."""
-        return [CellId(cell_id) for _, cell_id in self._order]
-
-    def cells(self) -> list[DocumentCell]:
-        """All cells in document order."""
-        return [self.cell(cell_id) for cell_id in self.cell_ids()]
-
-    def has_cell(self, cell_id: CellId) -> bool:
-        """Whether the cell is there."""
-        return self._document.get(self._cells, cell_id) is not None
-
-    def cell(self, cell_id: CellId, at: list[bytes] | None = None) -> DocumentCell:
-        """One cell, as it is or as it was in the state that these heads name. Raises CellNotFound."""
-        found = self._find(cell_id, at)
-        metadata = self._map(found, "metadata", at)
-        attachments = self._maybe(found, "attachments", at)
-        cleared = self._maybe(found, "cleared", at)
-        keys = self._document.keys(metadata, at)
-        return DocumentCell(
-            cell_id=cell_id,
-            cell_type=self._text(found, "type", at),
-            source=self._sources.read(found, at),
-            metadata={key_name(key): json.loads(self._text(metadata, key, at)) for key in keys},
-            attachments=None if attachments is None else json.loads(attachments),
-            cleared=None if cleared is None else ExecutionId(cleared),
-        )
-
-    def place(self, cell_id: CellId) -> tuple[int, CellId | None]:
-        """Where a cell stands, from 0, and the cell before it. Raises CellNotFound."""
-        at = self._place(cell_id)
-        return at, CellId(self._order[at - 1][1]) if at else None
-
-    def source_length(self, cell_id: CellId) -> int:
-        """Characters of a cell's source. Raises CellNotFound."""
-        return self._sources.length(self._find(cell_id))
-
-    def metadata(self, key: str, at: list[bytes] | None = None) -> str | None:
-        """One value of the notebook's metadata, None where it is not set; `at` as for `cell`."""
-        return self._maybe(self._metadata, key, at)
-
-    def metadata_keys(self) -> list[str]:
-        """The keys of the notebook's metadata."""
-        return self._document.keys(self._metadata)
-
-    @property
-    def nbformat_minor(self) -> int:
-        """The minor version of nbformat that the notebook is exported as."""
-        found = self._document.get(_ROOT, "nbformat_minor")
-        return NBFORMAT_MINOR if found is None else int(cast("tuple[Any, int]", found[0])[1])
 
     # Writing
 
@@ -356,30 +280,6 @@ class Document:
         if told:
             self._touched_until = self._document.get_heads()
 
-    def _map(self, parent: bytes, key: str, at: list[bytes] | None = None) -> bytes:
-        found = self._document.get(parent, key, at)
-        if found is None or found[0] != core.ObjType.Map:
-            raise DocumentDamaged(f"the document has no map {key!r}")
-        return found[1]
-
-    def _find(self, cell_id: CellId, at: list[bytes] | None = None) -> bytes:
-        found = self._document.get(self._cells, cell_id, at)
-        if found is None:
-            raise CellNotFound(f"cell {cell_id!r} not found", cell_id=cell_id)
-        return found[1]
-
-    def _text_lengths(self, cell_ids: Collection[CellId]) -> int:
-        return sum(self._sources.text_length(self._find(cell_id)) for cell_id in cell_ids if self.has_cell(cell_id))
-
-    def _maybe(self, parent: bytes, key: str, at: list[bytes] | None = None) -> str | None:
-        found = self._document.get(parent, key, at)
-        return None if found is None else str(cast("tuple[core.ScalarType, core.ScalarValue]", found[0])[1])
-
-    def _text(self, parent: bytes, key: str, at: list[bytes] | None = None) -> str:
-        found = self._maybe(parent, key, at)
-        assert found is not None
-        return found
-
     def _put_text(self, change: core.Transaction, parent: bytes, key: str, value: str) -> None:
         if self._maybe(parent, key) != value:
             change.put(parent, key, _Str, value)
@@ -408,10 +308,6 @@ class Document:
             with self._change() as change:
                 self._sources.splice(change, self._find(cell_id), start, end, new)
             self._touched.cell(cell_id)
-
-    def _place(self, cell_id: CellId) -> int:
-        """Where a cell stands in the order. Raises CellNotFound."""
-        return bisect_left(self._order, (self._text(self._find(cell_id), "position"), cell_id))
 
     def _position(self, change: core.Transaction, at: int) -> str:
         """A position for what comes to stand at `at` in the order."""
