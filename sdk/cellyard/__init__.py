@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         Snapshot,
         Started,
         Waiting,
+        Warned,
     )
     from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
@@ -130,6 +131,7 @@ __all__ = [
     "Unauthenticated",
     "Usage",
     "Waiting",
+    "Warned",
     "__version__",
 ]
 
@@ -162,6 +164,7 @@ _HOMES = {
         "Snapshot",
         "Started",
         "Waiting",
+        "Warned",
     ),
     "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),

@@ -57,6 +57,9 @@ class ExecutionView:
             case "input_requested":
                 asked = message.input_requested
                 return events.InputRequested(asked.prompt, asked.password, asked.call_id, message.seq)
+            case "warning":
+                said = message.warning
+                return events.Warned(said.kind, said.message, dict(said.details), message.seq)
             case "finished":
                 return self._finished(message.finished)
         return None

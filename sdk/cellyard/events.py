@@ -101,6 +101,17 @@ class InputRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something about the sandbox that whoever runs the code should know. No output of the code."""
+
+    kind: str
+    """A word for programs: "memory", "network_denied"."""
+    message: str
+    details: dict[str, str]
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The end, with everything that was shown; always the last event."""
 
@@ -121,6 +132,7 @@ Event: TypeAlias = (
     | DisplayUpdated
     | HostCalled
     | InputRequested
+    | Warned
     | Finished
 )
 """Everything that `stream_execute` may give."""

@@ -203,5 +203,6 @@ _BODY: dict[str, Any] = {
         call_id=body["call_id"], name=body["name"], args_json=body["args"], kwargs_json=body["kwargs"]
     ),
     "input_requested": lambda body: calls_pb2.InputRequested(**body),
+    "warning": lambda body: outputs_pb2.Warning(**body),
     "call_ended": lambda body: ex.CallEnded(call_id=body["call_id"]),
 }

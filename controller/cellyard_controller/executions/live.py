@@ -11,11 +11,22 @@ from cellyard_controller.executions.calls import Answer, Calls
 from cellyard_controller.executions.log import EventLog, Fetch, Hear
 from cellyard_controller.executions.model import End, Event, Execution, State
 from cellyard_controller.executions.parts import Parts
-from cellyard_controller.executions.reports import Asked, Called, Clear, Ended, Output, Started, Truncated, Update
+from cellyard_controller.executions.reports import (
+    Asked,
+    Called,
+    Clear,
+    Ended,
+    Output,
+    Started,
+    Truncated,
+    Update,
+    Warned,
+)
 from cellyard_proto.outputs import OutputFold
 
 _SLACK_BYTES = 1024 * 1024
 _SLACK_OUTPUTS = 1000
+_MAX_WARNINGS = 100
 
 
 def finished_body(execution: Execution) -> dict[str, Any]:
@@ -54,6 +65,7 @@ class LiveExecution:
         self._bytes_left = max_bytes + _SLACK_BYTES
         self._outputs_left = max_outputs + _SLACK_OUTPUTS
         self._cut = False
+        self._warnings = 0
 
     @property
     def pending_size(self) -> int:
@@ -99,6 +111,13 @@ class LiveExecution:
             asked = {"call_id": report.call_id, "prompt": report.prompt, "password": report.password}
             self._add("input_requested", asked, len(report.prompt))
         return True
+
+    def warned(self, report: Warned) -> None:
+        """Its sandbox, or what stands before it, has something to say."""
+        if self._warnings < _MAX_WARNINGS:
+            self._warnings += 1
+            body = {"kind": report.kind, "message": report.message, "details": dict(report.details)}
+            self._add("warning", body, len(report.message))
 
     def answer(self, call_id: str, answer: Answer | None, request_id: str = "") -> None:
         """The end of an open call; None where the code waits no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,15 @@ class CommSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something about its sandbox that whoever runs the code should know."""
+
+    kind: str
+    message: str
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """It is over in the sandbox."""
 
@@ -92,7 +102,7 @@ class Ended:
     usage: Usage
 
 
-What = Started | Output | Clear | Update | Truncated | Called | Asked | CommSaid | Ended
+What = Started | Output | Clear | Update | Truncated | Called | Asked | CommSaid | Warned | Ended
 
 
 @dataclass(frozen=True, slots=True)

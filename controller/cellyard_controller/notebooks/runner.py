@@ -28,6 +28,7 @@ from cellyard_controller.executions.reports import (
     Started,
     Truncated,
     Update,
+    Warned,
 )
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, new_execution_id
 from cellyard_controller.notebooks.calling import Calling
@@ -185,6 +186,11 @@ class Runner:
             body = {"stage": stage, "message": message}
             self._journal.live(entry.execution_id).log.tell(Notice("progress", body))
 
+    def warn(self, warning: Warned) -> None:
+        """Tells whoever runs the running cell something; without one there is nobody to tell."""
+        if self.queue.running is not None:
+            self._journal.live(self.queue.running.execution_id).warned(warning)
+
     def overdue(self) -> float | None:
         """When the running cell's timeout has passed so long ago that its agent cannot be keeping time."""
         running = self.queue.running
@@ -228,6 +234,9 @@ class Runner:
             self._calling.called(live, what)
             return True
         if live is None:
+            return False
+        if isinstance(what, Warned):
+            live.warned(what)
             return False
         if isinstance(what, Started):
             queue, _ = q.started(self.queue, report.execution_id)

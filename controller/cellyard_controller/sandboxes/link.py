@@ -30,6 +30,7 @@ from cellyard_controller.executions.reports import (
     Started,
     Truncated,
     Update,
+    Warned,
     What,
 )
 from cellyard_controller.ids import ExecutionId, SandboxId
@@ -408,6 +409,10 @@ def _what(event: pb.Event) -> What:
         return Asked(asked.call_id[:256], asked.prompt, asked.password)
     if kind == "comm":
         return _comm(event.comm)
+    if kind == "warning":
+        said = event.warning
+        details = {key[:64]: value[:256] for key, value in list(said.details.items())[:16]}
+        return Warned(said.kind[:64], said.message[:1000], details)
     if kind == "truncated":
         return Truncated(event.truncated.after_bytes)
     if kind == "ended":

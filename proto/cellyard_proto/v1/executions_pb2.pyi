@@ -435,6 +435,7 @@ class ExecutionEvent(_message.Message):
     HOST_CALL_FIELD_NUMBER: _builtins.int
     INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
     CALL_ENDED_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def accepted(self) -> Global___Execution: ...
@@ -460,6 +461,8 @@ class ExecutionEvent(_message.Message):
     def input_requested(self) -> _calls_pb2.InputRequested: ...
     @_builtins.property
     def call_ended(self) -> Global___CallEnded: ...
+    @_builtins.property
+    def warning(self) -> _outputs_pb2.Warning: ...
     def __init__(
         self,
         *,
@@ -476,12 +479,13 @@ class ExecutionEvent(_message.Message):
         host_call: _calls_pb2.HostCall | None = ...,
         input_requested: _calls_pb2.InputRequested | None = ...,
         call_ended: Global___CallEnded | None = ...,
+        warning: _outputs_pb2.Warning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "started", b"started", "waiting", b"waiting", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "seq", b"seq", "started", b"started", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "call_ended", b"call_ended", "clear_output", b"clear_output", "display_updated", b"display_updated", "event", b"event", "finished", b"finished", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "progress", b"progress", "queued", b"queued", "seq", b"seq", "started", b"started", "waiting", b"waiting", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "queued", "waiting", "progress", "started", "output", "clear_output", "display_updated", "finished", "host_call", "input_requested", "call_ended"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "queued", "waiting", "progress", "started", "output", "clear_output", "display_updated", "finished", "host_call", "input_requested", "call_ended", "warning"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

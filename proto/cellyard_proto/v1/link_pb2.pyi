@@ -811,6 +811,7 @@ class Event(_message.Message):
     HOST_CALL_FIELD_NUMBER: _builtins.int
     INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
     COMM_FIELD_NUMBER: _builtins.int
+    WARNING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     execution_id: _builtins.str
     @_builtins.property
@@ -831,6 +832,8 @@ class Event(_message.Message):
     def input_requested(self) -> _calls_pb2.InputRequested: ...
     @_builtins.property
     def comm(self) -> _outputs_pb2.Comm: ...
+    @_builtins.property
+    def warning(self) -> _outputs_pb2.Warning: ...
     def __init__(
         self,
         *,
@@ -845,12 +848,13 @@ class Event(_message.Message):
         host_call: _calls_pb2.HostCall | None = ...,
         input_requested: _calls_pb2.InputRequested | None = ...,
         comm: _outputs_pb2.Comm | None = ...,
+        warning: _outputs_pb2.Warning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "host_call", b"host_call", "input_requested", b"input_requested", "output", b"output", "started", b"started", "truncated", b"truncated", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "execution_id", b"execution_id", "host_call", b"host_call", "input_requested", b"input_requested", "number", b"number", "output", b"output", "started", b"started", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_output", b"clear_output", "comm", b"comm", "display_updated", b"display_updated", "ended", b"ended", "event", b"event", "execution_id", b"execution_id", "host_call", b"host_call", "input_requested", b"input_requested", "number", b"number", "output", b"output", "started", b"started", "truncated", b"truncated", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "output", "clear_output", "display_updated", "ended", "truncated", "host_call", "input_requested", "comm"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "output", "clear_output", "display_updated", "ended", "truncated", "host_call", "input_requested", "comm", "warning"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
