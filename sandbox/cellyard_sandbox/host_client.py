@@ -11,7 +11,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from cellyard_sandbox import host_frames, values
+from cellyard_proto import values
+from cellyard_sandbox import host_frames
 
 
 class HostError(RuntimeError):
@@ -97,7 +98,7 @@ def _request(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> byt
 
 def _data(name: str, which: str, value: Any) -> str:
     try:
-        return values.encode_data(value)
+        return values.encode(value)
     except values.TooLarge as large:
         raise ValueError(f"{which} of {name!r} is {large}") from None
     except values.NotData as bad:

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellyard_sandbox import values
-from cellyard_sandbox.values import MAX_BYTES, MAX_DEPTH, MAX_REPR, encode
+from cellyard_proto import values
+from cellyard_proto.values import MAX_BYTES, MAX_DEPTH
+from cellyard_sandbox.values import MAX_REPR, encode
 
 
 def decode(tree: Any) -> Any:
