@@ -204,13 +204,16 @@ class Runner:
     # Reports
 
     async def reports(self, reports: list[Report]) -> bool:
-        """Takes reports in, those of a resend once; True where somebody waits for what they say."""
+        """Takes reports in, those of a resend once; True where somebody waits for what they say.
+
+        Raises ValueError where one is missing: then the link is closed, and an agent that has it says it again.
+        """
         urgent = False
         for report in reports:
             if report.number <= self._kernel.received:
                 continue
             if report.number != self._kernel.received + 1:
-                log.warning("an agent's numbers have a gap", notebook_key=self._notebook, number=report.number)
+                raise ValueError(f"report {report.number} comes after report {self._kernel.received}")
             self._kernel.received = report.number
             urgent = await self._report(report) or urgent
         return urgent

@@ -302,7 +302,7 @@ class AgentLink:
             await self.owner.link_ready()
             while (frame := await framing.read(reader, pb.FromAgent)) is not None:
                 self.last_heard = loop.time()
-                message = _decode(frame)
+                message = decode(frame)
                 if message is not None:
                     await self.owner.link_received(message)
         finally:
@@ -341,7 +341,7 @@ def _kernel(status: pb.KernelStatus) -> KernelReport:
     return KernelReport(name, status.generation, status.reason[:500])
 
 
-def _decode(frame: pb.FromAgent) -> FromAgent | None:
+def decode(frame: pb.FromAgent) -> FromAgent | None:
     """A frame as plain data, None for one that only shows life. Raises ValueError for what makes no sense."""
     kind = frame.WhichOneof("message")
     if kind == "batch":
