@@ -1,0 +1,159 @@
+"""Reaching for what is not the cell's: other processes, the agent, its link, the engine, the host."""
+
+from __future__ import annotations
+
+import pytest
+
+import cellyard
+from tests.controller_process import Process
+
+from .conftest import Careless, neighbour, p95
+
+pytestmark = pytest.mark.docker
+
+REACHES = {
+    "the engine's socket": (
+        "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('/var/run/docker.sock')\nprint('got it')"
+    ),
+    "the kernel's log": "open('/dev/kmsg', 'rb').close()\nprint('got it')",
+    "the host's processes": (
+        "import os\n"
+        "names = [open(f'/proc/{p}/comm').read().strip() for p in os.listdir('/proc') if p.isdigit()]\n"
+        "assert 'dockerd' in names, names\nprint('got it')"
+    ),
+    "the memory of its parent": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').close()\nprint('got it')",
+    "the environment of its parent": "import os\nopen(f'/proc/{os.getppid()}/environ').read()\nprint('got it')",
+    "a raw socket": (
+        "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)\nprint('got it')"
+    ),
+    "a packet socket": "import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3)\nprint('got it')",
+    "another user": "import os\nos.setuid(0)\nos.setgid(0)\nos.setuid(12345)\nprint('got it')",
+    "a device node": "import os, stat\nos.mknod('/tmp/null', stat.S_IFCHR | 0o666, os.makedev(1, 3))\nprint('got it')",
+    "the clock": "import time\ntime.clock_settime(time.CLOCK_REALTIME, time.time())\nprint('got it')",
+    "the host's name": "import socket\nsocket.sethostname(socket.gethostname())\nprint('got it')",
+    "kernel parameters": (
+        "value = open('/proc/sys/kernel/panic').read()\nopen('/proc/sys/kernel/panic', 'w').write(value)\n"
+        "print('got it')"
+    ),
+    "another root": "import os\nos.chroot('/tmp')\nprint('got it')",
+    "a better priority": "import os\nos.nice(-5)\nprint('got it')",
+}
+
+
+REFUSED = ("PermissionError", "FileNotFoundError", "OSError", "AssertionError", "ValueError")
+
+
+@pytest.mark.parametrize("what", REACHES)
+def test_what_is_not_the_cells_is_out_of_reach(yard: Process, careless: Careless, what: str) -> None:
+    assert careless(REACHES[what]) == "got it\n"
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        refused = session.run(REACHES[what])
+        assert "got it" not in refused.stdout
+        assert refused.error.ename in (
+            "PermissionError",
+            "FileNotFoundError",
+            "OSError",
+            "AssertionError",
+            "ValueError",
+        )
+
+
+KILL_ALL = """
+import os, signal
+for name in os.listdir('/proc'):
+    if name.isdigit() and int(name) != os.getpid():
+        try:
+            os.kill(int(name), signal.SIGKILL)
+        except PermissionError:
+            pass
+print('fired')
+"""
+
+
+def test_killing_every_process_hurts_its_own_sandbox_alone(yard: Process) -> None:
+    with cellyard.Session(endpoint=yard.endpoint) as session, neighbour(yard) as times:
+        session.run("x = 1")
+        session.run(KILL_ALL)
+        session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+        assert session.run("'a kernel'").value == "a kernel"
+    assert p95(times) < 1.0
+
+
+SPEAK = """
+import socket, struct
+said = []
+for attempt in range(20):
+    link = socket.socket(socket.AF_UNIX)
+    link.settimeout(5)
+    link.connect('/run/cellyard/agent.sock')
+    try:
+        link.sendall(MESSAGE)
+        said.append(link.recv(1))
+    except OSError as error:
+        said.append(type(error).__name__)
+    link.close()
+print(set(said) <= {b'', 'ConnectionResetError', 'BrokenPipeError'})
+"""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "struct.pack('>I', 2) + b'\\x0a\\x00'",
+        "struct.pack('>I', 4) + b'\\x0a\\x02\\x08\\x01'",
+        "struct.pack('>I', 2**32 - 1)",
+        "b'\\xff' * 100_000",
+        "b''.join([struct.pack('>I', 4), b'\\x0a\\x02\\x08\\x01']) * 1000",
+    ],
+)
+def test_the_agents_place_on_its_link_is_taken(yard: Process, message: str) -> None:
+    """A cell that speaks as its agent is hung up on without a word, and its own output arrives."""
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        result = session.run(SPEAK.replace("MESSAGE", message), timeout_secs=100)
+        assert result.stdout == "True\n", result.text
+        assert session.run("'still here'").value == "still here"
+
+
+def test_a_cell_that_ignores_every_signal_ends_at_its_timeout(yard: Process) -> None:
+    deaf = (
+        "import signal, time\n"
+        "for number in range(1, 65):\n"
+        "    try: signal.signal(number, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
+        "while True:\n"
+        "    try: time.sleep(1)\n"
+        "    except BaseException: pass"
+    )
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        session.run("x = 1")
+        with pytest.raises(cellyard.ExecutionTimeout) as timed_out:
+            session.run(deaf, timeout_secs=1)
+        assert timed_out.value.result is not None
+        assert "the kernel was restarted" in timed_out.value.result.text
+        assert session.run("'x' in globals()").value is False
+
+
+def test_a_kernel_that_ends_itself_is_told_and_replaced(yard: Process) -> None:
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        gone = session.run("import os\nos._exit(7)")
+        assert gone.end is cellyard.End.LOST
+        assert "exit code 7" in gone.error.evalue
+        assert session.run("1 + 1").value == 2
+
+
+def test_closing_every_descriptor_ends_its_own_kernel_at_worst(yard: Process) -> None:
+    with cellyard.Session(endpoint=yard.endpoint) as session, neighbour(yard) as times:
+        session.run("import os\nos.closerange(0, 1024)", timeout_secs=20)
+        assert session.run("'a kernel'", timeout_secs=30).value == "a kernel"
+    assert p95(times) < 1.0
+
+
+def test_the_network_is_not_there(yard: Process, careless: Careless) -> None:
+    names = "import socket\nprint([name for _, name in socket.if_nameindex()] == ['lo'])"
+    assert careless(names) == "False\n"
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        assert session.run(names).stdout == "True\n"
+        for target in ("('172.17.0.1', 22)", "('10.0.0.1', 80)", "('169.254.169.254', 80)", "('8.8.8.8', 53)"):
+            refused = session.run(f"import socket\nsocket.create_connection({target}, 5)")
+            assert refused.error.ename == "OSError"
+            assert "unreachable" in refused.error.evalue
