@@ -208,6 +208,10 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             )
         )
 
+    def init_path(self) -> None:
+        """Lets cells import modules of the user's own; last, so that none of them stands in for another."""
+        sys.path.append("")
+
     def init_sockets(self) -> None:
         """Opens the channels."""
         super().init_sockets()

@@ -19,19 +19,21 @@ def main() -> None:
     die_with(agent)
     be_killed_first()
     from cellyard_sandbox.python_kernel.connection import Connection
-    from cellyard_sandbox.python_kernel.imports import AfterImport, make_pdb_interruptible
+    from cellyard_sandbox.python_kernel.imports import AfterImport, after_debugger, after_pdb
     from cellyard_sandbox.python_kernel.interrupts import Interrupts
     from cellyard_sandbox.python_kernel.kernel import Kernel
     from cellyard_sandbox.python_kernel.parents import Parents
     from cellyard_sandbox.python_kernel.streams import Pump, Stream
 
+    sys.path.append("")  # modules of the user's own; last, so that none of them stands in for another
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     connection, parents, interrupts = Connection(link), Parents(), Interrupts()
     interrupts.ignore()
     kernel = Kernel(connection, parents, interrupts, os.path.join(folder, "ipython"))
     AfterImport(
         {
-            "pdb": make_pdb_interruptible,
+            "pdb": after_pdb,
+            "IPython.core.debugger": after_debugger,
             "ipykernel.comm.comm": kernel.comms.take_over,
             "ipykernel.ipkernel": lambda module: kernel.comms.install(),
         }

@@ -45,9 +45,13 @@ def _call_after(loader: Any, then: Callable[[ModuleType], None]) -> None:
     loader.exec_module = execute_and_call
 
 
-def make_pdb_interruptible(pdb: Any) -> None:
-    """The debugger as IPython has it: an interrupt ends it, rather than being asked about."""
-    from IPython.core import debugger
+def after_pdb(pdb: Any) -> None:
+    """The debugger is that of IPython: see after_debugger."""
+    import IPython.core.debugger  # noqa: F401
 
+
+def after_debugger(debugger: Any) -> None:
+    """An interrupt ends the debugger, which else would ask what to do, and never end."""
+    pdb: Any = sys.modules["pdb"]
     pdb.Pdb = debugger.Pdb = debugger.InterruptiblePdb
     pdb.set_trace = debugger.set_trace

@@ -19,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
+from cellyard_sandbox.python_kernel import magics
 from cellyard_sandbox.python_kernel.connection import frame
 from cellyard_sandbox.python_kernel.display import Outlet, Publisher, ResultHook
 from cellyard_sandbox.python_kernel.parents import Parent
@@ -136,6 +137,11 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         """Called at the start."""
         super().init_hooks()
         self.set_hook("show_in_pager", page.as_hook(self._page), 99)
+
+    def init_magics(self) -> None:
+        """Likewise."""
+        super().init_magics()
+        magics.register(self)
 
     def _page(self, text: str | dict[str, Any], start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
         data = text if isinstance(text, dict) else {"text/plain": text}
