@@ -136,13 +136,14 @@ class Stream(io.TextIOBase):
     def _send(self) -> None:
         connection = self._pump.connection
         with self._lock:
-            pieces, self._pieces = self._pieces, []
             self._waiting = 0
-            for parent, group in itertools.groupby(pieces, itemgetter(0)):
-                text = "".join(map(itemgetter(1), group))
-                for start in range(0, len(text), _PIECE):
-                    content = {"name": self.name, "text": text[start : start + _PIECE]}
-                    connection.queue(frame("stream", parent, content))
+            while self._pieces:
+                parent, group = next(itertools.groupby(self._pieces, itemgetter(0)))
+                same = [text for _, text in group]
+                text = "".join(same)
+                parts = (text[start : start + _PIECE] for start in range(0, len(text), _PIECE))
+                connection.queue(*(frame("stream", parent, {"name": self.name, "text": part}) for part in parts))
+                del self._pieces[: len(same)]  # not before: a signal's handler may raise anywhere
         connection.drain()
 
     def _become_forked(self) -> None:
