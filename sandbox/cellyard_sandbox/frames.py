@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-MAX_FRAME = 128 * 1024 * 1024
+MAX_FRAME = 64 * 1024 * 1024
 """Bytes of a frame, at most, without its length."""
 
 _FEWEST = 4

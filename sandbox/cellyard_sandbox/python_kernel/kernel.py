@@ -40,6 +40,8 @@ class Kernel:
         self.parents = parents
         self._interrupts = interrupts
         self._pid = os.getpid()
+        self._ended = False
+        self._cell: asyncio.Task[None] | None = None  # the loop itself keeps no task from being collected
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         # Cells see each other's context variables (decimal.getcontext(), for one), as lines of one program do.
@@ -70,10 +72,9 @@ class Kernel:
         """Serves until exit() or the agent's end."""
         self._interrupts.ignore()
         self._loop.add_reader(self.connection.fileno(), self._read)
-        while True:
+        while not self._ended:  # a cell may have stopped the loop, too
             try:
                 self._loop.run_forever()
-                return
             except KeyboardInterrupt:
                 pass  # in the cell's `await`, where IPython did not expect it: the cell has ended by it
 
@@ -97,13 +98,17 @@ class Kernel:
         try:
             requests = self.connection.receive()
         except Closed:
-            self._loop.stop()
+            self._end()
             return
         for request in requests:
             if request.kind == REPLY:
                 self._questions.answered(request)
             else:
                 self._start(request)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._loop.stop()
 
     def _post(self, request: Request) -> None:
         self._loop.call_soon_threadsafe(self._start, request)
@@ -163,7 +168,7 @@ class Kernel:
         idle = frame("status", msg_id, {"execution_state": "idle"})
         self.connection.send(frame("execute_reply", msg_id, reply), idle)
         if self.shell.exit_now:
-            self._loop.stop()
+            self._end()
 
     async def _run_interruptible(self, code: str) -> dict[str, Any]:
         """Takes SIGINT while the cell runs, and only then."""
@@ -190,7 +195,8 @@ class Kernel:
         prepared = {"transformed_cell": transformed, "preprocessing_exc_tuple": bad}
         result = None
         try:
-            waits = shell.should_run_async(code, **prepared)
+            may_wait = "await" in transformed or "async" in transformed  # else it need not be compiled to find out
+            waits = may_wait and shell.should_run_async(code, **prepared)
             if waits and (shell.trio_runner or shell.loop_runner is not _asyncio_runner):
                 return self._reply(shell.run_cell(code, store_history=True))  # %autoawait has another event loop
             cell = shell.run_cell_async(code, store_history=True, **prepared)

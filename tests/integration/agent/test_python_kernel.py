@@ -71,6 +71,15 @@ display('shown')
     assert run.kinds.count("ended") == 1
 
 
+async def test_a_cell_that_stops_the_event_loop_or_cancels_all_tasks_ends_nothing_else(kernel: Controller) -> None:
+    await kernel.run("a", "import asyncio\nasyncio.get_running_loop().stop()")
+    assert value_of(await kernel.run("b", "await asyncio.sleep(0.01, 'still')")) == "still"
+    for source in ("", "await asyncio.sleep(60)"):
+        run = await kernel.run(f"c{source}", f"[task.cancel() for task in asyncio.all_tasks()]\n{source}")
+        assert run.outcome == ("error" if source else "ok")
+        assert value_of(await kernel.run(f"d{source}", "1 + 1")) == 2
+
+
 async def test_text_is_not_kept(kernel: Controller) -> None:
     await kernel.run("a", "for _ in range(15): print('x' * 1_000_000)")
     size = "sum(len(text) for kept in get_ipython().history_manager.outputs.values() for text in str(kept))"
