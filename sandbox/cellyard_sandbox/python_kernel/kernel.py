@@ -138,8 +138,8 @@ class Kernel:
         self.parents.set(Parent(_message(request)))
         try:
             getattr(self.comm_manager, request.kind)(None, None, _message(request))
-        except Exception:
-            self.log.exception("a %s that this kernel cannot take", request.kind)
+        except (Exception, SystemExit):  # code that a widget calls must not end what it belongs to
+            self.log.exception("a %s failed", request.kind)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
