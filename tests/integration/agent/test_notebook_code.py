@@ -106,7 +106,8 @@ async def test_context_variables_live_as_long_as_the_kernel(kernel: Controller) 
 
 
 async def test_processes_are_started_in_every_way(kernel: Controller) -> None:
-    await kernel.run("a", "%%writefile work.py\ndef double(n):\n    print(f'doubles {n}\\n', end='', flush=True)\n    return 2 * n")
+    module = b"def double(n):\n    print(f'doubles {n}\\n', end='', flush=True)\n    return 2 * n"
+    assert await kernel.put_file("work.py", module) == ""
     source = """
 import concurrent.futures, multiprocessing, work
 results = []
