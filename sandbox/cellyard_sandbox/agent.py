@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import facts, files
 from cellyard_sandbox.calls import Calls
+from cellyard_sandbox.carriers import OpenChannels
 from cellyard_sandbox.executions import Executions
 from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
@@ -24,6 +26,9 @@ from cellyard_sandbox.processes import Processes, keep_to_oneself
 SHARED_MEMORY = "/dev/shm"
 
 RESTARTED = "kernel_restarted"
+
+KERNEL_HOST_VARIABLE = "CELLYARD_KERNEL_HOST"
+"""Environment variable of the agent: which Python kernel it runs, "python" (ours) or "jupyter" (ipykernel)."""
 
 log = logging.getLogger("cellyard.agent")
 
@@ -188,7 +193,7 @@ class Agent:
         """Starts kernels, one after the other."""
         from cellyard_sandbox.jupyter import JupyterHost  # takes a while, and the Hello need not wait for it
 
-        host = self._host = JupyterHost(self, self._processes, self._scratch, self._home)
+        host = self._host = JupyterHost(self, self._processes, self._scratch, self._home, _open_channels())
         while True:
             await self._kernel_wanted.wait()
             self._kernel_wanted.clear()
@@ -274,3 +279,17 @@ class Agent:
             self._host.release()
         elif self._outbox.full:
             self._host.hold()
+
+
+def _open_channels() -> OpenChannels:
+    """By which the Python kernel is reached. Only what is needed is imported: ZeroMQ takes 5 MB."""
+    choice = os.environ.get(KERNEL_HOST_VARIABLE) or "python"
+    if choice == "python":
+        from cellyard_sandbox.socket_channels import SocketChannels
+
+        return SocketChannels
+    if choice == "jupyter":
+        from cellyard_sandbox.channels import ZmqChannels
+
+        return ZmqChannels
+    raise ValueError(f"{KERNEL_HOST_VARIABLE} is python or jupyter, not {choice!r}")

@@ -38,7 +38,7 @@ class _Ask:
 class Asks:
     """What was asked and not answered yet. Belongs to the event loop's thread."""
 
-    def __init__(self, send: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, send: Callable[[wire.Request], None]) -> None:
         """`send`: to the kernel's shell channel."""
         self._send = send
         self._loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ class Asks:
         for msg_id, ask in list(self._open.items()):  # sending reads, too
             if not ask.sent:
                 ask.sent = True
-                self._send(wire.request(msg_id, *_request(ask.order)))
+                self._send(wire.Request(msg_id, *_request(ask.order)))
 
     def answered(self, message: wire.Message) -> bool:
         """Takes a message from the shell channel; False where it answers none of these."""

@@ -8,6 +8,7 @@ changed, so each callback reads until there is nothing left.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from typing import Any
 import zmq
 
 from cellyard_sandbox import wire
-
-MAX_SOCKET_PATH = 107
-"""Bytes of a unix socket's path, at most (sun_path)."""
+from cellyard_sandbox.carriers import OnMessage, python_command
+from cellyard_sandbox.host_socket import MAX_SOCKET_PATH
+from cellyard_sandbox.messages import Chunk
 
 _SHELL, _IOPUB, _STDIN, _LAST = 1, 2, 3, 5  # "ports", which end the names of the sockets' files
 _IDENTITY = b"agent"  # the kernel asks whoever sent it a request on the channel stdin, so both need one name
@@ -26,30 +27,32 @@ _CONNECT_AGAIN_MS = 5
 _READ_AT_ONCE = 256 * 1024  # bytes, before others get their turn on the event loop
 
 
-class Channels:
-    """The agent's ends of shell, iopub and stdin. Belongs to the event loop's thread."""
+class ZmqChannels:
+    """A Channels (see carriers): the agent's ends of shell, iopub and stdin. Belongs to the event loop's thread."""
 
     def __init__(
         self,
-        context: zmq.Context[Any],
         folder: Path,
-        on_shell: Callable[[wire.Message], None],
-        on_iopub: Callable[[wire.Message], None],
-        on_stdin: Callable[[wire.Message], None],
+        on_shell: OnMessage,
+        on_iopub: OnMessage,
+        on_stdin: OnMessage,
         on_hang_up: Callable[[], None],
     ) -> None:
-        """Connects, whether the kernel listens already or not. Raises ValueError where the path is too long."""
+        """Connects, whether the kernel listens already or not."""
         longest = len(os.fsencode(folder / f"k-{_LAST}"))
         if longest > MAX_SOCKET_PATH:
             raise ValueError(f"the path of the scratch folder is {longest - MAX_SOCKET_PATH} bytes too long")
+        context: zmq.Context[Any] = zmq.Context.instance()
         self._loop = asyncio.get_running_loop()
         self._address = f"{folder}/k"
         self._on_hang_up = on_hang_up
         self._open = True
+        self.inherited: Sequence[int] = ()
+        """See Channels."""
         self.hung_up = False
-        """The kernel's end of iopub is closed, and everything that it had sent can be read."""
+        """See Channels."""
         self.heard_at = self._loop.time()
-        """When something came last, on the event loop's clock."""
+        """See Channels."""
         self._shell = self._channel(context, zmq.DEALER)
         self._iopub = self._channel(context, zmq.SUB)
         self._iopub.subscribe(b"")
@@ -65,6 +68,10 @@ class Channels:
         # A descriptor tells of nothing to somebody who has never found its socket empty.
         self.read_rest()
         self._read_monitor()
+        connection_file = folder / "connection.json"
+        connection_file.write_text(json.dumps(self.connection()), "ascii")
+        self.command = python_command("cellyard_sandbox.kernel", str(connection_file), str(os.getpid()))
+        """The Python kernel that listens there."""
 
     def connection(self) -> dict[str, str | int]:
         """What the kernel's connection file says (Jupyter: "Connection files"). Messages are not signed: wire.py."""
@@ -80,28 +87,35 @@ class Channels:
             "signature_scheme": "hmac-sha256",
         }
 
-    def send(self, frames: Sequence[bytes]) -> None:
-        """Sends a request to the kernel; never waits."""
-        self._shell.send_multipart(frames, zmq.NOBLOCK)
+    def started(self) -> None:
+        """See Channels."""
+
+    def send(self, request: wire.Request) -> None:
+        """See Channels."""
+        self._shell.send_multipart(wire.frames(request), zmq.NOBLOCK)
         self._read_shell()  # sending may have swallowed the sign that there is something to read
 
-    def answer(self, frames: Sequence[bytes]) -> None:
-        """Sends an answer on the channel stdin; never waits."""
-        self._stdin.send_multipart(frames, zmq.NOBLOCK)
+    def answer(self, request: wire.Request) -> None:
+        """See Channels."""
+        self._stdin.send_multipart(wire.frames(request), zmq.NOBLOCK)
         self._read_stdin()
 
     def read_iopub(self) -> None:
-        """Reads what waits on iopub, or much of it."""
+        """See Channels."""
         self._read_iopub()
 
     def read_rest(self) -> None:
-        """Reads what waits."""
+        """See Channels."""
         self._read_iopub()
         self._read_shell()
         self._read_stdin()
 
+    def last_words(self) -> list[Chunk]:
+        """See Channels. Here the kernel alone has its pipes."""
+        return []
+
     def close(self) -> None:
-        """Closes the channels; nothing is called any more."""
+        """See Channels."""
         if not self._open:
             return
         self._open = False

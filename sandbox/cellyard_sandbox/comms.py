@@ -38,7 +38,7 @@ def from_kernel(message: wire.Message, content: dict[str, Any]) -> outputs_pb2.C
     return comm
 
 
-def to_kernel(comm: outputs_pb2.Comm, run_id: str) -> list[bytes]:
+def to_kernel(comm: outputs_pb2.Comm, run_id: str) -> wire.Request:
     """The message for the kernel. What it brings about belongs to this run. Raises ValueError."""
     content: dict[str, Any] = {"comm_id": comm.comm_id}
     metadata: dict[str, Any] = {}
@@ -54,7 +54,7 @@ def to_kernel(comm: outputs_pb2.Comm, run_id: str) -> list[bytes]:
         case _:
             raise ValueError("a comm's message of no kind")
     content["data"] = _object(data_json)
-    return wire.request(f"{_PREFIX}{run_id}", kind, content, metadata, comm.buffers)
+    return wire.Request(f"{_PREFIX}{run_id}", kind, content, metadata, tuple(comm.buffers))
 
 
 def run_of(parent: str) -> tuple[str, bool]:

@@ -13,6 +13,9 @@ from cellyard_sandbox import host_frames as frames
 from cellyard_sandbox.kernel_host import HostCall, HostListener
 from cellyard_sandbox.text import clean
 
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path, at most (sun_path)."""
+
 _BACKLOG = 64
 
 
@@ -25,7 +28,10 @@ class HostSocket:
         self._open: set[_Connection] = set()
 
     async def listen(self, path: Path) -> None:
-        """Takes calls from now on, of this user alone. Raises OSError."""
+        """Takes calls from now on, of this user alone. Raises OSError, and ValueError where the path is too long."""
+        too_long = len(os.fsencode(path)) - MAX_SOCKET_PATH
+        if too_long > 0:
+            raise ValueError(f"the path of the scratch folder is {too_long} bytes too long")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.bind(str(path))

@@ -13,7 +13,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -27,8 +27,8 @@ from jupyter_client.jsonutil import json_default
 from traitlets.config import Config
 
 from cellyard_sandbox import values
-
-_ASKED_S = 15.0  # for an answer beside the cells: one that hangs would keep the next cell from starting
+from cellyard_sandbox.asked import answer
+from cellyard_sandbox.threads import let_threads_write_to_their_cell
 
 
 def pack(message: Any) -> bytes:
@@ -140,17 +140,17 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     async def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
         """Says what could stand there."""
-        return _answer(lambda: super(Kernel, self).do_complete(code, cursor_pos))
+        return answer(lambda: super(Kernel, self).do_complete(code, cursor_pos))
 
     async def do_inspect(self, code: str, cursor_pos: int, *args: Any, **options: Any) -> dict[str, Any]:
         """Says what is known of the name there."""
-        return _answer(lambda: super(Kernel, self).do_inspect(code, cursor_pos, *args, **options))
+        return answer(lambda: super(Kernel, self).do_inspect(code, cursor_pos, *args, **options))
 
     async def do_history(self, *args: Any, start: int = 0, **options: Any) -> dict[str, Any]:
         """Says what ran. A range may start before the first cell, and then starts with that."""
         kept = len(self.shell.history_manager.input_hist_raw)  # with an entry for the cell 0, which is none
         first = max(start + kept, 1) if start < 0 else start
-        return _answer(lambda: super(Kernel, self).do_history(*args, start=first, **options))
+        return answer(lambda: super(Kernel, self).do_history(*args, start=first, **options))
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:
@@ -175,15 +175,6 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def _answer(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it returns; where the user's own objects make it raise or take too long, an answer that says so."""
-    try:
-        with _alarm(_ASKED_S):
-            return ask()
-    except Exception as failed:
-        return {"status": "error", "ename": type(failed).__name__, "evalue": str(failed), "traceback": []}
 
 
 class _NoThread:
@@ -217,6 +208,10 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             )
         )
 
+    def init_path(self) -> None:
+        """Lets cells import modules of the user's own; last, so that none of them stands in for another."""
+        sys.path.append("")
+
     def init_sockets(self) -> None:
         """Opens the channels."""
         super().init_sockets()
@@ -234,28 +229,11 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     def init_kernel(self) -> None:
         """Creates the kernel."""
         super().init_kernel()
-        _let_threads_write_to_their_cell(self.kernel.shell)
+        let_threads_write_to_their_cell(self.kernel.shell)
 
     def _bind_socket(self, socket: Any, port: int) -> Any:
         socket.set_hwm(0)  # nothing is dropped; the agent always reads
         return super()._bind_socket(socket, port)
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """TimeoutError in what takes longer. An alarm of the user's own rings later by what this took."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-
-    handler = signal.signal(signal.SIGALRM, ring)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)  # again, where the first one was caught
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 @contextlib.contextmanager
@@ -266,33 +244,3 @@ def _sigint_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _let_threads_write_to_their_cell(shell: Any) -> None:
-    """Text and displays of a thread go to the cell that started it, also when another one runs by then."""
-    start = threading.Thread.start
-
-    def start_for_cell(thread: threading.Thread) -> None:
-        header = shell.get_parent().get("header")
-        own = vars(thread).get("run")
-        run = thread.run
-
-        def restore() -> None:
-            vars(thread).pop("run", None)
-            if own is not None:
-                vars(thread)["run"] = own
-
-        def run_for_cell() -> None:
-            restore()
-            shell.set_thread_parent({"header": header})
-            run()
-
-        if header:
-            vars(thread)["run"] = run_for_cell
-        try:
-            start(thread)
-        except BaseException:
-            restore()
-            raise
-
-    threading.Thread.start = start_for_cell  # type: ignore[assignment,method-assign]

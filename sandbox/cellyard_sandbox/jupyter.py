@@ -1,24 +1,20 @@
-"""A kernel host for Jupyter kernels: the Python kernel, and any other that speaks Jupyter's protocol."""
+"""A kernel host for whatever speaks Jupyter's messages: the Python kernel over a socket, any kernel over ZeroMQ."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import comms, host_frames, messages, wire
 from cellyard_sandbox.asks import Asks
-from cellyard_sandbox.channels import Channels
+from cellyard_sandbox.carriers import Channels, OpenChannels
 from cellyard_sandbox.files import empty
 from cellyard_sandbox.host_socket import HostSocket
 from cellyard_sandbox.kernel_host import HostListener, Question, RunEnd, StartFailed, Usage
@@ -52,23 +48,19 @@ class _Run:
     reply: Mapping[str, Any] | None = None
 
 
-def python_kernel(connection_file: Path) -> list[str]:
-    """The command of the Python kernel. `-P`: no file in the home may stand in for a module of the start."""
-    module = "cellyard_sandbox.kernel"
-    return [sys.executable, "-P", "-m", module, str(connection_file), str(os.getpid())]
-
-
 class JupyterHost:
     """A KernelHost (see there); `kernel_died` and the rest of the listener's calls come from the event loop."""
 
-    def __init__(self, listener: HostListener, processes: Processes, scratch: Path, home: Path) -> None:
+    def __init__(
+        self, listener: HostListener, processes: Processes, scratch: Path, home: Path, open_channels: OpenChannels
+    ) -> None:
         """`scratch`: a folder, in which each kernel gets one for its sockets. `home`: the kernel's HOME."""
+        self._open_channels = open_channels
         self._listener = listener
         self._processes = processes
         self._scratch = scratch
         self._home = home
         self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[Any] = zmq.Context()
         self._folder: Path | None = None
         self._channels: Channels | None = None
         self._process: KernelProcess | None = None
@@ -94,7 +86,7 @@ class JupyterHost:
         except TimeoutError:
             await self.stop()
             raise StartFailed(f"the kernel did not answer within {START_TIMEOUT_S:.0f} s") from None
-        except (OSError, ValueError, zmq.ZMQError) as failed:
+        except (OSError, ValueError) as failed:
             await self.stop()
             raise StartFailed(str(failed)) from None
         except BaseException:
@@ -119,7 +111,7 @@ class JupyterHost:
         self._run = _Run(run_id)
         self._process.run_starts()
         content = {**_EXECUTE, "code": source, "allow_stdin": allow_stdin}
-        self._send(wire.request(run_id, "execute_request", content))
+        self._send(wire.Request(run_id, "execute_request", content))
 
     def interrupt(self, run_id: str) -> None:
         """See KernelHost."""
@@ -165,17 +157,16 @@ class JupyterHost:
     async def _begin(self, env: Mapping[str, str]) -> None:
         folder = self._folder = self._scratch / f"cellyard-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
-        self._channels = Channels(
-            self._context, folder, self._on_shell, self._on_iopub, self._on_stdin, self._on_hang_up
+        self._channels = channels = self._open_channels(
+            folder, self._on_shell, self._on_iopub, self._on_stdin, self._on_hang_up
         )
         self._host_socket = HostSocket(self._listener)
         await self._host_socket.listen(folder / "h")
-        connection_file = folder / "connection.json"
-        connection_file.write_text(json.dumps(self._channels.connection()), "ascii")
         user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
         own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
         theirs = {**own, **env, host_frames.SOCKET_VARIABLE: str(folder / "h")}
-        self._process = KernelProcess(self._processes, python_kernel(connection_file), theirs, self._on_exit)
+        self._process = KernelProcess(self._processes, channels.command, theirs, self._on_exit, channels.inherited)
+        channels.started()
 
     def _let_go(self) -> None:
         for name in list(self._timers):
@@ -197,7 +188,7 @@ class JupyterHost:
     def _greet(self) -> None:
         """Asks whether the kernel is there, until it has answered on both channels."""
         if self._channels is not None:
-            self._send(wire.request("hello", "kernel_info_request", {}))
+            self._send(wire.Request("hello", "kernel_info_request", {}))
             self._start_timer("greet", _GREET_AGAIN_S, self._greet)
 
     def _maybe_ready(self) -> None:
@@ -225,6 +216,9 @@ class JupyterHost:
         if self._channels is None or self._process is None:
             return
         self._channels.read_rest()
+        if self._run is not None:
+            for words in self._channels.last_words():
+                self._show(self._run.run_id, words)
         reason, said = self._process.end_reason, self._process.said()
         died_starting = self._starting
         if died_starting is None:
@@ -237,9 +231,9 @@ class JupyterHost:
 
     # Messages
 
-    def _send(self, frames: list[bytes]) -> None:
+    def _send(self, request: wire.Request) -> None:
         if self._channels is not None:
-            self._channels.send(frames)
+            self._channels.send(request)
 
     def _on_shell(self, message: wire.Message) -> None:
         if self._asks.answered(message):
@@ -283,7 +277,7 @@ class JupyterHost:
             if self._question is question and self._channels is not None:
                 self._question = None
                 text = given.text if given.HasField("text") else _END_OF_INPUT
-                self._channels.answer(wire.request("answer", "input_reply", {"value": text, "status": "ok"}))
+                self._channels.answer(wire.Request("answer", "input_reply", {"value": text, "status": "ok"}))
 
         content = _content(message)
         prompt = content.get("prompt")

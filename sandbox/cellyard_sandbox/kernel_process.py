@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from cellyard_sandbox.kernel_host import Usage
 from cellyard_sandbox.processes import Processes, interrupt_group
@@ -20,9 +20,17 @@ class KernelProcess:
     """One process, from its start to its end. Belongs to the event loop's thread."""
 
     def __init__(
-        self, processes: Processes, argv: list[str], env: Mapping[str, str], on_exit: Callable[[], None]
+        self,
+        processes: Processes,
+        argv: list[str],
+        env: Mapping[str, str],
+        on_exit: Callable[[], None],
+        inherited: Sequence[int] = (),
     ) -> None:
-        """Starts it. `on_exit` is called once it has ended, unless it was closed before. Raises OSError."""
+        """Starts it, with these descriptors under the same numbers. Raises OSError.
+
+        `on_exit` is called once it has ended, unless it was closed before.
+        """
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._open = True
@@ -34,7 +42,7 @@ class KernelProcess:
         self._stderr, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._stderr, False)
         try:
-            self.pid = processes.spawn(argv, env, theirs, self._exited)
+            self.pid = processes.spawn(argv, env, theirs, self._exited, inherited)
         except OSError:
             os.close(self._stderr)
             raise

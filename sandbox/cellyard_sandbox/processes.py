@@ -11,7 +11,8 @@ import ctypes
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -28,6 +29,14 @@ def die_with(parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def be_killed_first() -> None:
+    """Where memory runs out, the kernel goes before the agent, which can then tell what happened."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+    except OSError:
+        pass
 
 
 def keep_to_oneself() -> None:
@@ -49,8 +58,10 @@ class Processes:
         """Reaps from now on, orphans too."""
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
 
-    def spawn(self, argv: list[str], env: Mapping[str, str], stderr: int, on_exit: OnExit) -> int:
-        """Starts a process in a session of its own and returns its id. Raises OSError."""
+    def spawn(
+        self, argv: list[str], env: Mapping[str, str], stderr: int, on_exit: OnExit, inherited: Sequence[int] = ()
+    ) -> int:
+        """Starts a process in a session of its own, with these descriptors, and returns its id. Raises OSError."""
         pid = os.posix_spawn(
             argv[0],
             argv,
@@ -59,6 +70,7 @@ class Processes:
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_DUP2, stderr, 2),
+                *((os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherited),  # no more close-on-exec
             ],
             setsid=True,
             setsigmask=[],

@@ -1,4 +1,4 @@
-"""Jupyter's messages as they go over ZeroMQ (Jupyter messaging 5.4, "The wire protocol").
+"""Jupyter's messages, and how they go over ZeroMQ (Jupyter messaging 5.4, "The wire protocol").
 
 The agent speaks it itself, rather than through jupyter_client's sessions: it reads thousands of messages a
 second, most of which it need not look into, and jupyter_client would double its memory. Messages are not
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from cellyard_sandbox.text import clean, clean_tree
@@ -47,24 +47,29 @@ class Message:
         return _read_object(self.raw_metadata)
 
 
-def request(
-    msg_id: str,
-    kind: str,
-    content: dict[str, Any],
-    metadata: dict[str, Any] | None = None,
-    buffers: Iterable[bytes] = (),
-) -> list[bytes]:
-    """The frames of a message to the kernel."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message to the kernel."""
+
+    msg_id: str
+    kind: str
+    content: dict[str, Any]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    buffers: Sequence[bytes] = ()
+
+
+def frames(request: Request) -> list[bytes]:
+    """The frames of a message to the kernel, as they go over ZeroMQ."""
     header = {
-        "msg_id": msg_id,
-        "msg_type": kind,
+        "msg_id": request.msg_id,
+        "msg_type": request.kind,
         "session": "agent",
         "username": "agent",
         "date": datetime.datetime.now(datetime.UTC).isoformat(),
         "version": PROTOCOL,
     }
-    parts = [json.dumps(part).encode() for part in (header, {}, metadata or {}, content)]
-    return [_DELIMITER, b"", *parts, *buffers]
+    parts = [json.dumps(part).encode() for part in (header, {}, request.metadata, request.content)]
+    return [_DELIMITER, b"", *parts, *request.buffers]
 
 
 def parse(frames: list[bytes]) -> Message:

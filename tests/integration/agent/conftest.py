@@ -28,11 +28,17 @@ async def controller(folder: Path) -> AsyncIterator[Controller]:
     await controller.close()
 
 
+@pytest.fixture(params=["python", "jupyter"])
+def kernel_host(request: pytest.FixtureRequest) -> str:
+    """Which of the two kernel hosts runs the Python kernel."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def agent(folder: Path, controller: Controller) -> AsyncIterator[AgentProcess]:
+async def agent(folder: Path, controller: Controller, kernel_host: str) -> AsyncIterator[AgentProcess]:
     """An agent that has said Hello; no kernel yet."""
     agent = AgentProcess(folder)
-    await agent.start(controller.path)
+    await agent.start(controller.path, env={"CELLYARD_KERNEL_HOST": kernel_host})
     await controller.until(lambda: controller.connected)
     yield agent
     await agent.stop()

@@ -123,7 +123,7 @@ class Hangs:
     def __repr__(self):
         while True: pass
 raises, hangs = Raises(), Hangs()
-from cellyard_sandbox import ipython; ipython._ASKED_S = 1.0  # so that the test need not wait
+from cellyard_sandbox import asked; asked.ASKED_S = 1.0  # so that the test need not wait
 """
     await kernel.run("a", source)
     error, answered = await kernel.ask(**inspect("raises", 6))

@@ -116,15 +116,29 @@ for n in range(1_000): c.send({'text': 'x' * 1_000})
     assert [json.loads(comm.message.data_json) for comm in following.comms] == [{"n": "again"}]
 
 
-async def test_code_that_breaks_its_widgets_breaks_nothing_else(kernel: Controller) -> None:
+SEND = {
+    "python": """
+from cellyard_sandbox import frames
+from cellyard_sandbox.python_kernel.connection import frame
+def send(kind, content): k.connection.send(frame(kind, k.get_parent()['header']['msg_id'], content))
+def send_nonsense(kind): k.connection.send(frames.encode([kind.encode(), b'\\xff', b'no', b'no', b'?']))
+""",
+    "jupyter": """
+def send(kind, content): k.session.send(k.iopub_socket, kind, content, parent=k.get_parent())
+def send_nonsense(kind):
+    k.iopub_socket.send_multipart([b'<IDS|MSG>', b'', b'{"msg_type":"' + kind.encode() + b'"}', b'{}', b'no', b'no'])
+""",
+}
+
+
+async def test_code_that_breaks_its_widgets_breaks_nothing_else(kernel: Controller, kernel_host: str) -> None:
     source = """
-k = get_ipython().kernel
 for kind in ('comm_open', 'comm_msg', 'comm_close'):
     for content in ({}, {'comm_id': 7}, {'comm_id': 'x', 'data': [1], 'target_name': 3}, {'comm_id': 'x'}):
-        k.session.send(k.iopub_socket, kind, content, parent=k.get_parent())
-    k.iopub_socket.send_multipart([b'<IDS|MSG>', b'', b'{"msg_type":"' + kind.encode() + b'"}', b'{}', b'no', b'no'])
+        send(kind, content)
+    send_nonsense(kind)
 'well'
 """
-    run = await kernel.run("a", source)
+    run = await kernel.run("a", "k = get_ipython().kernel" + SEND[kernel_host] + source)
     assert run.value == outputs_pb2.Value(json='"well"')
     assert {comm.comm_id for comm in run.comms} <= {"x"}

@@ -178,13 +178,12 @@ def zombies_below(parent: int) -> int:
     return count
 
 
-async def test_a_kernel_that_closes_its_channels_is_ended(kernel: Controller) -> None:
-    source = """
-import time
-get_ipython().kernel.iopub_thread.schedule(get_ipython().kernel.iopub_thread.socket.close)
-time.sleep(60)
-"""
-    run = await kernel.run("a", source)
+async def test_a_kernel_that_closes_its_channels_is_ended(kernel: Controller, kernel_host: str) -> None:
+    close = {
+        "python": "import os; os.close(kernel.connection.fileno())",
+        "jupyter": "kernel.iopub_thread.schedule(kernel.iopub_thread.socket.close)",
+    }
+    run = await kernel.run("a", f"import time\nkernel = get_ipython().kernel\n{close[kernel_host]}\ntime.sleep(60)")
     assert run.outcome == "kernel_gone"
     assert run.end.reason == "channels closed"
     await kernel.restart()

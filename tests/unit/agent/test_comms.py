@@ -30,7 +30,7 @@ def test_a_message_is_the_same_after_the_way_to_the_kernel_and_back(
     if what == "open":
         comm.open.target_name = "jupyter.widget"
         comm.open.metadata_json = json.dumps(metadata, separators=(",", ":"))
-    message, content = from_frames(comms.to_kernel(comm, "run"))
+    message, content = from_frames(wire.frames(comms.to_kernel(comm, "run")))
     assert comms.from_kernel(message, content) == comm
 
 
@@ -58,6 +58,6 @@ def test_what_a_front_end_does_belongs_to_the_run_that_opened_the_comm() -> None
     assert openers.run_of("c") == "a"
     openers.note("b", outputs_pb2.Comm(comm_id="c", close={}))
     assert openers.run_of("c") is None
-    (header,) = [json.loads(frame) for frame in comms.to_kernel(opened, "a") if b"msg_id" in frame]
-    assert comms.run_of(header["msg_id"]) == ("a", True)
+    msg_id = comms.to_kernel(opened, "a").msg_id
+    assert comms.run_of(msg_id) == ("a", True)
     assert comms.run_of("a") == ("a", False)
