@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 import uuid
@@ -25,7 +26,7 @@ from cellyard_controller.runtimes import (
     SandboxSpec,
     Template,
 )
-from cellyard_controller.runtimes.docker import canary, survey, verdict
+from cellyard_controller.runtimes.docker import canary, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     CONTROLLER_LABEL,
     SANDBOX_LABEL,
@@ -88,6 +89,7 @@ class DockerRuntime:
         self._failed_look: tuple[float, str] | None = None
         self._probing = asyncio.Lock()
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
+        self._seccomp = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
         self._exits = Exits()
 
@@ -99,11 +101,16 @@ class DockerRuntime:
             return Readiness(ready=False, reason=str(failure))
 
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
-        """What a canary has shown for this template, image and engine; starts one where none did, 2 s."""
+        """What a canary has shown for this template, on this engine; starts one where none did, 2 s."""
         ready = await self.readiness(template)
         if not ready.ready:
             return verdict.not_proven(ready.reason, time.time())
-        key = (template, ready.details["image_id"], ready.details["engine"])
+        try:
+            profile = seccomp.digest(self._profile())
+        except RuntimeFailed as failure:
+            return verdict.not_proven(str(failure), time.time())
+        # Whatever else changes (engine, image, kernel, an OCI runtime's command, the profile), is looked at anew.
+        key = (template, profile, json.dumps(ready.details, sort_keys=True))
         async with self._probing:
             known = self._proven.get(key)
             if known is None or not _believed(known):
@@ -125,7 +132,9 @@ class DockerRuntime:
         if self._private_cgroups is None:
             self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
         image = self._image(spec.template)
-        settings = container_settings(spec, image, private_cgroups=self._private_cgroups, command=command)
+        settings = container_settings(
+            spec, image, seccomp=self._profile(), private_cgroups=self._private_cgroups, command=command
+        )
         work = partial(
             _create_and_start,
             name=container_name(spec.sandbox_id),
@@ -240,6 +249,11 @@ class DockerRuntime:
             return await self._engine.call(work, bound=bound, undo=undo)
         except APIError as refused:
             raise RuntimeFailed(reason, f"the container engine refused: {refused.explanation or refused}") from refused
+
+    def _profile(self) -> str:
+        if not self._seccomp:
+            self._seccomp = seccomp.profile()
+        return self._seccomp
 
     def _image(self, template: Template) -> str:
         if not template.image and not self._default_image_name:
