@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 import time
 import uuid
@@ -153,6 +154,10 @@ class DockerRuntime:
         """One container as it stands, None where it is gone. Raises RuntimeFailed."""
         return await self._call(partial(_inspect, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
 
+    async def host_pid(self, instance_id: str) -> int:
+        """The number of a container's first process on the host; 0 where none runs. Raises RuntimeFailed."""
+        return await self._call(partial(_host_pid, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+
     async def instances(self, controller_id: str) -> list[Instance]:
         """All containers with this controller's label, ended and half-made ones too, our own canaries not."""
         found = await self._call(partial(_list, controller_id=controller_id), "runtime_lost", bound=LOOK_BOUND)
@@ -201,7 +206,7 @@ class DockerRuntime:
         try:
             with _link_folder(self._scratch) as link_dir:
                 spec = SandboxSpec(sandbox_id, self._controller_id, template, link_dir, canary.CANARY_UID)
-                seen = await canary.sight(spec, self)
+                seen = await canary.sight(spec, self, await self._oci_program(template))
         except (canary.CanaryFailed, OSError) as failure:
             return verdict.not_proven(str(failure), time.time())
         except RuntimeFailed as failure:
@@ -211,6 +216,15 @@ class DockerRuntime:
             self._canaries.discard(sandbox_id)
             raise
         return verdict.judge(seen, template, time.time())
+
+    async def _oci_program(self, template: Template) -> str:
+        """The path of the program of the OCI runtime that a template names; "" where it names none."""
+        if not template.oci_runtime:
+            return ""
+        known = (await self._look(self._image(template))).oci_runtimes
+        command = known.get(template.oci_runtime, "").split()
+        found = shutil.which(command[0]) if command else None
+        return str(await asyncio.to_thread(Path(found).resolve)) if found else ""
 
     async def _look(self, image: str) -> survey.Survey:
         """The engine as it is, at most a second old."""
@@ -327,6 +341,13 @@ def _inspect(client: APIClient, container_id: str) -> Instance | None:
         exit_code=state["ExitCode"] if status in _ENDED else None,
         oom_killed=bool(state["OOMKilled"]),
     )
+
+
+def _host_pid(client: APIClient, container_id: str) -> int:
+    try:
+        return int(client.inspect_container(container_id)["State"]["Pid"])
+    except NotFound:
+        return 0
 
 
 def _list(client: APIClient, controller_id: str) -> list[Instance]:
