@@ -158,6 +158,7 @@ def test_whatever_weakens_the_container_takes_its_isolation_away(changes: dict[s
         ({"connects": [("172.17.0.1", 9, "ECONNREFUSED")]}, "172.17.0.1 port 9 is within reach (ECONNREFUSED)"),
         ({"connects": [("192.0.2.1", 9, "ETIMEDOUT")]}, "within reach (ETIMEDOUT)"),
         ({"connects": [("172.17.0.1", 9, "")]}, "within reach (connected)"),
+        ({"connects": [("172.17.0.1", 9, "EHOSTUNREACH")]}, "within reach (EHOSTUNREACH)"),
         ({"connects": []}, "no connection was tried"),
     ],
 )
@@ -215,7 +216,8 @@ STRONG = Sighting(inside=ON_GVISOR, host=SENTRY, uid=UID, killed_after=0.1, oci_
 
 
 def test_a_kernel_of_its_own_is_judged_by_what_holds_that_kernel() -> None:
-    facts = verdicts(STRONG)
+    nowhere = ON_GVISOR.model_copy(update={"connects": [("192.0.2.1", 9, "EHOSTUNREACH")]})
+    facts = verdicts(replace(STRONG, inside=nowhere))
     assert [fact.evidence for fact in facts.values() if not fact.granted] == []
     assert "a kernel of its own (/usr/bin/runsc, release 4.4.0)" in facts["container_isolation"].evidence
 

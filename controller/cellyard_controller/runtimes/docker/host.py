@@ -28,6 +28,11 @@ class HostView:
     """Path of its program; empty where only root may look."""
     kernel: str = ""
     """The host's kernel's release."""
+    root_read_only: bool = False
+    interfaces: tuple[str, ...] = ()
+    """Of its network namespace, by name."""
+    routes: int = 0
+    """That lead anywhere but to the loopback interface."""
     limits: dict[str, str] = field(default_factory=dict)
     """Its cgroup's, named as the probe names them; "" where the host does not show one."""
 
@@ -51,6 +56,9 @@ def look_at(pid: int, peer_pid: int) -> HostView | None:
         peer_pid=peer_pid,
         program=_program(pid),
         kernel=os.uname().release,
+        root_read_only=_root_read_only(pid),
+        interfaces=_interfaces(pid),
+        routes=_routes(pid),
         limits=_limits(pid),
     )
 
@@ -67,6 +75,23 @@ def _program(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return ""
+
+
+def _root_read_only(pid: int) -> bool:
+    fields = [line.split() for line in _text(Path(f"/proc/{pid}/mountinfo")).splitlines()]
+    options = [each[5].split(",") for each in fields if len(each) > 5 and each[4] == "/"]
+    return bool(options) and "ro" in options[-1]
+
+
+def _interfaces(pid: int) -> tuple[str, ...]:
+    lines = _text(Path(f"/proc/{pid}/net/dev")).splitlines()[2:]
+    return tuple(sorted(line.partition(":")[0].strip() for line in lines))
+
+
+def _routes(pid: int) -> int:
+    four = [line.split()[0] for line in _text(Path(f"/proc/{pid}/net/route")).splitlines()[1:] if line.strip()]
+    six = [line.split()[-1] for line in _text(Path(f"/proc/{pid}/net/ipv6_route")).splitlines() if line.strip()]
+    return sum(interface != "lo" for interface in four + six)
 
 
 def _limits(pid: int) -> dict[str, str]:

@@ -26,14 +26,16 @@ from cellyard_controller.runtimes import (
     RuntimeFailed,
     SandboxSpec,
     Template,
+    ToldFacts,
 )
-from cellyard_controller.runtimes.docker import canary, seccomp, survey, verdict
+from cellyard_controller.runtimes.docker import canary, host, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     CONTROLLER_LABEL,
     SANDBOX_LABEL,
     container_name,
     container_settings,
 )
+from cellyard_controller.runtimes.docker.deviations import deviations
 from cellyard_controller.runtimes.docker.engine import EngineCalls, T, engine_address
 from cellyard_controller.runtimes.docker.exits import ExitEvents, Exits
 
@@ -145,6 +147,22 @@ class DockerRuntime:
         instance_id = await self._call(work, "start_failed", bound=START_BOUND, undo=_remove)
         self._exits.started(instance_id)
         return instance_id
+
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        """In what a sandbox is not as it must be: what its agent told against what the host's /proc shows.
+
+        Raises RuntimeFailed.
+        """
+        template = spec.template
+        seen = host.look_at(await self.host_pid(instance_id), told.peer_pid)
+        oci_program = await self._oci_program(template)
+        found = list(deviations(told, seen, template, spec.uid, oci_program=oci_program))
+        if seen is None:
+            # Where the host showed nothing of the canary either, nothing was promised.
+            proven = {fact.name for fact in await self.capabilities(template) if fact.granted}
+            if verdict.PROCESS_ISOLATION in proven:
+                found.append("the host shows nothing of it")
+        return found
 
     async def stop(self, instance_id: str) -> None:
         """Kills and removes a container. One that is gone already is no error. Raises RuntimeFailed."""

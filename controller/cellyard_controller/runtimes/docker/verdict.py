@@ -316,8 +316,10 @@ def _network(seen: Sighting) -> Iterator[str]:
         yield f"there are routes: {', '.join(inside.routes)}"
     if not inside.connects:
         yield "no connection was tried"
+    # gVisor's word for having no route. Linux says it of neighbours that do not answer, and so of networks.
+    unreachable = _UNREACHABLE | {"EHOSTUNREACH"} if seen.own_kernel else _UNREACHABLE
     for address, port, answer in inside.connects:
-        if answer not in _UNREACHABLE:
+        if answer not in unreachable:
             yield f"{address} port {port} is within reach ({answer or 'connected'})"
 
 
