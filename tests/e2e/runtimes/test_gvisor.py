@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.controller_process import Process
 from tests.e2e.runtimes.conftest import SMALL, Bench
 
 import cellyard
-from cellyard_controller.runtimes import RuntimeFailed, Template
+from cellyard_controller.runtimes import RuntimeFailed, SandboxSpec, Template
 
 pytestmark = pytest.mark.docker
 
@@ -94,6 +94,27 @@ async def test_an_oci_runtime_that_hangs_is_given_up_in_time(
         if thread.name == "engine-call":
             await asyncio.to_thread(thread.join, 30)
     assert await bench.runtime.instances(bench.controller_id) == []
+
+
+async def test_a_canary_that_does_not_come_to_an_end_holds_up_no_other_templates(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, waits = bench.runtime.start_with, asyncio.Event()
+
+    async def start_with(spec: SandboxSpec, command: Sequence[str]) -> str:
+        if spec.template.oci_runtime:
+            waits.set()
+            await asyncio.Event().wait()
+        return await real(spec, command)
+
+    monkeypatch.setattr(bench.runtime, "start_with", start_with)
+    hangs = asyncio.create_task(bench.runtime.capabilities(replace(SMALL, oci_runtime="runc")))
+    await waits.wait()
+    async with asyncio.timeout(20):
+        assert all(fact.granted for fact in await bench.runtime.capabilities(SMALL))
+    assert not hangs.done()
+    hangs.cancel()
+    await asyncio.wait([hangs])
 
 
 async def test_a_name_alone_makes_nothing_stronger(bench: Bench) -> None:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -90,7 +91,8 @@ class DockerRuntime:
         self._looking = asyncio.Lock()
         self._looks: dict[str, tuple[float, survey.Survey]] = {}
         self._failed_look: tuple[float, str] | None = None
-        self._probing = asyncio.Lock()
+        # One for each template: an OCI runtime that hangs holds up nobody else's canary.
+        self._probing: defaultdict[Template, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
         self._seccomp = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
@@ -114,7 +116,7 @@ class DockerRuntime:
             return verdict.not_proven(str(failure), time.time())
         # Whatever else changes (engine, image, kernel, an OCI runtime's command, the profile), is looked at anew.
         key = (template, profile, json.dumps(ready.details, sort_keys=True))
-        async with self._probing:
+        async with self._probing[template]:
             known = self._proven.get(key)
             if known is None or not _believed(known):
                 known = self._proven[key] = await self._probe(template)
