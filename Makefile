@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup venv serve proto sync image soak clean
+.PHONY: help run test check bench setup venv serve proto sync seccomp image runsc soak clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -34,8 +34,14 @@ setup: venv ## virtual environment and container engine
 venv:
 	@scripts/venv.sh
 
+seccomp: venv ## generate the seccomp profile from its table
+	@$(VENV)/bin/python scripts/seccomp.py
+
 image: setup ## the images that sandboxes start from
 	@scripts/image.sh
+
+runsc: setup ## register gVisor with the engine, for templates that name it
+	@scripts/runsc.sh
 
 serve: image ## a controller in the foreground
 	@$(VENV)/bin/cellyard serve

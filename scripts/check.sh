@@ -32,6 +32,7 @@ check protobuf-lint buf lint proto
 check protobuf-breaking breaking
 check generated-protobuf scripts/proto.sh --check
 check generated-sdk python scripts/sync.py --check
+check generated-seccomp python scripts/seccomp.py --check
 check locks scripts/lock.sh --check
 wait
 

@@ -104,18 +104,24 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
     async def ask() -> list[dict[str, Any]]:
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         runtime = configured_runtimes(settings, "doctor")["docker"]
-        template = settings.templates["default"].template("default")
         checks: list[dict[str, Any]] = []
         if damaged := set_aside.kept(settings.data):
             names, folder = ", ".join(file.name for file in damaged), settings.data / set_aside.FOLDER
             says = f"damaged ones are kept in {folder} until their notebooks are deleted: {names}"
             checks.append({"check": "documents", "ok": False, "says": says})
         try:
-            readiness = await runtime.readiness(template)
-            checks.append({"check": "docker runtime", "ok": readiness.ready, "says": readiness.reason or "ready"})
-            if readiness.ready:
-                facts = await runtime.capabilities(template)
-                checks += [{"check": fact.name, "ok": fact.granted, "says": fact.evidence} for fact in facts]
+            for name, each in settings.templates.items():
+                # The template is named where there is more than the one that everybody has.
+                prefix = "" if name == "default" else f"{name}: "
+                template = each.template(name)
+                readiness = await runtime.readiness(template)
+                says = readiness.reason or "ready"
+                checks.append({"check": f"{prefix}docker runtime", "ok": readiness.ready, "says": says})
+                if readiness.ready:
+                    facts = await runtime.capabilities(template)
+                    checks += [
+                        {"check": f"{prefix}{fact.name}", "ok": fact.granted, "says": fact.evidence} for fact in facts
+                    ]
         finally:
             await runtime.close()
         return checks

@@ -16,7 +16,7 @@ def gather() -> link_pb2.Facts:
         cap_eff=status.get("CapEff", ""),
         no_new_privs=_number(status.get("NoNewPrivs")),
         seccomp=_number(status.get("Seccomp")),
-        root_read_only=bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+        root_read_only=_root_read_only(),
         interfaces=_interfaces(),
         routes=_routes(),
     )
@@ -25,6 +25,13 @@ def gather() -> link_pb2.Facts:
 def _status() -> dict[str, str]:
     lines = _lines("/proc/self/status")
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _root_read_only() -> bool:
+    # statvfs would tell as well, but not on gVisor.
+    fields = [line.split() for line in _lines("/proc/self/mountinfo")]
+    options = [each[5].split(",") for each in fields if len(each) > 5 and each[4] == "/"]
+    return bool(options) and "ro" in options[-1]
 
 
 def _number(text: str | None) -> int:

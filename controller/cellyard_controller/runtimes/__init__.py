@@ -70,6 +70,27 @@ class CapabilityFact:
 
 
 @dataclass(frozen=True, slots=True)
+class ToldFacts:
+    """What an agent says first of what confines it. Untrusted, but for who said it."""
+
+    uid: int = -1
+    cap_eff: str = ""
+    no_new_privs: int = -1
+    seccomp: int = -1
+    root_read_only: bool = False
+    interfaces: tuple[str, ...] = ()
+    """By name, sorted."""
+    routes: int = -1
+    """That lead anywhere but to the loopback interface."""
+    peer_pid: int = 0
+    """The process that said so, as this machine's kernel names it; 0 where it has no number here."""
+
+
+NOTHING_TOLD = ToldFacts()
+"""Of an agent that has not spoken yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether a runtime can start a sandbox from a template now."""
 
@@ -101,6 +122,12 @@ class Runtime(Protocol):
 
     async def start(self, spec: SandboxSpec) -> str:
         """Starts a sandbox and returns its instance id. Raises RuntimeFailed; nothing is left behind then."""
+
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        """In what this very sandbox is not as it must be, as words; asked before it is anybody's.
+
+        Compares what its agent told with what this machine shows of it. Raises RuntimeFailed.
+        """
 
     async def stop(self, instance_id: str) -> None:
         """Ends and removes an instance. One that is gone already is no error. Raises RuntimeFailed."""

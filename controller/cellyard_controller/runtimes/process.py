@@ -29,6 +29,7 @@ from cellyard_controller.runtimes import (
     RuntimeFailed,
     SandboxSpec,
     Template,
+    ToldFacts,
     keeper,
 )
 
@@ -126,6 +127,10 @@ class ProcessRuntime:
         folder = await self._new_folder()
         child = await self._spawn(spec, folder, _agent_command(spec, folder))
         return child.instance.instance_id
+
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        """None: nothing confines these sandboxes, so there is nothing to compare."""
+        return []
 
     async def stop(self, instance_id: str) -> None:
         """Lets the agent end, kills what is left after 2 s, and removes its folder. Raises RuntimeFailed."""

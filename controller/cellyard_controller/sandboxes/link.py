@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +36,7 @@ from cellyard_controller.executions.reports import (
     What,
 )
 from cellyard_controller.ids import ExecutionId, SandboxId
+from cellyard_controller.runtimes import NOTHING_TOLD, ToldFacts
 from cellyard_proto import PROTOCOL, framing, outputs
 from cellyard_proto.v1 import calls_pb2, outputs_pb2
 from cellyard_proto.v1 import link_pb2 as pb
@@ -70,6 +73,8 @@ class AgentHello:
     last_number: int
     open_calls: tuple[tuple[ExecutionId, str], ...] = ()
     """Calls of the code that wait for their answer: execution and call id."""
+    facts: ToldFacts = NOTHING_TOLD
+    """What it says of what confines it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +292,7 @@ class AgentLink:
         try:
             loop = asyncio.get_running_loop()
             self.last_heard = loop.time()
-            greeting = await self.owner.link_up(_hello(first.hello))
+            greeting = await self.owner.link_up(_hello(first.hello, _peer_pid(writer)))
             self._greeted = True
             self._send(
                 pb.ToAgent(
@@ -327,12 +332,30 @@ def comm_message(said: CommSaid) -> outputs_pb2.Comm:
     return message
 
 
-def _hello(hello: pb.Hello) -> AgentHello:
+def _peer_pid(writer: asyncio.StreamWriter) -> int:
+    """Which process dialled, by the kernel's word."""
+    end = writer.get_extra_info("socket")
+    pid, _, _ = struct.unpack("3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(pid)
+
+
+def _hello(hello: pb.Hello, peer_pid: int) -> AgentHello:
+    facts = hello.facts
     return AgentHello(
         kernel=_kernel(hello.kernel),
         held=frozenset(ExecutionId(name) for name in hello.held_executions),
         last_number=hello.last_number,
         open_calls=tuple((ExecutionId(call.execution_id), call.call_id) for call in hello.open_calls),
+        facts=ToldFacts(
+            uid=facts.uid,
+            cap_eff=facts.cap_eff[:64],
+            no_new_privs=facts.no_new_privs,
+            seccomp=facts.seccomp,
+            root_read_only=facts.root_read_only,
+            interfaces=tuple(sorted(name[:64] for name in facts.interfaces[:64])),
+            routes=facts.routes,
+            peer_pid=peer_pid,
+        ),
     )
 
 

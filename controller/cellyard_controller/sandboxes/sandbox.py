@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
-from cellyard_controller.runtimes import Runtime, Template
+from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
 from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
 from cellyard_controller.sandboxes.link import (
     AgentHello,
@@ -85,6 +85,8 @@ class Sandbox:
         self.link: AgentLink
         self.owner: SandboxOwner | None = None
         self.kernel = KernelReport("none", 0, "")
+        self.told = NOTHING_TOLD
+        """What its agent said of itself when it last connected, before a room took over."""
         self.end: tuple[EndReason, str] | None = None
         self._greeting: Greeting
         self._answers: dict[int, str] = {}
@@ -134,6 +136,7 @@ class Sandbox:
     async def link_up(self, hello: AgentHello) -> Greeting:
         """The agent has connected."""
         self.kernel = hello.kernel
+        self.told = hello.facts
         return self._greeting
 
     async def link_ready(self) -> None:

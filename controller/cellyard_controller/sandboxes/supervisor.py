@@ -210,6 +210,7 @@ class Supervisor:
         self._spawn(self._look_after(sandbox))
         report("kernel", "starting the kernel")
         await _within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
+        await _attest(sandbox, spec)  # before it hears of anything that is secret
         sandbox.kernel_type = settings.kernel_type
         sandbox.link.start_kernel(settings.kernel_type, dict(settings.env))
         await _within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
@@ -302,10 +303,11 @@ class Supervisor:
             await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance))
 
     async def _probe(self, runtime: Runtime) -> None:
-        """Asks for capabilities before anybody does: the first canary takes some seconds."""
-        template = self.catalogue.template("default")
-        if (await runtime.readiness(template)).ready:
-            await runtime.capabilities(template)
+        """Asks for every template's capabilities before anybody does: a canary takes some seconds."""
+        for name in self._config.templates:
+            template = self.catalogue.template(name)
+            if (await runtime.readiness(template)).ready:
+                await runtime.capabilities(template)
 
     async def _ping_all(self) -> None:
         interval = self._config.sandboxes.ping_interval
@@ -333,6 +335,18 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         log.exception("the supervisor's work failed")
+
+
+async def _attest(sandbox: Sandbox, spec: SandboxSpec) -> None:
+    """Nobody is given a sandbox that is not confined as it must be. Raises SandboxGone."""
+    try:
+        found = await sandbox.runtime.deviations(sandbox.instance_id, spec, sandbox.told)
+    except RuntimeFailed as failed:
+        raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
+    if found:
+        log.error("a sandbox is not confined as it must be", sandbox=sandbox.sandbox_id, why=found)
+        message = f"a sandbox was not confined as it must be, and was removed: {'; '.join(found)}"
+        raise SandboxGone(EndReason.CAPABILITY_UNAVAILABLE, message)
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:

@@ -31,19 +31,44 @@ def top(**changes: Any) -> Change:
     return lambda settings: settings.update(changes)
 
 
+def both(first: Change, second: Change) -> Change:
+    """Two changes."""
+
+    def change(settings: dict[str, Any]) -> None:
+        first(settings)
+        second(settings)
+
+    return change
+
+
 def with_bind(source: str, target: str, read_only: bool) -> Change:
     """One more mount from the host."""
     mount = {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only}
     return lambda settings: settings["HostConfig"]["Mounts"].append(mount)
 
 
+def loose_tmpfs(point: str, options: str | None) -> Change:
+    """Other options of one tmpfs, or none of our own there."""
+
+    def change(settings: dict[str, Any]) -> None:
+        made = {**settings["HostConfig"]["Tmpfs"], point: options}
+        settings["HostConfig"]["Tmpfs"] = {name: text for name, text in made.items() if text is not None}
+
+    return change
+
+
+def a_device() -> dict[str, str]:
+    """One of the host's devices, under another name."""
+    return {"PathOnHost": "/dev/null", "PathInContainer": "/dev/more", "CgroupPermissions": "rw"}
+
+
 def broken_by(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     """Starts sandboxes with settings that no product code can ask for."""
 
     def settings(
-        spec: SandboxSpec, image: str, *, private_cgroups: bool, command: Sequence[str] = ()
+        spec: SandboxSpec, image: str, *, seccomp: str, private_cgroups: bool, command: Sequence[str] = ()
     ) -> dict[str, Any]:
-        made = container_settings(spec, image, private_cgroups=private_cgroups, command=command)
+        made = container_settings(spec, image, seccomp=seccomp, private_cgroups=private_cgroups, command=command)
         change(made)
         return made
 
@@ -79,6 +104,18 @@ async def test_a_proof_is_kept_for_template_image_and_engine(bench: Bench) -> No
         (host(CapDrop=[], CapAdd=["NET_RAW"]), {"container_isolation"}, "CapBnd on the host"),
         (host(SecurityOpt=["no-new-privileges:true", "seccomp=unconfined"]), {"container_isolation"}, "Seccomp inside"),
         (host(SecurityOpt=[]), {"container_isolation"}, "NoNewPrivs"),
+        (host(GroupAdd=["4"]), {"container_isolation"}, "other groups"),
+        (host(NetworkMode="bridge"), {"network_isolation"}, "network interfaces are up"),
+        (both(top(Hostname=""), host(UTSMode="host")), {"container_isolation", "process_isolation"}, "uts namespace"),
+        (host(Tmpfs={}), {"container_isolation"}, "/home/sandbox is not mounted"),
+        (loose_tmpfs("/home/sandbox", "rw,nosuid,nodev,mode=1777"), {"container_isolation"}, "bytes and inodes"),
+        (loose_tmpfs("/tmp", "rw,suid,dev,size=8m,nr_inodes=99"), {"container_isolation"}, "without nosuid and nodev"),
+        (loose_tmpfs("/dev/shm", None), {"container_isolation"}, "/dev/shm is mounted without a limit"),
+        (loose_tmpfs("/cache", "rw,nosuid,nodev,size=8m"), {"container_isolation"}, "/cache is mounted from the host"),
+        (host(MaskedPaths=[]), {"container_isolation"}, "/proc/keys is not masked"),
+        (host(ReadonlyPaths=[]), {"container_isolation"}, "/proc/sys is not masked"),
+        (host(Devices=[a_device()]), {"container_isolation"}, "devices were added: /dev/more"),
+        (host(MemorySwap=-1), {"container_isolation"}, "swap is not limited"),
         (host(ReadonlyRootfs=False), {"container_isolation"}, "/ is not read-only"),
         (host(PidsLimit=0), {"container_isolation"}, "processes could be started"),
         (host(Memory=0, MemorySwap=0), {"container_isolation"}, "more memory than the limit was had"),

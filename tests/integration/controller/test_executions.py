@@ -148,6 +148,18 @@ async def test_a_start_that_fails_cancels_with_the_reason(stubs: Stubs, yard: Ya
     assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
 
 
+async def test_a_sandbox_that_deviates_is_given_to_nobody(stubs: Stubs, yard: Yard) -> None:
+    yard.runtime.deviates = ["its Seccomp is 0"]
+    ended = await stubs.run("nb", "value 1")
+    assert ended.end == ex.EXECUTION_END_CANCELLED
+    assert ended.end_reason == "capability_unavailable"
+    assert "not confined as it must be" in ended.end_message
+    assert "its Seccomp is 0" in ended.end_message
+    assert yard.controller.supervisor.sandboxes() == []
+    yard.runtime.deviates = []
+    assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
+
+
 async def test_a_broken_link_loses_no_output_and_runs_nothing_twice(stubs: Stubs, yard: Yard) -> None:
     reader = asyncio.ensure_future(collect(stubs.start("nb", "print a\ngate g1\nflood 50\ngate g2\nprint z")))
     for gate in ("g1", "g2"):

@@ -12,7 +12,8 @@ SURVEY = Survey(
     version="20.10.24",
     api_version="1.41",
     cgroup_version="1",
-    oci_runtimes=("runc",),
+    oci_runtimes={"runc": "runc"},
+    oci_default="runc",
     security=("seccomp",),
     image="cellyard-python:1",
     image_id="sha256:1",
@@ -45,6 +46,17 @@ def test_an_oci_runtime_that_the_engine_lacks_is_named_with_those_it_has() -> No
 
 def test_another_network_policy_is_refused_rather_than_ignored() -> None:
     assert "only none can be had" in readiness(SURVEY, replace(TEMPLATE, network="open")).reason
+
+
+def test_an_engine_without_seccomp_starts_nothing() -> None:
+    assert "no seccomp" in readiness(replace(SURVEY, security=("apparmor",)), TEMPLATE).reason
+
+
+def test_what_an_oci_runtime_is_belongs_to_what_is_told() -> None:
+    strong = replace(SURVEY, oci_runtimes={"runc": "runc", "runsc": "/usr/bin/runsc --network=none"})
+    told = readiness(strong, replace(TEMPLATE, oci_runtime="runsc")).details
+    assert told["oci_runtime"] == "runsc (/usr/bin/runsc --network=none)"
+    assert readiness(strong, TEMPLATE).details["oci_runtime"] == "runc (runc)"
 
 
 def test_cgroup_namespaces_are_private_where_there_are_any() -> None:

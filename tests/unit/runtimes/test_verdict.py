@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cellyard_controller.runtimes import MIB, CapabilityFact, Template
+from cellyard_controller.runtimes.docker.host import HostView
 from cellyard_controller.runtimes.docker.verdict import (
     CAPABILITIES,
     NO_CAPABILITIES,
-    HostView,
     ProbeFacts,
     Sighting,
     judge,
@@ -22,23 +22,25 @@ TEMPLATE = Template("default", "", memory_bytes=1024 * MIB, pids=256)
 UID = 64_999
 RIGHTS = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), NO_CAPABILITIES)
 STATUS = {**RIGHTS, "NoNewPrivs": "1", "Seccomp": "2"}
+TMPFS = "rw,size=65536k,nr_inodes=8192"
 MOUNTS = [
     ("/", "overlay", "ro,relatime", "rw"),
     ("/proc", "proc", "rw,nosuid,nodev,noexec", "rw"),
     ("/dev", "tmpfs", "rw,nosuid", "rw,mode=755"),
     ("/dev/pts", "devpts", "rw,nosuid,noexec", "rw"),
     ("/dev/mqueue", "mqueue", "rw,nosuid,nodev,noexec", "rw"),
-    ("/dev/shm", "tmpfs", "rw,nosuid,nodev,noexec", "rw,size=65536k"),
+    ("/dev/shm", "tmpfs", "rw,nosuid,nodev,noexec", TMPFS),
     ("/sys", "sysfs", "ro,nosuid,nodev,noexec", "ro"),
     ("/sys/fs/cgroup", "cgroup2", "ro,nosuid,nodev,noexec", "rw"),
     ("/proc/acpi", "tmpfs", "ro", "ro"),
     ("/proc/keys", "tmpfs", "rw,nosuid", "rw"),
-    ("/tmp", "tmpfs", "rw,nosuid,nodev,noexec", "rw"),
-    ("/home/sandbox", "tmpfs", "rw,nosuid,nodev", "rw"),
+    ("/tmp", "tmpfs", "rw,nosuid,nodev,noexec", TMPFS),
+    ("/home/sandbox", "tmpfs", "rw,nosuid,nodev", TMPFS),
     ("/run/cellyard", "ext4", "ro,relatime", "rw"),
     ("/etc/hosts", "ext4", "ro,relatime", "rw"),
 ]
 GOOD = ProbeFacts(
+    kernel="6.1.0",
     pid=1,
     uid=UID,
     gid=UID,
@@ -48,7 +50,9 @@ GOOD = ProbeFacts(
     leftovers=[],
     writes={"/": "EROFS", "/usr": "EROFS", "/etc": "EROFS", "/run/cellyard": "EROFS"},
     mounts=MOUNTS,
+    maskable=["/proc/acpi", "/proc/keys"],
     block_devices=[],
+    devices=["/dev/null", "/dev/pts/0", "/dev/zero"],
     interfaces={"lo": 9, "tunl0": 128},
     routes=[],
     connects=[("172.17.0.1", 9, "ENETUNREACH"), ("2001:db8::1", 9, "EADDRNOTAVAIL")],
@@ -67,7 +71,16 @@ GOOD = ProbeFacts(
     memory_try="signal 9",
 )
 OWN = {"net": "net:[1]", "ipc": "ipc:[1]", "pid": "pid:[1]"}
-HOST = HostView(pid=4242, uid=UID, status=STATUS, namespaces=GOOD.namespaces, own_namespaces=OWN)
+HOST = HostView(
+    pid=4242,
+    uid=UID,
+    status=STATUS,
+    namespaces=GOOD.namespaces,
+    own_namespaces=OWN,
+    peer_pid=4242,
+    program="/opt/venv/bin/python3.11",
+    kernel="6.1.0",
+)
 SEEN = Sighting(inside=GOOD, host=HOST, uid=UID, killed_after=0.06)
 
 
@@ -114,6 +127,9 @@ def test_a_sandbox_as_it_should_be_has_every_capability() -> None:
         ({"mounts": with_mount("/dev", "devtmpfs", "rw")}, "/dev is mounted from the host"),
         ({"mounts": with_mount("/sys", "sysfs", "rw")}, "/sys (sysfs) is not read-only"),
         ({"mounts": MOUNTS[1:]}, "/ is not mounted"),
+        ({"mounts": [*MOUNTS[:-5], ("/tmp", "tmpfs", "rw,nosuid,nodev", "rw")]}, "without a limit of bytes and inodes"),
+        ({"maskable": ["/proc/kcore"]}, "/proc/kcore is not masked"),
+        ({"devices": ["/dev/kvm"]}, "devices were added: /dev/kvm"),
         ({"block_devices": ["/dev/vda"]}, "disks can be opened"),
         ({"engine_sockets": ["/run/docker.sock"]}, "an engine's socket"),
         ({"limits": {**GOOD.limits, "memory.max": "max"}}, "the memory limit is max"),
@@ -142,6 +158,7 @@ def test_whatever_weakens_the_container_takes_its_isolation_away(changes: dict[s
         ({"connects": [("172.17.0.1", 9, "ECONNREFUSED")]}, "172.17.0.1 port 9 is within reach (ECONNREFUSED)"),
         ({"connects": [("192.0.2.1", 9, "ETIMEDOUT")]}, "within reach (ETIMEDOUT)"),
         ({"connects": [("172.17.0.1", 9, "")]}, "within reach (connected)"),
+        ({"connects": [("172.17.0.1", 9, "EHOSTUNREACH")]}, "within reach (EHOSTUNREACH)"),
         ({"connects": []}, "no connection was tried"),
     ],
 )
@@ -158,6 +175,78 @@ def test_the_host_is_believed_where_it_says_otherwise() -> None:
     assert not fact.granted
     for why in ("Seccomp on the host", "CapEff on the host", "the host runs it as root"):
         assert why in fact.evidence
+
+
+def test_another_process_than_the_containers_first_speaks_for_nobody() -> None:
+    fact = verdicts(replace(SEEN, host=replace(HOST, peer_pid=4243)))["process_isolation"]
+    assert "process 4243 speaks for it" in fact.evidence
+    assert not fact.granted
+
+
+GVISOR = "/usr/bin/runsc"
+SENTRY = HostView(
+    pid=4242,
+    uid=65_534,
+    status={**dict.fromkeys(RIGHTS, "0000000000240000"), "NoNewPrivs": "1", "Seccomp": "2"},
+    namespaces={"net": "net:[2]", "ipc": "ipc:[2]", "pid": "pid:[1]", "user": "user:[2]"},
+    own_namespaces={**OWN, "user": "user:[1]"},
+    peer_pid=4240,
+    program=GVISOR,
+    kernel="6.1.0",
+    limits=GOOD.limits,
+)
+ON_GVISOR = GOOD.model_copy(
+    update={
+        "kernel": "4.4.0",
+        "status": {**dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd"), NO_CAPABILITIES), "Seccomp": "0"},
+        "mounts": [
+            ("/", "9p", "ro", "ro"),
+            ("/proc", "proc", "rw,noexec", "rw"),
+            ("/dev", "tmpfs", "rw", "rw,mode=0755"),
+            *((point, "tmpfs", "rw", "rw,size=8m") for point in ("/home/sandbox", "/tmp", "/dev/shm")),
+            ("/run/cellyard", "9p", "ro", "ro"),
+        ],
+        "devices": ["/dev/net/tun"],
+        "limits": dict.fromkeys(GOOD.limits, ""),
+        "forks": (0, "not tried"),
+        "memory_try": "not tried",
+    }
+)
+STRONG = Sighting(inside=ON_GVISOR, host=SENTRY, uid=UID, killed_after=0.1, oci_program=GVISOR)
+
+
+def test_a_kernel_of_its_own_is_judged_by_what_holds_that_kernel() -> None:
+    nowhere = ON_GVISOR.model_copy(update={"connects": [("192.0.2.1", 9, "EHOSTUNREACH")]})
+    facts = verdicts(replace(STRONG, inside=nowhere))
+    assert [fact.evidence for fact in facts.values() if not fact.granted] == []
+    assert "a kernel of its own (/usr/bin/runsc, release 4.4.0)" in facts["container_isolation"].evidence
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        (replace(STRONG, oci_program=""), "Seccomp inside"),
+        (replace(STRONG, host=replace(SENTRY, program="/usr/bin/python3")), "Seccomp inside"),
+        (replace(STRONG, inside=ON_GVISOR.model_copy(update={"kernel": "6.1.0"})), "Seccomp inside"),
+        (replace(STRONG, host=replace(SENTRY, program="")), "Seccomp inside"),
+        (replace(STRONG, host=replace(SENTRY, status={**SENTRY.status, "Seccomp": "0"})), "Seccomp on the host"),
+        (replace(STRONG, host=replace(SENTRY, uid=0)), "the host runs it as root"),
+        (replace(STRONG, host=replace(SENTRY, limits={})), "the memory limit is missing"),
+        (
+            replace(STRONG, host=replace(SENTRY, namespaces={**SENTRY.namespaces, "user": "user:[1]"})),
+            "shares the user namespace",
+        ),
+        (replace(STRONG, inside=ON_GVISOR.model_copy(update={"uid": 0})), "runs as user 0"),
+        (
+            replace(STRONG, inside=ON_GVISOR.model_copy(update={"status": {**ON_GVISOR.status, "CapEff": "1"}})),
+            "CapEff inside",
+        ),
+    ],
+)
+def test_a_kernel_of_its_own_is_not_taken_at_its_word(seen: Sighting, why: str) -> None:
+    fact = verdicts(seen)["container_isolation"]
+    assert not fact.granted
+    assert why in fact.evidence
 
 
 def test_without_the_hosts_view_nothing_is_proven_of_isolation() -> None:

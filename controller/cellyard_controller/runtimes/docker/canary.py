@@ -22,7 +22,9 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from cellyard_controller.runtimes import MIB, Instance, SandboxSpec, Template
-from cellyard_controller.runtimes.docker.verdict import HostView, ProbeFacts, Sighting
+from cellyard_controller.runtimes.docker import host
+from cellyard_controller.runtimes.docker.host import HostView
+from cellyard_controller.runtimes.docker.verdict import ProbeFacts, Sighting
 
 CANARY_UID = 64_999
 """Beyond the users of distributions, within the 65,536 ids that an engine with user namespaces has."""
@@ -40,8 +42,6 @@ _ADDRESSES_MAX = 16
 _NOWHERE = ("192.0.2.1", "2001:db8::1")
 """Addresses of RFC 5737 and RFC 3849: nobody's, but anything with a way out would try."""
 _PORT = 9
-_NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
-_STATUS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 
 
 class CanaryFailed(Exception):
@@ -60,12 +60,17 @@ class Cage(Protocol):
     async def log_tail(self, instance_id: str) -> str:
         """What it wrote last."""
 
+    async def host_pid(self, instance_id: str) -> int:
+        """The number of its first process on the host; 0 where it has none."""
+
     async def stop(self, instance_id: str) -> None:
         """Ends and removes it."""
 
 
-async def sight(spec: SandboxSpec, cage: Cage) -> Sighting:
+async def sight(spec: SandboxSpec, cage: Cage, oci_program: str = "") -> Sighting:
     """Starts a canary, hears it, looks at it from the host and ends it; within about 30 s.
+
+    `oci_program` is the path of the OCI runtime's program that the template names, if it names one.
 
     Raises CanaryFailed, and RuntimeFailed where the engine fails. Nothing of the canary is left.
     """
@@ -75,11 +80,12 @@ async def sight(spec: SandboxSpec, cage: Cage) -> Sighting:
         try:
             with closing(await _accept(listener, instance_id, cage)) as link:
                 inside = _facts(await _line(link))
-                host = _host_view(link)
+                outside = _host_view(await cage.host_pid(instance_id), link)
                 ordered = loop.time()
                 await cage.stop(instance_id)
                 ended = await _ended(link)
-                return Sighting(inside, host, spec.uid, loop.time() - ordered if ended else None)
+                took = loop.time() - ordered if ended else None
+                return Sighting(inside, outside, spec.uid, took, oci_program)
         finally:
             await cage.stop(instance_id)
 
@@ -101,6 +107,7 @@ def _command(template: Template) -> list[str]:
         "connect": out_of_reach(),
         "memory": template.memory_bytes + _MEMORY_ABOVE if tried else 0,
         "forks": template.pids + _FORKS_ABOVE,
+        "kernel": os.uname().release,
     }
     # Without site (-S) nothing that the image runs at an interpreter's start has touched the fresh folders
     # yet.
@@ -162,26 +169,11 @@ def _facts(line: bytes) -> ProbeFacts:
         raise CanaryFailed(f"the probe's answer makes no sense: {bad.error_count()} of its facts are wrong") from bad
 
 
-def _host_view(link: socket.socket) -> HostView | None:
-    """What the host says of the process at the link's other end; None where it does not show."""
-    pid, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    if pid <= 0:
-        return None  # a pid namespace of our own, in which the host's processes have no number
-    try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    except OSError:
-        return None
-    if not _still_there(link):
-        return None  # it ended, and the number may be another's by now
-    status = {name: lines.get(name, "").strip() for name in _STATUS}
-    return HostView(pid, int(lines["Uid"].split()[1]), status, _namespaces(str(pid)), _namespaces("self"))
-
-
-def _namespaces(process: str) -> dict[str, str]:
-    try:
-        return {name: os.readlink(f"/proc/{process}/ns/{name}") for name in _NAMESPACES}
-    except OSError:
-        return {}  # another user's, and we are not root
+def _host_view(pid: int, link: socket.socket) -> HostView | None:
+    """What the host says of the canary's first process; None where it does not show."""
+    peer, _, _ = struct.unpack("3i", link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    seen = host.look_at(pid, peer)
+    return seen if _still_there(link) else None  # it ended, and the number may be another's by now
 
 
 def _still_there(link: socket.socket) -> bool:

@@ -13,6 +13,7 @@ from cellyard_controller.runtimes import SandboxSpec, Template
 
 HOME = "/home/sandbox"
 LINK = "/run/cellyard"
+SHM = "/dev/shm"
 CONTROLLER_LABEL = "cellyard.controller"
 SANDBOX_LABEL = "cellyard.sandbox"
 TEMPLATE_LABEL = "cellyard.template"
@@ -34,9 +35,9 @@ def file_size_limit(template: Template) -> int:
 
 
 def container_settings(
-    spec: SandboxSpec, image: str, *, private_cgroups: bool, command: Sequence[str] = ()
+    spec: SandboxSpec, image: str, *, seccomp: str, private_cgroups: bool, command: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The body of the create request. An empty `command` means the image's own."""
+    """The body of the create request. `seccomp` is a profile's text. An empty `command` means the image's own."""
     template = spec.template
     settings: dict[str, Any] = {
         "Image": image,
@@ -51,27 +52,29 @@ def container_settings(
         },
         "StopSignal": "SIGTERM",
         "Healthcheck": {"Test": ["NONE"]},  # an image's own would be an exec into the sandbox, again and again
-        "HostConfig": _host_config(spec, private_cgroups),
+        "HostConfig": _host_config(spec, seccomp, private_cgroups),
     }
     if command:
         settings["Cmd"] = list(command)
     return settings
 
 
-def _host_config(spec: SandboxSpec, private_cgroups: bool) -> dict[str, Any]:
+def _host_config(spec: SandboxSpec, seccomp: str, private_cgroups: bool) -> dict[str, Any]:
     template = spec.template
     config: dict[str, Any] = {
         "NetworkMode": "none",
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true"],
+        "CapAdd": [],
+        "SecurityOpt": ["no-new-privileges:true", f"seccomp={seccomp}"],
         "Privileged": False,
         "ReadonlyRootfs": True,
         "Tmpfs": {
             # Programs in the home may be run: packages with compiled parts are installed there.
             HOME: _tmpfs(template.home_bytes, "exec", "mode=0700", f"uid={spec.uid}", f"gid={spec.uid}"),
             "/tmp": _tmpfs(template.tmp_bytes, "noexec", "mode=1777"),
+            # In place of the engine's, whose inodes nothing bounds.
+            SHM: _tmpfs(template.shm_bytes, "noexec", "mode=1777"),
         },
-        "ShmSize": template.shm_bytes,
         "Mounts": [
             {
                 "Type": "bind",
@@ -91,6 +94,9 @@ def _host_config(spec: SandboxSpec, private_cgroups: bool) -> dict[str, Any]:
             _ulimit("fsize", file_size_limit(template)),
         ],
         "IpcMode": "private",
+        "PidMode": "",
+        "UTSMode": "",
+        "UsernsMode": "",  # the engine's own choice: never the host's where the engine has user namespaces
         # Compression cannot be had with a single file, and a second one would double the space.
         "LogConfig": {"Type": "local", "Config": {"max-size": "1m", "max-file": "1", "compress": "false"}},
         "AutoRemove": False,  # the exit code and reason are still wanted

@@ -4,8 +4,9 @@ Handed to the sandbox's interpreter as text, so it imports the standard library 
 only looks and tries; whether that is good enough is decided outside (verdict.py).
 
 Its one argument is a JSON object: `connect` (pairs of address and port that must be out of reach), `memory`
-(bytes to ask for at once, more than is allowed; 0 to not try) and `forks` (processes to start, more than are
-allowed).
+(bytes to ask for at once, more than is allowed; 0 to not try), `forks` (processes to start, more than are
+allowed) and `kernel` (the release of the host's). On a kernel of its own neither memory nor forks are tried: what
+they hit there is the whole sandbox, and nobody would be left to tell.
 """
 
 from __future__ import annotations
@@ -32,6 +33,25 @@ ENGINE_SOCKETS = (
     "/run/podman/podman.sock",
     "/var/run/docker.sock",
 )
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+)
+"""What engines hide, or mount read-only, of what a kernel shows."""
+NS = "/proc/self/ns"
 NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
 FRESH = ("/home/sandbox", "/tmp", "/dev/shm")
 PROGRAM_FOLDERS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
@@ -51,17 +71,21 @@ def main() -> None:
 
 def look(wanted: dict[str, Any]) -> dict[str, Any]:
     """Everything there is to tell, ready for JSON."""
+    shared_kernel = os.uname().release == wanted["kernel"]
     return {
+        "kernel": os.uname().release,
         "pid": os.getpid(),
         "uid": os.getuid(),
         "gid": os.getgid(),
         "groups": os.getgroups(),
         "status": status(),
-        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES},
+        "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES if name in listed(NS)},
         "leftovers": [os.path.join(folder, name) for folder in FRESH for name in listed(folder)],
         "writes": {folder: refusal(write_into, folder) for folder in ("/", "/usr", "/etc", LINK)},
         "mounts": mounts(),
-        "block_devices": block_devices(),
+        "maskable": [path for path in MASKED if os.path.lexists(path)],
+        "block_devices": devices(stat.S_ISBLK),
+        "devices": devices(stat.S_ISCHR),
         "interfaces": {name: int(text(f"/sys/class/net/{name}/flags") or "0", 16) for name in listed("/sys/class/net")},
         "routes": routes(),
         "connects": [[address, port, refusal(reach, address, port)] for address, port in wanted["connect"]],
@@ -73,8 +97,8 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         },
         "limits": limits(),
         "swap_total": swap_total(),
-        "forks": forks(wanted["forks"]),
-        "memory_try": memory_try(wanted["memory"]),
+        "forks": forks(wanted["forks"]) if shared_kernel else [0, "not tried"],
+        "memory_try": memory_try(wanted["memory"]) if shared_kernel else "not tried",
     }
 
 
@@ -95,10 +119,10 @@ def mounts() -> list[list[str]]:
     return found
 
 
-def block_devices() -> list[str]:
-    """Disks that could be opened by name."""
+def devices(kind: Callable[[int], bool]) -> list[str]:
+    """Disks, or others, that could be opened by name."""
     paths = [os.path.join(folder, name) for folder, _, names in os.walk("/dev") for name in names]
-    return [path for path in paths if os.path.lexists(path) and stat.S_ISBLK(os.lstat(path).st_mode)]
+    return sorted(path for path in paths if os.path.lexists(path) and kind(os.lstat(path).st_mode))
 
 
 def routes() -> list[str]:

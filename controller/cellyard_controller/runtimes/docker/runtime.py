@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,14 +27,16 @@ from cellyard_controller.runtimes import (
     RuntimeFailed,
     SandboxSpec,
     Template,
+    ToldFacts,
 )
-from cellyard_controller.runtimes.docker import canary, survey, verdict
+from cellyard_controller.runtimes.docker import canary, host, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     CONTROLLER_LABEL,
     SANDBOX_LABEL,
     container_name,
     container_settings,
 )
+from cellyard_controller.runtimes.docker.deviations import deviations
 from cellyard_controller.runtimes.docker.engine import EngineCalls, T, engine_address
 from cellyard_controller.runtimes.docker.exits import ExitEvents, Exits
 
@@ -86,8 +91,10 @@ class DockerRuntime:
         self._looking = asyncio.Lock()
         self._looks: dict[str, tuple[float, survey.Survey]] = {}
         self._failed_look: tuple[float, str] | None = None
-        self._probing = asyncio.Lock()
+        # One for each template: an OCI runtime that hangs holds up nobody else's canary.
+        self._probing: defaultdict[Template, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
+        self._seccomp = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
         self._exits = Exits()
 
@@ -99,12 +106,17 @@ class DockerRuntime:
             return Readiness(ready=False, reason=str(failure))
 
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
-        """What a canary has shown for this template, image and engine; starts one where none did, 2 s."""
+        """What a canary has shown for this template, on this engine; starts one where none did, 2 s."""
         ready = await self.readiness(template)
         if not ready.ready:
             return verdict.not_proven(ready.reason, time.time())
-        key = (template, ready.details["image_id"], ready.details["engine"])
-        async with self._probing:
+        try:
+            profile = seccomp.digest(self._profile())
+        except RuntimeFailed as failure:
+            return verdict.not_proven(str(failure), time.time())
+        # Whatever else changes (engine, image, kernel, an OCI runtime's command, the profile), is looked at anew.
+        key = (template, profile, json.dumps(ready.details, sort_keys=True))
+        async with self._probing[template]:
             known = self._proven.get(key)
             if known is None or not _believed(known):
                 known = self._proven[key] = await self._probe(template)
@@ -125,7 +137,9 @@ class DockerRuntime:
         if self._private_cgroups is None:
             self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
         image = self._image(spec.template)
-        settings = container_settings(spec, image, private_cgroups=self._private_cgroups, command=command)
+        settings = container_settings(
+            spec, image, seccomp=self._profile(), private_cgroups=self._private_cgroups, command=command
+        )
         work = partial(
             _create_and_start,
             name=container_name(spec.sandbox_id),
@@ -136,6 +150,22 @@ class DockerRuntime:
         self._exits.started(instance_id)
         return instance_id
 
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        """In what a sandbox is not as it must be: what its agent told against what the host's /proc shows.
+
+        Raises RuntimeFailed.
+        """
+        template = spec.template
+        seen = host.look_at(await self.host_pid(instance_id), told.peer_pid)
+        oci_program = await self._oci_program(template)
+        found = list(deviations(told, seen, template, spec.uid, oci_program=oci_program))
+        if seen is None:
+            # Where the host showed nothing of the canary either, nothing was promised.
+            proven = {fact.name for fact in await self.capabilities(template) if fact.granted}
+            if verdict.PROCESS_ISOLATION in proven:
+                found.append("the host shows nothing of it")
+        return found
+
     async def stop(self, instance_id: str) -> None:
         """Kills and removes a container. One that is gone already is no error. Raises RuntimeFailed."""
         await self._call(partial(_remove, container_id=instance_id), "runtime_lost", bound=STOP_BOUND)
@@ -143,6 +173,10 @@ class DockerRuntime:
     async def inspect(self, instance_id: str) -> Instance | None:
         """One container as it stands, None where it is gone. Raises RuntimeFailed."""
         return await self._call(partial(_inspect, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+
+    async def host_pid(self, instance_id: str) -> int:
+        """The number of a container's first process on the host; 0 where none runs. Raises RuntimeFailed."""
+        return await self._call(partial(_host_pid, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
 
     async def instances(self, controller_id: str) -> list[Instance]:
         """All containers with this controller's label, ended and half-made ones too, our own canaries not."""
@@ -192,7 +226,7 @@ class DockerRuntime:
         try:
             with _link_folder(self._scratch) as link_dir:
                 spec = SandboxSpec(sandbox_id, self._controller_id, template, link_dir, canary.CANARY_UID)
-                seen = await canary.sight(spec, self)
+                seen = await canary.sight(spec, self, await self._oci_program(template))
         except (canary.CanaryFailed, OSError) as failure:
             return verdict.not_proven(str(failure), time.time())
         except RuntimeFailed as failure:
@@ -202,6 +236,15 @@ class DockerRuntime:
             self._canaries.discard(sandbox_id)
             raise
         return verdict.judge(seen, template, time.time())
+
+    async def _oci_program(self, template: Template) -> str:
+        """The path of the program of the OCI runtime that a template names; "" where it names none."""
+        if not template.oci_runtime:
+            return ""
+        known = (await self._look(self._image(template))).oci_runtimes
+        command = known.get(template.oci_runtime, "").split()
+        found = shutil.which(command[0]) if command else None
+        return str(await asyncio.to_thread(Path(found).resolve)) if found else ""
 
     async def _look(self, image: str) -> survey.Survey:
         """The engine as it is, at most a second old."""
@@ -240,6 +283,11 @@ class DockerRuntime:
             return await self._engine.call(work, bound=bound, undo=undo)
         except APIError as refused:
             raise RuntimeFailed(reason, f"the container engine refused: {refused.explanation or refused}") from refused
+
+    def _profile(self) -> str:
+        if not self._seccomp:
+            self._seccomp = seccomp.profile()
+        return self._seccomp
 
     def _image(self, template: Template) -> str:
         if not template.image and not self._default_image_name:
@@ -313,6 +361,13 @@ def _inspect(client: APIClient, container_id: str) -> Instance | None:
         exit_code=state["ExitCode"] if status in _ENDED else None,
         oom_killed=bool(state["OOMKilled"]),
     )
+
+
+def _host_pid(client: APIClient, container_id: str) -> int:
+    try:
+        return int(client.inspect_container(container_id)["State"]["Pid"])
+    except NotFound:
+        return 0
 
 
 def _list(client: APIClient, controller_id: str) -> list[Instance]:

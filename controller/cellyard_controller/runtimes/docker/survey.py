@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from docker import APIClient
 from docker.errors import ImageNotFound
@@ -17,12 +19,16 @@ class Survey:
     version: str
     api_version: str
     cgroup_version: str
-    oci_runtimes: tuple[str, ...]
+    oci_runtimes: Mapping[str, str]
+    """What the engine calls each, and the command that it is."""
+    oci_default: str
     security: tuple[str, ...]
     """What the engine confines with: "seccomp", "apparmor", "userns", ..."""
     image: str
     image_id: str
     """Empty where the image is missing."""
+    kernel: str = ""
+    """The release of the kernel below the engine."""
 
     @property
     def private_cgroups(self) -> bool:
@@ -42,11 +48,17 @@ def look(client: APIClient, image: str) -> Survey:
         version=version["Version"],
         api_version=version["ApiVersion"],
         cgroup_version=info.get("CgroupVersion", "1"),
-        oci_runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        oci_runtimes={name: _command(each) for name, each in sorted((info.get("Runtimes") or {}).items())},
+        oci_default=info.get("DefaultRuntime", ""),
         security=tuple(sorted(options)),
         image=image,
         image_id=image_id,
+        kernel=info.get("KernelVersion", ""),
     )
+
+
+def _command(runtime: dict[str, Any]) -> str:
+    return " ".join([runtime.get("path") or "", *(runtime.get("runtimeArgs") or ())])
 
 
 def readiness(survey: Survey, template: Template) -> Readiness:
@@ -58,9 +70,17 @@ def readiness(survey: Survey, template: Template) -> Readiness:
         "security": ", ".join(survey.security),
         "image": survey.image,
         "image_id": survey.image_id,
+        "kernel": survey.kernel,
+        "oci_runtime": oci_runtime(survey, template),
     }
     reason = _obstacle(survey, template)
     return Readiness(ready=not reason, reason=reason, details=details)
+
+
+def oci_runtime(survey: Survey, template: Template) -> str:
+    """Which OCI runtime a sandbox gets, with the command that it is."""
+    name = template.oci_runtime or survey.oci_default
+    return f"{name} ({survey.oci_runtimes.get(name, '')})"
 
 
 def _obstacle(survey: Survey, template: Template) -> str:
@@ -71,6 +91,8 @@ def _obstacle(survey: Survey, template: Template) -> str:
             f"the engine has no OCI runtime {template.oci_runtime} for the template {template.name}: install "
             f"it and add it to the engine's configuration; it has {', '.join(survey.oci_runtimes)}"
         )
+    if "seccomp" not in survey.security:
+        return "the engine has no seccomp, so it cannot keep sandboxes from system calls: use a kernel that has it"
     if not survey.image_id:
         return image_missing(survey.image, template)
     return ""

@@ -6,13 +6,14 @@ cannot look.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
 from cellyard_controller.runtimes import MIB, CapabilityFact, Template
-from cellyard_controller.runtimes.docker.container import HOME, LINK, NOFILE, file_size_limit
+from cellyard_controller.runtimes.docker.container import HOME, LINK, NOFILE, SHM, file_size_limit
+from cellyard_controller.runtimes.docker.host import HostView
 
 TIMEOUT = "timeout"
 PROCESS_ISOLATION = "process_isolation"
@@ -21,6 +22,7 @@ NETWORK_ISOLATION = "network_isolation"
 RESET = "reset"
 CAPABILITIES = (TIMEOUT, PROCESS_ISOLATION, CONTAINER_ISOLATION, NETWORK_ISOLATION, RESET)
 
+RIGHTS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 NO_CAPABILITIES = "0000000000000000"
 SECCOMP_FILTER = "2"
 _IFF_UP = 1
@@ -37,7 +39,11 @@ _KERNEL_FILE_SYSTEMS = {
     "mqueue": "/dev/mqueue",
 }
 _ALWAYS_READ_ONLY = frozenset({"sysfs", "cgroup", "cgroup2"})
-_WRITABLE = frozenset({HOME, "/tmp", "/dev/shm"})
+_WRITABLE = frozenset({HOME, "/tmp", SHM})
+_DEVICES = frozenset(
+    f"/dev/{name}" for name in ("console", "full", "fuse", "null", "ptmx", "random", "tty", "urandom", "zero")
+)
+"""What every container has; fuse and console only some, and without rights over them."""
 _ENGINES_TMPFS = ("/dev", "/sys", "/proc")
 """The engine's own, for root alone, and what masks files there."""
 
@@ -47,6 +53,7 @@ class ProbeFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
+    kernel: str
     pid: int
     uid: int
     gid: int
@@ -56,7 +63,9 @@ class ProbeFacts(BaseModel):
     leftovers: list[str]
     writes: dict[str, str]
     mounts: list[tuple[str, str, str, str]]
+    maskable: list[str]
     block_devices: list[str]
+    devices: list[str]
     interfaces: dict[str, int]
     routes: list[str]
     connects: list[tuple[str, int, str]]
@@ -70,19 +79,6 @@ class ProbeFacts(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class HostView:
-    """What the host's /proc says of the probe's process."""
-
-    pid: int
-    uid: int
-    status: dict[str, str]
-    namespaces: dict[str, str]
-    """Of the probe, by name; empty where only root may look."""
-    own_namespaces: dict[str, str]
-    """Of the process that looked."""
-
-
-@dataclass(frozen=True, slots=True)
 class Sighting:
     """Everything that was seen of one canary."""
 
@@ -93,6 +89,21 @@ class Sighting:
     """The user that it was started as."""
     killed_after: float | None
     """Seconds from the order to its end; None where it went on."""
+    oci_program: str = ""
+    """Path of the program of the OCI runtime that the template names; empty where it names none."""
+
+    @property
+    def own_kernel(self) -> bool:
+        """Whether a kernel of its own serves it: it sees another one, and to the host it is the OCI runtime itself.
+
+        gVisor is such a one. What confines it is then that program, and not what Linux says inside.
+        """
+        return (
+            self.host is not None
+            and bool(self.oci_program)
+            and self.host.program == self.oci_program
+            and self.inside.kernel != self.host.kernel
+        )
 
 
 def judge(seen: Sighting, template: Template, now: float) -> list[CapabilityFact]:
@@ -113,9 +124,7 @@ def judge(seen: Sighting, template: Template, now: float) -> list[CapabilityFact
         _fact(
             CONTAINER_ISOLATION,
             [*_process(seen), *_rights(seen), *_files(seen), *_limits(seen, template)],
-            f"seen inside and from the host: uid {seen.uid}, no Linux capabilities, no new privileges, "
-            f"seccomp filter, read-only root, no mount but the link's; limits held: "
-            f"{template.memory_bytes // MIB} MiB, {template.pids} processes",
+            _evidence(seen, template),
             now,
         ),
         _fact(
@@ -142,6 +151,21 @@ def _fact(name: str, failures: Sequence[str], evidence: str, now: float) -> Capa
     return CapabilityFact(name, not failures, "; ".join(failures) or evidence, now)
 
 
+def _evidence(seen: Sighting, template: Template) -> str:
+    limits = f"{template.memory_bytes // MIB} MiB, {template.pids} processes"
+    files = "read-only root, no mount but the link's"
+    if seen.own_kernel:
+        return (
+            f"a kernel of its own ({seen.oci_program}, release {seen.inside.kernel}), which the host runs without new "
+            f"privileges and behind a seccomp filter; inside: uid {seen.uid}, no Linux capabilities, {files}; "
+            f"limits set: {limits}"
+        )
+    return (
+        f"seen inside and from the host: uid {seen.uid}, no Linux capabilities, no new privileges, "
+        f"seccomp filter, {files}; limits held: {limits}"
+    )
+
+
 def _timeout(seen: Sighting) -> list[str]:
     return [] if seen.killed_after is not None else ["a process that ignores signals could not be ended"]
 
@@ -153,8 +177,13 @@ def _process(seen: Sighting) -> list[str]:
     if seen.host is None:
         failures.append("the host's view of the process could not be had, so nothing confirms what it says itself")
     else:
-        shared = _shared_namespaces(seen.inside, seen.host)
-        failures += [f"it shares the {name} namespace with the controller" for name in shared if name != "net"]
+        # A kernel of its own has processes of its own, but no use for a namespace of the host's; it has to have a
+        # user namespace, in which its rights are none outside.
+        needed = {"ipc", "mnt", "uts", "user"} if seen.own_kernel else {"ipc", "mnt", "pid", "uts"}
+        shared = needed.intersection(_shared_namespaces(seen.inside, seen.host))
+        failures += [f"it shares the {name} namespace with the controller" for name in sorted(shared)]
+        if not seen.own_kernel and seen.host.peer_pid != seen.host.pid:
+            failures.append(f"process {seen.host.peer_pid} speaks for it, and not its first one, {seen.host.pid}")
     return failures
 
 
@@ -172,16 +201,23 @@ def _rights(seen: Sighting) -> Iterator[str]:
         yield f"it is in other groups: {inside.groups}"
     if seen.host is not None and seen.host.uid == 0:
         yield "the host runs it as root"
-    views = {"inside": inside.status} | ({"on the host": seen.host.status} if seen.host is not None else {})
-    for where, status in views.items():
-        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-            if status.get(name) != NO_CAPABILITIES:
-                yield f"{name} {where} is {status.get(name)!r}, expected none"
-        if status.get("NoNewPrivs") != "1":
-            yield f"NoNewPrivs {where} is {status.get('NoNewPrivs')!r}, expected 1"
-        if status.get("Seccomp") != SECCOMP_FILTER:
-            yield f"Seccomp {where} is {status.get('Seccomp')!r}, expected {SECCOMP_FILTER} (a filter)"
+    # A kernel of its own has no filters inside, nor lines that tell of them; outside it has rights in its own user
+    # namespace alone.
+    own = seen.own_kernel
+    yield from _status("inside", inside.status, RIGHTS[:4] if own else RIGHTS, filtered=not own)
+    if seen.host is not None:
+        yield from _status("on the host", seen.host.status, () if own else RIGHTS, filtered=True)
     # Set-uid programs are told as well, but take nothing away: without new privileges they raise nobody.
+
+
+def _status(where: str, status: Mapping[str, str], rights: Sequence[str], *, filtered: bool) -> Iterator[str]:
+    for name in rights:
+        if status.get(name) != NO_CAPABILITIES:
+            yield f"{name} {where} is {status.get(name)!r}, expected none"
+    if filtered and status.get("NoNewPrivs") != "1":
+        yield f"NoNewPrivs {where} is {status.get('NoNewPrivs')!r}, expected 1"
+    if filtered and status.get("Seccomp") != SECCOMP_FILTER:
+        yield f"Seccomp {where} is {status.get('Seccomp')!r}, expected {SECCOMP_FILTER} (a filter)"
 
 
 def _files(seen: Sighting) -> Iterator[str]:
@@ -193,20 +229,28 @@ def _files(seen: Sighting) -> Iterator[str]:
     points = {point for point, _, _, _ in inside.mounts}
     yield from (f"{point} is not mounted" for point in sorted({"/", LINK, *_WRITABLE} - points))
     for mount in inside.mounts:
-        yield from _mount(*mount)
+        yield from _mount(*mount, own_kernel=seen.own_kernel)
+    if not seen.own_kernel:
+        yield from (f"{path} is not masked" for path in inside.maskable if path not in points)
+        if added := [path for path in inside.devices if path not in _DEVICES and not path.startswith("/dev/pts/")]:
+            yield f"devices were added: {', '.join(added[:5])}"
     if inside.block_devices:
         yield f"disks can be opened: {', '.join(inside.block_devices[:5])}"
     if inside.engine_sockets:
         yield f"an engine's socket is there: {', '.join(inside.engine_sockets)}"
 
 
-def _mount(point: str, system: str, options: str, _system_options: str) -> Iterator[str]:
+def _mount(point: str, system: str, options: str, system_options: str, *, own_kernel: bool) -> Iterator[str]:
     has = set(options.split(","))
     if point in _WRITABLE:
         if system != "tmpfs":
             yield f"{point} is on {system}, not in memory"
+        if own_kernel:
+            return  # set-uid and devices mean nothing on it, nor does it count inodes: all is its own memory
         if not {"nosuid", "nodev"} <= has:
             yield f"{point} is mounted without nosuid and nodev"
+        if not {"size", "nr_inodes"} <= {option.partition("=")[0] for option in system_options.split(",")}:
+            yield f"{point} is mounted without a limit of bytes and inodes"
     elif system in _KERNEL_FILE_SYSTEMS:
         if not _within(point, _KERNEL_FILE_SYSTEMS[system]):
             yield f"a second {system} is mounted, at {point}"
@@ -225,15 +269,19 @@ def _within(point: str, *folders: str) -> bool:
 
 
 def _limits(seen: Sighting, template: Template) -> Iterator[str]:
-    inside, limits = seen.inside, seen.inside.limits
+    inside = seen.inside
+    # A kernel of its own shows its own idea of limits: the host's cgroup is what holds it.
+    limits = seen.host.limits if seen.own_kernel and seen.host is not None else inside.limits
     if limits.get("memory.max") != str(template.memory_bytes):
         yield f"the memory limit is {limits.get('memory.max') or 'missing'}, expected {template.memory_bytes}"
-    if inside.swap_total and limits.get("memory.swap.max") != "0" and limits.get("memsw") != str(template.memory_bytes):
+    swap, both = limits.get("memory.swap.max"), limits.get("memsw")
+    # Swap that is not there today may be there tomorrow; only where nothing could count it, it must not be there.
+    if (swap or both or inside.swap_total) and swap != "0" and both != str(template.memory_bytes):
         yield "swap is not limited"
     if inside.memory_try not in ("signal 9", "ENOMEM", "not tried"):
         yield f"more memory than the limit was had ({inside.memory_try})"
     count, stopped = inside.forks
-    if stopped != "EAGAIN" or count >= template.pids:
+    if stopped != "not tried" and (stopped != "EAGAIN" or count >= template.pids):
         yield f"{count} processes could be started, {template.pids} are the limit"
     if limits.get("pids.max") != str(template.pids):
         yield f"the limit of processes is {limits.get('pids.max') or 'missing'}, expected {template.pids}"
@@ -268,8 +316,10 @@ def _network(seen: Sighting) -> Iterator[str]:
         yield f"there are routes: {', '.join(inside.routes)}"
     if not inside.connects:
         yield "no connection was tried"
+    # gVisor's word for having no route. Linux says it of neighbours that do not answer, and so of networks.
+    unreachable = _UNREACHABLE | {"EHOSTUNREACH"} if seen.own_kernel else _UNREACHABLE
     for address, port, answer in inside.connects:
-        if answer not in _UNREACHABLE:
+        if answer not in unreachable:
             yield f"{address} port {port} is within reach ({answer or 'connected'})"
 
 

@@ -15,6 +15,7 @@ from cellyard_controller.runtimes import (
     RuntimeFailed,
     SandboxSpec,
     Template,
+    ToldFacts,
 )
 from cellyard_controller.runtimes.fake.agent import FakeAgent
 from cellyard_controller.runtimes.fake.clock import Clock, LoopClock
@@ -57,6 +58,8 @@ class FakeRuntime:
         self._ids = itertools.count(1)
         self._sandboxes: dict[str, _Sandbox] = {}
         self._exits: asyncio.Queue[str] = asyncio.Queue()
+        self.deviates: list[str] = []
+        """In what sandboxes are found not to be as they must be."""
         self._next_start: RuntimeFailed | None = None
         self._next_kernel = ""
         self._answering = asyncio.Event()
@@ -91,6 +94,11 @@ class FakeRuntime:
         instance = Instance(instance_id, spec.sandbox_id, spec.controller_id, running=True)
         self._sandboxes[instance_id] = _Sandbox(spec, agent, task, instance)
         return instance_id
+
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        """What `deviates` says, and whatever the fake agent would not have told."""
+        await self._engine()
+        return [*self.deviates, *([] if told.uid == spec.uid else [f"it says that it is user {told.uid}"])]
 
     async def stop(self, instance_id: str) -> None:
         """Ends and forgets a sandbox."""
