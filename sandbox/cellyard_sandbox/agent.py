@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import link_pb2, outputs_pb2
-from cellyard_sandbox import facts, files
+from cellyard_sandbox import facts, files, transfers
+from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.calls import Calls
+from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
+from cellyard_sandbox.flows import Flows, Waker, Work, refused
 from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
 from cellyard_sandbox.limits import OutputLimits
@@ -37,7 +41,7 @@ class Agent:
         self._alone = alone
         self._home = home
         self._scratch = scratch
-        self._home_folder = files.open_folder(str(home))
+        self._below_home = Home(files.open_folder(str(home)))
         self._processes = Processes(alone=alone)
         self._life = KernelLife()
         self._env: dict[str, str] = {}
@@ -48,7 +52,16 @@ class Agent:
         self._outbox = Outbox(self._outbox_changed)
         self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
         self._calls = Calls(self._outbox, lambda: self._executions.running)
-        self._link = Link(link_path, self._outbox, self._hello, self._on_welcome, self._on_message)
+        self._flows = Flows(self._begin_flow, lambda: self._link.beside_changed())
+        self._link = Link(
+            link_path,
+            self._outbox,
+            self._hello,
+            self._on_welcome,
+            self._on_message,
+            beside=self._flows.next_frame,
+            on_lost=self._flows.drop,
+        )
         self._actions: dict[str, Callable[[link_pb2.ToAgent], None]] = {
             "start_kernel": lambda message: self._start_kernel(message.start_kernel),
             "restart_kernel": lambda message: self._restart_kernel(message.restart_kernel),
@@ -56,7 +69,7 @@ class Agent:
             "interrupt": lambda message: self._interrupt(message.interrupt),
             "acknowledge": lambda message: self._acknowledge(message.acknowledge.number),
             "ping": lambda message: self._link.answer(link_pb2.FromAgent(pong=link_pb2.Pong(id=message.ping.id))),
-            "put_file": lambda message: self._put_file(message.put_file),
+            "flow": lambda message: self._flows.receive(message.flow),
             "answer": lambda message: self._calls.answered(message.answer),
             "ask": lambda message: self._ask(message.ask),
             "comm": lambda message: self._send_comm(message.comm),
@@ -141,13 +154,21 @@ class Agent:
         self._executions.acknowledged(number)
         self._outbox.acknowledge(number)
 
-    def _put_file(self, order: link_pb2.PutFile) -> None:
-        error = ""
-        try:
-            files.put(self._home_folder, order.name, order.content)
-        except (OSError, ValueError) as failed:
-            error = str(failed)
-        self._reply(link_pb2.Reply(request=order.request, error=error))
+    def _begin_flow(self, order: link_pb2.OpenFlow, waker: Waker) -> Work:
+        match order.WhichOneof("what"):
+            case "write":
+                return transfers.Writing(self._below_home, order.write)
+            case "read":
+                return transfers.Reading(self._below_home, order.read)
+            case "list":
+                return transfers.Listing(self._below_home, order.list)
+            case "remove":
+                return transfers.Removing(self._below_home, order.remove)
+            case "run":
+                user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
+                own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
+                return Command(self._processes, {**own, **self._env}, order.run, waker)
+        raise refused("this agent does not know how to do that")
 
     def _ask(self, order: link_pb2.AskKernel) -> None:
         if self._host is None or self._life.state is not HostState.READY:

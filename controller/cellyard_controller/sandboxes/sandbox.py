@@ -13,7 +13,6 @@ from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxS
 from cellyard_controller.sandboxes.link import (
     AgentHello,
     AgentLink,
-    Answered,
     FromAgent,
     Greeting,
     KernelReport,
@@ -87,7 +86,6 @@ class Sandbox:
         self.kernel = KernelReport("none", 0, "")
         self.end: tuple[EndReason, str] | None = None
         self._greeting: Greeting
-        self._answers: dict[int, str] = {}
         self._changed = asyncio.Condition()
 
     def attach_link(self, link: AgentLink, greeting: Greeting) -> None:
@@ -114,11 +112,6 @@ class Sandbox:
         if self.kernel.state == "dead":
             raise SandboxGone(EndReason.START_FAILED, f"the kernel did not start: {self.kernel.reason}")
 
-    async def wait_answer(self, request: int) -> str:
-        """The agent's answer to a request: empty, or what went wrong. Raises SandboxGone."""
-        await self._wait(lambda: request in self._answers)
-        return self._answers.pop(request)
-
     async def ended(self, reason: EndReason, message: str) -> None:
         """It is gone: tells whoever waits, and the room that holds it."""
         async with self._changed:
@@ -141,11 +134,9 @@ class Sandbox:
         await self._notify()
 
     async def link_received(self, message: FromAgent) -> None:
-        """The agent says something; before a claim only its kernel's state and answers mean anything."""
+        """The agent says something; before a claim only its kernel's state means anything."""
         if isinstance(message, KernelReport):
             self.kernel = message
-        elif isinstance(message, Answered):
-            self._answers[message.request] = message.error
         await self._notify()
 
     async def link_down(self) -> None:

@@ -22,6 +22,7 @@ from cellyard_controller.runtimes import (
 )
 from cellyard_controller.sandboxes import records
 from cellyard_controller.sandboxes.catalogue import Catalogue
+from cellyard_controller.sandboxes.flows import FlowBroken, FlowFailed, WriteFile
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink, Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
@@ -57,7 +58,6 @@ class Supervisor:
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
-        self._files_asked = 0
 
     # What there is
 
@@ -217,11 +217,7 @@ class Supervisor:
         if settings.files:
             report("files", f"bringing {len(settings.files)} files in")
         for name, content in settings.files.items():
-            self._files_asked += 1
-            sandbox.link.put_file(self._files_asked, name, content)
-            error = await _within(_CONNECT_WITHIN, sandbox.wait_answer(self._files_asked), "no answer")
-            if error:
-                raise InvalidRequest(f"file {name!r}: {error}")
+            await _within(_CONNECT_WITHIN, _bring_in(sandbox, name, content), "a file did not come in")
 
     async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
         settings = request.settings
@@ -333,6 +329,18 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:
         log.exception("the supervisor's work failed")
+
+
+async def _bring_in(sandbox: Sandbox, name: str, content: bytes) -> None:
+    """Writes a file into the home. Raises InvalidRequest where that cannot be, SandboxGone."""
+    try:
+        async with sandbox.link.flows.open(WriteFile(name, len(content))) as flow:
+            await flow.send(content)
+            await flow.done()
+    except FlowFailed as failed:
+        raise InvalidRequest(f"file {failed}") from None
+    except FlowBroken:
+        raise SandboxGone(EndReason.START_FAILED, "the agent has gone while files were brought in") from None
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:
