@@ -14,6 +14,7 @@ from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import facts, files, transfers
 from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.calls import Calls
+from cellyard_sandbox.cgroups import ControlGroup
 from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
 from cellyard_sandbox.flows import Flows, Waker, Work, refused
@@ -23,6 +24,7 @@ from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost
 from cellyard_sandbox.messages import Item
 from cellyard_sandbox.outbox import Outbox
+from cellyard_sandbox.pressure import Pressure
 from cellyard_sandbox.processes import Processes, keep_to_oneself
 
 SHARED_MEMORY = "/dev/shm"
@@ -51,6 +53,8 @@ class Agent:
         self._host: KernelHost | None = None
         self._outbox = Outbox(self._outbox_changed)
         self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
+        # Only a container has limits of its own.
+        self._pressure = Pressure(self._loop, ControlGroup(), self._disks(), self._warn) if alone else None
         self._calls = Calls(self._outbox, lambda: self._executions.running)
         self._flows = Flows(self._begin_flow, lambda: self._link.beside_changed())
         self._link = Link(
@@ -142,6 +146,7 @@ class Agent:
             self._restart()
 
     def _restart(self) -> None:
+        self._stop_pressure()
         self._executions.kernel_gone(RESTARTED, for_good=False)
         self._calls.kernel_gone()
         self._want_kernel()
@@ -233,6 +238,7 @@ class Agent:
 
     def _kernel_gone(self, reason: str, *, for_good: bool) -> None:
         log.info("kernel %d is gone: %s", self._life.generation, reason)
+        self._stop_pressure()
         self._executions.kernel_gone(reason, for_good=for_good)
         self._calls.kernel_gone()
         self._tell(HostState.DEAD, reason)
@@ -242,6 +248,8 @@ class Agent:
     def run_started(self, run_id: str, execution_count: int) -> None:
         """See HostListener."""
         self._executions.run_started(run_id, execution_count)
+        if self._pressure is not None:
+            self._pressure.run_started()
         self._calls.execution_started(run_id)
         self._regulate()
 
@@ -255,6 +263,8 @@ class Agent:
 
     def run_ended(self, run_id: str, end: RunEnd) -> None:
         """See HostListener."""
+        if self._pressure is not None:
+            self._pressure.run_ended()
         self._executions.run_ended(run_id, end)
         self._calls.execution_ended(run_id)
         self._regulate()
@@ -280,6 +290,20 @@ class Agent:
         """See HostListener."""
         if self._life.state is HostState.READY:  # else it is being replaced already
             self._kernel_gone(reason, for_good=True)
+
+    # Limits
+
+    def _disks(self) -> dict[str, str]:
+        return {name: name for name in (str(self._home), str(self._scratch), SHARED_MEMORY)}
+
+    def _warn(self, warning: outputs_pb2.Warning) -> None:
+        running = self._executions.running
+        if running is not None:
+            self._outbox.stage(running.execution_id, link_pb2.Event(warning=warning), warning.ByteSize())
+
+    def _stop_pressure(self) -> None:
+        if self._pressure is not None:
+            self._pressure.stop()
 
     # Back-pressure
 

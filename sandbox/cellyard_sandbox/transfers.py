@@ -12,6 +12,7 @@ import secrets
 import stat
 from collections.abc import Sequence
 
+from cellyard_proto import amounts
 from cellyard_proto.flows import CHUNK, cost, split_path
 from cellyard_proto.v1 import files_pb2, link_pb2
 from cellyard_sandbox.beneath import Home
@@ -44,8 +45,9 @@ class Writing(Work):
             self._file = os.open(self._temporary, _NEW_FILE, 0o644, dir_fd=self._folder)
             self._finish_if_whole()
         except OSError as failed:
+            refusal = self._because(failed)
             self.close()
-            raise because(repr(order.path), failed) from None
+            raise refusal from None
         except FlowRefused:
             self.close()
             raise
@@ -61,7 +63,7 @@ class Writing(Work):
             self._left -= len(content)
             self._finish_if_whole()
         except OSError as failed:
-            raise because(repr(self._path), failed) from None
+            raise self._because(failed) from None
         return cost(content)
 
     def close(self) -> None:
@@ -82,6 +84,16 @@ class Writing(Work):
         os.close(self._file)
         self._file = -1
         self.ended = _DONE
+
+    def _because(self, failed: OSError) -> FlowRefused:
+        if failed.errno != errno.ENOSPC or self._folder < 0:
+            return because(repr(self._path), failed)
+        disk = os.fstatvfs(self._folder)
+        free, limit = amounts.size(disk.f_bavail * disk.f_frsize), amounts.size(disk.f_blocks * disk.f_frsize)
+        message = (
+            f"{self._path!r}: the home is full: {free} of {limit} and {disk.f_ffree} of {disk.f_files} files are free"
+        )
+        return FlowRefused(link_pb2.FLOW_ERROR_USED_UP, message)
 
     def _check_place(self) -> None:
         """Said before all content has come, too. What stands there a moment later is replaced, never followed."""

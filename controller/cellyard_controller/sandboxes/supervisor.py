@@ -19,8 +19,9 @@ from cellyard_controller.runtimes import (
     Runtime,
     RuntimeFailed,
     SandboxSpec,
+    Template,
 )
-from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes import endings, records
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.flows import FlowBroken, FlowFailed, WriteFile
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
@@ -94,7 +95,7 @@ class Supervisor:
                 continue
             reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
             if instance is not None and not instance.running:
-                reason, message = _why_ended(instance), _describe(instance)
+                reason, message = _why_ended(instance), _describe(instance, self._template(record))
             if record.notebook is not None:
                 lost[record.notebook] = (reason, message)
             await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
@@ -242,7 +243,7 @@ class Supervisor:
         sandbox = Sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
-            self.catalogue.template(record.template if record.template in self._config.templates else "default"),
+            self._template(record),
             record.uid,
             record.created_at,
         )
@@ -255,6 +256,9 @@ class Supervisor:
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
         self._sandboxes[record.sandbox_id] = sandbox
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+
+    def _template(self, record: records.SandboxRecord) -> Template:
+        return self.catalogue.template(record.template if record.template in self._config.templates else "default")
 
     def _link(self, sandbox: Sandbox) -> AgentLink:
         folder = self._config.data / "link" / sandbox.sandbox_id
@@ -295,7 +299,7 @@ class Supervisor:
         if instance is None:
             await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
         elif not instance.running:
-            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance))
+            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance, sandbox.template))
 
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for capabilities before anybody does: the first canary takes some seconds."""
@@ -356,7 +360,7 @@ def _why_ended(instance: Instance) -> EndReason:
     return EndReason.OOM if instance.oom_killed else EndReason.EXIT
 
 
-def _describe(instance: Instance) -> str:
+def _describe(instance: Instance, template: Template) -> str:
     if instance.oom_killed:
-        return "the sandbox used more memory than it may (oom)"
+        return endings.out_of_memory(template)
     return f"the sandbox ended with exit code {instance.exit_code}"
