@@ -167,6 +167,7 @@ class Flows:
             self._refuse(flow, refusal)
         else:
             flow.said.append(link_pb2.FlowFrame(opened=flow.work.opened))
+        self._on_ready()
 
     def _granted(self, flow: _Flow, credit: int) -> None:
         self._grant(flow, credit)
