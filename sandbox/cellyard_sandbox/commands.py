@@ -55,6 +55,7 @@ class Command(Work):
         if order.timeout_s > 0:
             self._timer = self._loop.call_later(order.timeout_s, self._time_over)
         self.opened = link_pb2.FlowOpened(pid=self._pid)
+        _may_be_killed_for_memory(self._pid)
 
     def take(self, content: bytes) -> int:
         """See Work: for its stdin."""
@@ -234,6 +235,15 @@ def _pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     for descriptor in ours:
         os.set_blocking(descriptor, False)
     return ours, theirs
+
+
+def _may_be_killed_for_memory(pid: int) -> None:
+    """As the kernel's processes may: so the system takes the largest of them all, and the agent last."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        pass  # it has ended already, or is of another user
 
 
 def _kill_group(leader: int) -> None:
