@@ -14,8 +14,10 @@ import structlog
 from cellyard_controller import __version__
 from cellyard_controller.api.access import Access
 from cellyard_controller.api.executions import Executions
+from cellyard_controller.api.files import Files
 from cellyard_controller.api.kernels import Kernels
 from cellyard_controller.api.notebooks import Notebooks
+from cellyard_controller.api.processes import Processes
 from cellyard_controller.api.sandboxes import Sandboxes
 from cellyard_controller.api.server import Address, CannotListen, Server, lock
 from cellyard_controller.api.sessions import Sessions
@@ -31,8 +33,10 @@ from cellyard_controller.store import Store
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
     executions_pb2_grpc,
+    files_pb2_grpc,
     kernels_pb2_grpc,
     notebooks_pb2_grpc,
+    processes_pb2_grpc,
     sandboxes_pb2_grpc,
     sessions_pb2_grpc,
     tenants_pb2_grpc,
@@ -142,6 +146,8 @@ class Controller:
         notebooks_pb2_grpc.add_NotebooksServicer_to_server(Notebooks(access, rooms, config), server)
         kernels_pb2_grpc.add_KernelsServicer_to_server(Kernels(access, rooms, config), server)
         executions_pb2_grpc.add_ExecutionsServicer_to_server(Executions(access, rooms, config), server)
+        files_pb2_grpc.add_FilesServicer_to_server(Files(access, rooms, config), server)
+        processes_pb2_grpc.add_ProcessesServicer_to_server(Processes(access, rooms, config), server)
         sandboxes_pb2_grpc.add_SandboxesServicer_to_server(Sandboxes(access, supervisor), server)
         sessions = Sessions(access, rooms, supervisor, config, self._store.controller_id)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, server)

@@ -86,6 +86,8 @@ class LimitsConfig(_Section):
     output_bytes: Size = Field(default=16 * MIB, description="Output of one execution.")
     output_count: Size = Field(default=10_000, description="Outputs of one execution.")
     answer: Size = Field(default=16 * MIB, description="Answer to a call of the code, or a comm's message.")
+    file: Size = Field(default=100 * MIB, description="A file that is uploaded or downloaded.")
+    command_output: Size = Field(default=16 * MIB, description="Output of a command beside the kernel.")
     files: Size = Field(default=10 * MIB, description="Files that travel with a request, all together.")
 
 

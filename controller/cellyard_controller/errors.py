@@ -53,6 +53,12 @@ class NoKernel(Refused):
     reason = "NO_KERNEL"
 
 
+class KernelDied(Refused):
+    """The kernel, and its sandbox, ended before it could do what was asked."""
+
+    reason = "KERNEL_DIED"
+
+
 class KernelMismatch(Refused):
     """Another kernel runs than the one asked for."""
 
@@ -108,5 +114,11 @@ class Unavailable(Refused):
 
 class Stopping(Unavailable):
     """The controller is going; its successor will do it."""
+
+    retryable = True
+
+
+class SandboxAway(Unavailable):
+    """The connection to the sandbox broke; it comes back, or the sandbox's end is noticed."""
 
     retryable = True

@@ -11,16 +11,21 @@ from pathlib import Path
 
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import link_pb2, outputs_pb2
-from cellyard_sandbox import facts, files
+from cellyard_sandbox import facts, files, transfers
+from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.calls import Calls
 from cellyard_sandbox.carriers import OpenChannels
+from cellyard_sandbox.cgroups import ControlGroup
+from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
+from cellyard_sandbox.flows import Flows, Waker, Work, refused
 from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
 from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost
 from cellyard_sandbox.messages import Item
 from cellyard_sandbox.outbox import Outbox
+from cellyard_sandbox.pressure import Pressure
 from cellyard_sandbox.processes import Processes, keep_to_oneself
 
 SHARED_MEMORY = "/dev/shm"
@@ -42,7 +47,7 @@ class Agent:
         self._alone = alone
         self._home = home
         self._scratch = scratch
-        self._home_folder = files.open_folder(str(home))
+        self._below_home = Home(files.open_folder(str(home)))
         self._processes = Processes(alone=alone)
         self._life = KernelLife()
         self._env: dict[str, str] = {}
@@ -52,8 +57,19 @@ class Agent:
         self._host: KernelHost | None = None
         self._outbox = Outbox(self._outbox_changed)
         self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
+        # Only a container has limits of its own.
+        self._pressure = Pressure(self._loop, ControlGroup(), self._disks(), self._warn) if alone else None
         self._calls = Calls(self._outbox, lambda: self._executions.running)
-        self._link = Link(link_path, self._outbox, self._hello, self._on_welcome, self._on_message)
+        self._flows = Flows(self._begin_flow, lambda: self._link.beside_changed())
+        self._link = Link(
+            link_path,
+            self._outbox,
+            self._hello,
+            self._on_welcome,
+            self._on_message,
+            beside=self._flows.next_frame,
+            on_lost=self._flows.drop,
+        )
         self._actions: dict[str, Callable[[link_pb2.ToAgent], None]] = {
             "start_kernel": lambda message: self._start_kernel(message.start_kernel),
             "restart_kernel": lambda message: self._restart_kernel(message.restart_kernel),
@@ -61,7 +77,7 @@ class Agent:
             "interrupt": lambda message: self._interrupt(message.interrupt),
             "acknowledge": lambda message: self._acknowledge(message.acknowledge.number),
             "ping": lambda message: self._link.answer(link_pb2.FromAgent(pong=link_pb2.Pong(id=message.ping.id))),
-            "put_file": lambda message: self._put_file(message.put_file),
+            "flow": lambda message: self._flows.receive(message.flow),
             "answer": lambda message: self._calls.answered(message.answer),
             "ask": lambda message: self._ask(message.ask),
             "comm": lambda message: self._send_comm(message.comm),
@@ -134,6 +150,7 @@ class Agent:
             self._restart()
 
     def _restart(self) -> None:
+        self._stop_pressure()
         self._executions.kernel_gone(RESTARTED, for_good=False)
         self._calls.kernel_gone()
         self._want_kernel()
@@ -146,13 +163,21 @@ class Agent:
         self._executions.acknowledged(number)
         self._outbox.acknowledge(number)
 
-    def _put_file(self, order: link_pb2.PutFile) -> None:
-        error = ""
-        try:
-            files.put(self._home_folder, order.name, order.content)
-        except (OSError, ValueError) as failed:
-            error = str(failed)
-        self._reply(link_pb2.Reply(request=order.request, error=error))
+    def _begin_flow(self, order: link_pb2.OpenFlow, waker: Waker) -> Work:
+        match order.WhichOneof("what"):
+            case "write":
+                return transfers.Writing(self._below_home, order.write)
+            case "read":
+                return transfers.Reading(self._below_home, order.read)
+            case "list":
+                return transfers.Listing(self._below_home, order.list)
+            case "remove":
+                return transfers.Removing(self._below_home, order.remove)
+            case "run":
+                user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
+                own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
+                return Command(self._processes, {**own, **self._env}, order.run, waker)
+        raise refused("this agent does not know how to do that")
 
     def _ask(self, order: link_pb2.AskKernel) -> None:
         if self._host is None or self._life.state is not HostState.READY:
@@ -217,6 +242,7 @@ class Agent:
 
     def _kernel_gone(self, reason: str, *, for_good: bool) -> None:
         log.info("kernel %d is gone: %s", self._life.generation, reason)
+        self._stop_pressure()
         self._executions.kernel_gone(reason, for_good=for_good)
         self._calls.kernel_gone()
         self._tell(HostState.DEAD, reason)
@@ -226,6 +252,8 @@ class Agent:
     def run_started(self, run_id: str, execution_count: int) -> None:
         """See HostListener."""
         self._executions.run_started(run_id, execution_count)
+        if self._pressure is not None:
+            self._pressure.run_started()
         self._calls.execution_started(run_id)
         self._regulate()
 
@@ -239,6 +267,8 @@ class Agent:
 
     def run_ended(self, run_id: str, end: RunEnd) -> None:
         """See HostListener."""
+        if self._pressure is not None:
+            self._pressure.run_ended()
         self._executions.run_ended(run_id, end)
         self._calls.execution_ended(run_id)
         self._regulate()
@@ -264,6 +294,20 @@ class Agent:
         """See HostListener."""
         if self._life.state is HostState.READY:  # else it is being replaced already
             self._kernel_gone(reason, for_good=True)
+
+    # Limits
+
+    def _disks(self) -> dict[str, str]:
+        return {name: name for name in (str(self._home), str(self._scratch), SHARED_MEMORY)}
+
+    def _warn(self, warning: outputs_pb2.Warning) -> None:
+        running = self._executions.running
+        if running is not None:
+            self._outbox.stage(running.execution_id, link_pb2.Event(warning=warning), warning.ByteSize())
+
+    def _stop_pressure(self) -> None:
+        if self._pressure is not None:
+            self._pressure.stop()
 
     # Back-pressure
 

@@ -1,6 +1,4 @@
-"""Files in a sandbox: small ones written into the home, and folders emptied for a restart.
-
-Code in the sandbox may have prepared both places, so names are plain, links are never followed, and every
+"""Folders emptied for a restart. Code in the sandbox may have prepared them, so links are never followed, and every
 step goes through an open folder.
 """
 
@@ -18,30 +16,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def open_folder(path: str) -> int:
     """A descriptor of a folder. Raises OSError."""
     return os.open(path, _FOLDER & ~os.O_NOFOLLOW)
-
-
-def put(folder: int, name: str, content: bytes) -> None:
-    """Writes a file into the folder, whole or not at all; an older one of this name is replaced.
-
-    Raises ValueError for a name that is not plain, OSError where it cannot be written.
-    """
-    encoded = name.encode()
-    if not encoded or "/" in name or "\0" in name or name in (".", "..") or len(encoded) > 255:
-        raise ValueError(f"not a plain file name: {name!r}")
-    temporary = f".cellyard-{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    target = os.open(temporary, flags, 0o644, dir_fd=folder)
-    try:
-        try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(target, rest) :]
-        finally:
-            os.close(target)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        os.unlink(temporary, dir_fd=folder)
-        raise
 
 
 def empty(path: str) -> None:

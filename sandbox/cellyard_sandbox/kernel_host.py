@@ -85,7 +85,7 @@ class HostListener(Protocol):
         """The kernel is idle again and has answered; the next source may go out."""
 
     def kernel_died(self, reason: str) -> None:
-        """The kernel ended by itself: "exit code 1", "signal 9", "oom". No call about its run follows."""
+        """The kernel ended by itself: "exit code 1", "signal 9", "oom: ...". No call about its run follows."""
 
 
 class KernelHost(Protocol):

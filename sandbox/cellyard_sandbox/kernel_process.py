@@ -34,11 +34,12 @@ class KernelProcess:
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._open = True
+        self._name = os.path.basename(argv[0])
         self._tail = b""
         self._killed_for = ""
         self._oom_kills = oom_kills()
         self.end_reason = ""
-        """Why it has ended: "exit code 1", "signal 9", "oom"; empty while it lives."""
+        """Why it has ended: "exit code 1", "signal 9", "oom: process NAME, pid N"; empty while it lives."""
         self._stderr, theirs = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._stderr, False)
         try:
@@ -100,7 +101,7 @@ class KernelProcess:
         if self._killed_for:
             self.end_reason = self._killed_for
         elif code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            self.end_reason = "oom"
+            self.end_reason = f"oom: process {self._name}, pid {self.pid}"
         else:
             self.end_reason = f"exit code {code}" if code >= 0 else f"signal {-code}"
         if self._open:

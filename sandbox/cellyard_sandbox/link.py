@@ -42,13 +42,20 @@ class Link:
         hello: Callable[[], link_pb2.Hello],
         on_welcome: Callable[[link_pb2.Welcome], None],
         on_message: Callable[[link_pb2.ToAgent], None],
+        beside: Callable[[], link_pb2.FromAgent | None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_message` gets everything but the Welcome, and only after it."""
+        """`on_message` gets everything but the Welcome, and only after it.
+
+        `beside` is asked for what to send in turn with events, `on_lost` is called when a connection has ended.
+        """
         self._path = path
         self._outbox = outbox
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_message = on_message
+        self._beside, self._on_lost = beside, on_lost
+        self._beside_next = False
         self._loop = asyncio.get_running_loop()
         self._stream: FrameStream | None = None
         self._over: asyncio.Future[str] | None = None
@@ -99,6 +106,10 @@ class Link:
         self._told.append((self._outbox.seal(), link_pb2.FromAgent(comm=comm)))
         self._pump()
 
+    def beside_changed(self) -> None:
+        """To be called whenever `beside` may have something that it had not."""
+        self._pump()
+
     def outbox_changed(self) -> None:
         """To be called whenever something came into the outbox, or was sealed there."""
         if self._outbox.batch_ready:
@@ -144,6 +155,7 @@ class Link:
             patience.cancel()
             stream.close()
             self._stream = self._over = None
+            self._on_lost()
 
     def _receive(self, message: link_pb2.ToAgent) -> None:
         if self._welcomed:
@@ -183,5 +195,10 @@ class Link:
             # What came while the connection was slow travels together: only now does it get its numbers.
             self._batch_due = False
             self._outbox.seal()
+        # Events and what goes on beside them take turns: neither holds the other up.
+        self._beside_next = not self._beside_next
+        return self._beside() or self._batch() if self._beside_next else self._batch() or self._beside()
+
+    def _batch(self) -> link_pb2.FromAgent | None:
         batch = self._outbox.next_batch()
         return link_pb2.FromAgent(batch=batch) if batch is not None else None

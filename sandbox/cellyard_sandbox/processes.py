@@ -79,6 +79,20 @@ class Processes:
         self._watched[pid] = on_exit
         return pid
 
+    def start(self, argv: list[str], env: Mapping[str, str], streams: tuple[int, int, int], on_exit: OnExit) -> int:
+        """Starts a program, looked up in PATH, with these as its stdin, stdout and stderr. Raises OSError."""
+        pid = os.posix_spawnp(
+            argv[0],
+            argv,
+            env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, theirs, number) for number, theirs in enumerate(streams)],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT],
+        )
+        self._watched[pid] = on_exit
+        return pid
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all of them."""
         if self._alone:

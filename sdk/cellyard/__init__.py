@@ -67,7 +67,9 @@ if TYPE_CHECKING:
         Waiting,
         Warned,
     )
+    from cellyard.files import FileInfo
     from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
+    from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
 
 __version__ = _version.VERSION
@@ -101,6 +103,7 @@ __all__ = [
     "ExecutionNotFound",
     "ExecutionResult",
     "ExecutionTimeout",
+    "FileInfo",
     "Finished",
     "HostCalled",
     "InputRequested",
@@ -119,6 +122,11 @@ __all__ = [
     "OutputCleared",
     "OutputEvent",
     "PermissionDenied",
+    "ProcessEnded",
+    "ProcessEvent",
+    "ProcessOutput",
+    "ProcessResult",
+    "ProcessStarted",
     "Progress",
     "Queued",
     "QuotaExceeded",
@@ -166,7 +174,9 @@ _HOMES = {
         "Waiting",
         "Warned",
     ),
+    "files": ("FileInfo",),
     "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "processes": ("ProcessEnded", "ProcessEvent", "ProcessOutput", "ProcessResult", "ProcessStarted"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

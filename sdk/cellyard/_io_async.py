@@ -6,7 +6,16 @@ import asyncio
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -24,6 +33,9 @@ Cancelled = asyncio.CancelledError
 """What interrupts a call that waits: here the cancellation of its task."""
 ChannelClosed = aio.UsageError
 """What a call on a closed channel raises."""
+
+Pieces: TypeAlias = AsyncIterable[bytes] | Iterable[bytes]
+"""What a program may read piece by piece."""
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -110,6 +122,16 @@ async def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
         answer = callback(value)
         if inspect.isawaitable(answer):
             await answer
+
+
+async def each(pieces: Pieces) -> AsyncGenerator[bytes, None]:
+    """The pieces, one after the other."""
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            yield piece
+    else:
+        for piece in pieces:
+            yield piece
 
 
 def in_background(work: Callable[[], Coroutine[Any, Any, None]]) -> Background:

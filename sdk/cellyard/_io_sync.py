@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -22,6 +22,9 @@ Cancelled = KeyboardInterrupt
 """What interrupts a call that waits: here Ctrl-C."""
 ChannelClosed = ValueError
 """What a call on a closed channel raises."""
+
+Pieces: TypeAlias = Iterable[bytes]
+"""What a program may read piece by piece."""
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -95,6 +98,11 @@ def tell(callback: Callable[[_T], Any] | None, value: _T) -> None:
     """Gives a value to a callback."""
     if callback is not None:
         callback(value)
+
+
+def each(pieces: Pieces) -> Generator[bytes, None, None]:
+    """The pieces, one after the other."""
+    yield from pieces
 
 
 def in_background(work: Callable[[], None]) -> Background:

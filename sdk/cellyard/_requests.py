@@ -10,10 +10,11 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cellyard.errors import InvalidRequest
+from cellyard_proto.flows import split_path
 from cellyard_proto.v1 import executions_pb2, kernels_pb2
 
 CELL_TYPES = ("code", "markdown", "raw")
@@ -143,6 +144,22 @@ def settings(
         idle_timeout_s=duration("idle_timeout", idle_timeout),
         ttl_s=duration("ttl", ttl),
     )
+
+
+def path(value: object, name: str = "path") -> str:
+    """A path in the home of a sandbox: relative, and it never climbs. Empty for the home itself."""
+    given = text(name, value)
+    try:
+        return "/".join(split_path(given))
+    except ValueError as bad:
+        raise InvalidRequest(f"{name} {given[:200]!r}: {bad}", details={"path": given[:200]}) from None
+
+
+def argv(value: object) -> list[str]:
+    """A program and its arguments; a string would be one for a shell, and there is none."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
+        raise InvalidRequest("a command is a list: the program, then its arguments")
+    return [named("the program", word) if not at else text(f"argv[{at}]", word) for at, word in enumerate(value)]
 
 
 def kernel_choice(kernel_type: object, env_source: object, notebook_path: object) -> tuple[str, str]:

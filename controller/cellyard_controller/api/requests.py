@@ -17,9 +17,11 @@ from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.flows import RunCommand
 from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
-from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2
+from cellyard_proto.flows import split_path
+from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2, processes_pb2
 
 KERNEL_TYPES = ("python", "deno")
 CAPABILITIES = (
@@ -44,6 +46,8 @@ ENV_SOURCES = (
 )
 _MAX_FILE_NAME = 255
 _MAX_FUNCTIONS = 1_000
+_MAX_ARGUMENTS = 10_000
+_MAX_ARGUMENT_BYTES = 1024 * 1024
 
 
 def identifier(value: str, what: str, limits: LimitsConfig) -> str:
@@ -215,6 +219,32 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         idle_timeout_s=_or(message.idle_timeout_s, sandboxes.idle_timeout, "idle_timeout"),
         ttl_s=_or(message.ttl_s, sandboxes.ttl, "ttl"),
     )
+
+
+def path(value: str, *, home_too: bool = False) -> str:
+    """A path in the home of a sandbox, relative to it; the home itself only where that makes sense."""
+    try:
+        names = split_path(value)
+    except ValueError as bad:
+        raise InvalidRequest(f"the path {value[:200]!r}: {bad}", path=value[:200]) from None
+    if not names and not home_too:
+        raise InvalidRequest(f"the path {value[:200]!r} names no file", path=value[:200])
+    return "/".join(names)
+
+
+def command(message: processes_pb2.ExecStart, limits: LimitsConfig) -> RunCommand:
+    """A command with its arguments."""
+    argv = tuple(message.argv)
+    if not argv or not argv[0]:
+        raise InvalidRequest("a command is a program and its arguments; the program is missing")
+    if len(argv) > _MAX_ARGUMENTS or sum(len(word.encode()) + 1 for word in argv) > _MAX_ARGUMENT_BYTES:
+        raise InvalidRequest(
+            f"a command has at most {_MAX_ARGUMENTS} arguments with {_MAX_ARGUMENT_BYTES} bytes in all"
+        )
+    if any("\0" in word for word in argv):
+        raise InvalidRequest("an argument of a command has no NUL")
+    timeout = seconds(message.timeout_s, "timeout") if message.timeout_s else 0.0
+    return RunCommand(argv, timeout, limits.command_output)
 
 
 def _object(text: str, what: str) -> dict[str, Any]:

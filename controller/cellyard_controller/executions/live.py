@@ -22,6 +22,7 @@ from cellyard_controller.executions.reports import (
     Update,
     Warned,
 )
+from cellyard_proto import amounts
 from cellyard_proto.outputs import OutputFold
 
 _SLACK_BYTES = 1024 * 1024
@@ -61,7 +62,7 @@ class LiveExecution:
         # What has ended is shown as it is stored, until it goes on: folding may change outputs that ran elsewhere.
         self._as_stored = execution.state is State.ENDED
         self._last_seq = execution.last_seq
-        self._max_bytes = max_bytes
+        self._max_bytes, self._max_outputs = max_bytes, max_outputs
         self._bytes_left = max_bytes + _SLACK_BYTES
         self._outputs_left = max_outputs + _SLACK_OUTPUTS
         self._cut = False
@@ -83,7 +84,7 @@ class LiveExecution:
     def output(self, report: Output | Clear | Truncated, size: int) -> None:
         """It has shown something."""
         if isinstance(report, Truncated):
-            self._cut = True
+            self._tell_cut()
         elif isinstance(report, Clear):
             self._fold.clear(wait=report.wait)
             self._add("clear_output", {"wait": report.wait})
@@ -201,7 +202,7 @@ class LiveExecution:
         if self._bytes_left >= 0 and self._outputs_left >= 0:
             return True
         if not self._cut:
-            self._cut = True
+            self._tell_cut()
             notice = {
                 "output_type": "stream",
                 "name": "stderr",
@@ -210,6 +211,13 @@ class LiveExecution:
             self._fold.append(notice)
             self._add("output", notice)
         return False
+
+    def _tell_cut(self) -> None:
+        if not self._cut:
+            self._cut = True
+            limits = f"{amounts.size(self._max_bytes)} and {self._max_outputs} outputs"
+            details = {"limit_bytes": str(self._max_bytes), "limit_outputs": str(self._max_outputs)}
+            self.warned(Warned("output", f"the output was cut: its limits are {limits}", details))
 
     def _add(self, kind: str, body: dict[str, Any], size: int = 64) -> None:
         self._as_stored = False

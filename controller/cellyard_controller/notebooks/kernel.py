@@ -44,6 +44,8 @@ class Kernel:
         self.committed = 0
         """Number of the last report that is on disk."""
         self.last_used = time.time()
+        self.visits = 0
+        """What clients do in the sandbox at the moment, beside its cells."""
 
     @property
     def running(self) -> bool:
@@ -80,7 +82,7 @@ class Kernel:
             return None
         idle = self.last_used + self.settings.idle_timeout_s
         ttl = self.sandbox.claimed_at + self.settings.ttl_s
-        return min(idle, ttl) if self.state is KernelState.IDLE else ttl
+        return min(idle, ttl) if self.state is KernelState.IDLE and not self.visits else ttl
 
     def view(self) -> KernelView:
         """The kernel as clients see it."""

@@ -32,6 +32,7 @@ from cellyard_controller.notebooks.replication import Replication
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.runs import Runs
 from cellyard_controller.notebooks.seating import Seating
+from cellyard_controller.notebooks.visits import Visits
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.notebooks.watching import Watching
 from cellyard_controller.notebooks.widgets import Widgets
@@ -188,6 +189,8 @@ class Room:
             inbox=inbox,
         )
         """The kernel, for everybody."""
+        self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
+        """Files and commands in its sandbox, for everybody."""
 
     # The task
 

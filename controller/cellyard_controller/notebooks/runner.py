@@ -16,7 +16,7 @@ from cellyard_controller.executions import records
 from cellyard_controller.executions.calls import NOTHING, Offers
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
-from cellyard_controller.executions.model import Execution, Notice, State
+from cellyard_controller.executions.model import End, Execution, Notice, State
 from cellyard_controller.executions.reports import (
     Asked,
     Called,
@@ -36,6 +36,7 @@ from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.widgets import Widgets
+from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
@@ -152,7 +153,8 @@ class Runner:
             else:
                 of_report = report if decision is decisions[0] else None
                 live = self._journal.live(decision.execution_id)
-                live.finish(decision.end, decision.reason, message, of_report)
+                said = _limit_of(live.execution, decision) or message
+                live.finish(decision.end, decision.reason, said, of_report)
         self.tell_positions()
 
     def lose_kernel(self, reason: EndReason, message: str) -> None:
@@ -221,9 +223,11 @@ class Runner:
     async def _report(self, report: Report) -> bool:
         what = report.what
         if isinstance(what, Ended):
-            step = q.ended(self.queue, report.execution_id, what.outcome, what.interrupted_by, what.reason)
+            step = q.ended(
+                self.queue, report.execution_id, what.outcome, what.interrupted_by, endings.reason_of(what.reason)
+            )
             self._kernel.last_used = time.time()
-            self.take(step, _sentence(what), what)
+            self.take(step, self._sentence(what), what)
             faults.point("end-reported")
             return bool(step[1])
         if isinstance(what, Update):
@@ -273,6 +277,12 @@ class Runner:
 
     # Inside
 
+    def _sentence(self, ended: Ended) -> str:
+        if ended.reason == EndReason.KERNEL_RESTARTED:
+            return "the cell ignored its interrupt and the kernel was restarted"
+        sandbox = self._kernel.sandbox
+        return endings.kernel_died(ended.reason, sandbox.template if sandbox else None) if ended.reason else ""
+
     def _unfinished(self) -> list[q.Entry]:
         running = [self.queue.running] if self.queue.running else []
         return [*running, *self.queue.waiting]
@@ -313,7 +323,11 @@ def _entry(execution: Execution) -> q.Entry:
     )
 
 
-def _sentence(ended: Ended) -> str:
-    if ended.reason == EndReason.KERNEL_RESTARTED:
-        return "the cell ignored its interrupt and the kernel was restarted"
-    return f"the kernel died: {ended.reason}" if ended.reason else ""
+def _limit_of(execution: Execution, decision: q.Finish) -> str:
+    """The limit that an execution has reached, where that is its end."""
+    if decision.end is End.TIMED_OUT:
+        restarted = decision.reason == EndReason.KERNEL_RESTARTED
+        return endings.timed_out(execution.timeout_s, restarted=restarted)
+    if decision.reason == "start_timeout":
+        return endings.not_started(execution.start_deadline - execution.accepted_at)
+    return ""

@@ -15,6 +15,7 @@ from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.runner import Runner
+from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.link import AgentHello, KernelReport
@@ -152,9 +153,9 @@ class Seating:
             return
         due, overdue = self._kernel.deadline(), self._runner.overdue()
         if sandbox.claimed_at + settings.ttl_s <= now:
-            self.lose(EndReason.TTL, f"the kernel's life of {settings.ttl_s:g} s is over (ttl)")
+            self.lose(EndReason.TTL, endings.life_over(settings.ttl_s))
         elif due is not None and due <= now:
-            self.lose(EndReason.IDLE, f"nobody used the kernel for {settings.idle_timeout_s:g} s (idle)")
+            self.lose(EndReason.IDLE, endings.idle(settings.idle_timeout_s))
         elif overdue is not None and overdue <= now:
             self.lose(EndReason.RUNTIME_LOST, "the sandbox does not keep the cell's timeout")
 
@@ -193,10 +194,11 @@ class Seating:
         if kernel.sandbox is None:
             return
         if report.state == "dead":
-            reason = EndReason.OOM if "oom" in report.reason else EndReason.EXIT
-            self.lose(reason, f"the kernel died: {report.reason}")
+            reason = EndReason.OOM if endings.reason_of(report.reason) == EndReason.OOM else EndReason.EXIT
+            message = endings.kernel_died(report.reason, kernel.sandbox.template)
+            self.lose(reason, message)
             await self._ledger.flush()
-            self._tell(NoKernel(f"the kernel died: {report.reason}"))
+            self._tell(NoKernel(message))
         elif report.state == "ready":
             restarted = report.generation > kernel.generation
             if restarted:

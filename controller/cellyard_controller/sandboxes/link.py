@@ -37,6 +37,7 @@ from cellyard_controller.executions.reports import (
 )
 from cellyard_controller.ids import ExecutionId, SandboxId
 from cellyard_controller.runtimes import NOTHING_TOLD, ToldFacts
+from cellyard_controller.sandboxes.flows import Flows
 from cellyard_proto import PROTOCOL, framing, outputs
 from cellyard_proto.v1 import calls_pb2, outputs_pb2
 from cellyard_proto.v1 import link_pb2 as pb
@@ -137,6 +138,8 @@ class AgentLink:
         self.owner = owner
         self.last_heard = 0.0
         """Loop time of the last frame."""
+        self.flows = Flows(self._send, lambda: self._greeted)
+        """What is done in the sandbox beside its kernel."""
         self._uid = uid
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -237,10 +240,6 @@ class AgentLink:
         """Replaces the kernel of this generation by a fresh one."""
         self._send(pb.ToAgent(restart_kernel=pb.RestartKernelHost(generation=generation)))
 
-    def put_file(self, request: int, name: str, content: bytes) -> None:
-        """Writes a file into the kernel's home; answered."""
-        self._send(pb.ToAgent(put_file=pb.PutFile(request=request, name=name, content=content)))
-
     def ping(self) -> None:
         """Asks for a sign of life."""
         self._send(pb.ToAgent(ping=pb.Ping(id=1)))
@@ -307,12 +306,14 @@ class AgentLink:
             await self.owner.link_ready()
             while (frame := await framing.read(reader, pb.FromAgent)) is not None:
                 self.last_heard = loop.time()
-                message = decode(frame)
-                if message is not None:
+                if frame.HasField("flow"):
+                    self.flows.heard(frame.flow)
+                elif (message := decode(frame)) is not None:
                     await self.owner.link_received(message)
         finally:
             self._writer = None
             self._greeted = False
+            self.flows.broken()
             await self.owner.link_down()
 
 

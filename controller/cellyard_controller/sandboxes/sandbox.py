@@ -13,7 +13,6 @@ from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxS
 from cellyard_controller.sandboxes.link import (
     AgentHello,
     AgentLink,
-    Answered,
     FromAgent,
     Greeting,
     KernelReport,
@@ -89,7 +88,6 @@ class Sandbox:
         """What its agent said of itself when it last connected, before a room took over."""
         self.end: tuple[EndReason, str] | None = None
         self._greeting: Greeting
-        self._answers: dict[int, str] = {}
         self._changed = asyncio.Condition()
 
     def attach_link(self, link: AgentLink, greeting: Greeting) -> None:
@@ -116,11 +114,6 @@ class Sandbox:
         if self.kernel.state == "dead":
             raise SandboxGone(EndReason.START_FAILED, f"the kernel did not start: {self.kernel.reason}")
 
-    async def wait_answer(self, request: int) -> str:
-        """The agent's answer to a request: empty, or what went wrong. Raises SandboxGone."""
-        await self._wait(lambda: request in self._answers)
-        return self._answers.pop(request)
-
     async def ended(self, reason: EndReason, message: str) -> None:
         """It is gone: tells whoever waits, and the room that holds it."""
         async with self._changed:
@@ -144,11 +137,9 @@ class Sandbox:
         await self._notify()
 
     async def link_received(self, message: FromAgent) -> None:
-        """The agent says something; before a claim only its kernel's state and answers mean anything."""
+        """The agent says something; before a claim only its kernel's state means anything."""
         if isinstance(message, KernelReport):
             self.kernel = message
-        elif isinstance(message, Answered):
-            self._answers[message.request] = message.error
         await self._notify()
 
     async def link_down(self) -> None:

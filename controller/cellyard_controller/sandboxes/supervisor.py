@@ -19,9 +19,11 @@ from cellyard_controller.runtimes import (
     Runtime,
     RuntimeFailed,
     SandboxSpec,
+    Template,
 )
-from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes import endings, records
 from cellyard_controller.sandboxes.catalogue import Catalogue
+from cellyard_controller.sandboxes.flows import FlowBroken, FlowFailed, WriteFile
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink, Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
@@ -57,7 +59,6 @@ class Supervisor:
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
-        self._files_asked = 0
 
     # What there is
 
@@ -94,7 +95,7 @@ class Supervisor:
                 continue
             reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
             if instance is not None and not instance.running:
-                reason, message = _why_ended(instance), _describe(instance)
+                reason, message = _why_ended(instance), _describe(instance, self._template(record))
             if record.notebook is not None:
                 lost[record.notebook] = (reason, message)
             await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
@@ -218,11 +219,7 @@ class Supervisor:
         if settings.files:
             report("files", f"bringing {len(settings.files)} files in")
         for name, content in settings.files.items():
-            self._files_asked += 1
-            sandbox.link.put_file(self._files_asked, name, content)
-            error = await _within(_CONNECT_WITHIN, sandbox.wait_answer(self._files_asked), "no answer")
-            if error:
-                raise InvalidRequest(f"file {name!r}: {error}")
+            await _within(_CONNECT_WITHIN, _bring_in(sandbox, name, content), "a file did not come in")
 
     async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
         settings = request.settings
@@ -247,7 +244,7 @@ class Supervisor:
         sandbox = Sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
-            self.catalogue.template(record.template if record.template in self._config.templates else "default"),
+            self._template(record),
             record.uid,
             record.created_at,
         )
@@ -260,6 +257,9 @@ class Supervisor:
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
         self._sandboxes[record.sandbox_id] = sandbox
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+
+    def _template(self, record: records.SandboxRecord) -> Template:
+        return self.catalogue.template(record.template if record.template in self._config.templates else "default")
 
     def _link(self, sandbox: Sandbox) -> AgentLink:
         folder = self._config.data / "link" / sandbox.sandbox_id
@@ -300,7 +300,7 @@ class Supervisor:
         if instance is None:
             await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
         elif not instance.running:
-            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance))
+            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance, sandbox.template))
 
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for every template's capabilities before anybody does: a canary takes some seconds."""
@@ -349,6 +349,18 @@ async def _attest(sandbox: Sandbox, spec: SandboxSpec) -> None:
         raise SandboxGone(EndReason.CAPABILITY_UNAVAILABLE, message)
 
 
+async def _bring_in(sandbox: Sandbox, name: str, content: bytes) -> None:
+    """Writes a file into the home. Raises InvalidRequest where that cannot be, SandboxGone."""
+    try:
+        async with sandbox.link.flows.open(WriteFile(name, len(content))) as flow:
+            await flow.send(content)
+            await flow.done()
+    except FlowFailed as failed:
+        raise InvalidRequest(f"file {failed}") from None
+    except FlowBroken:
+        raise SandboxGone(EndReason.START_FAILED, "the agent has gone while files were brought in") from None
+
+
 async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:
     try:
         async with asyncio.timeout(seconds):
@@ -362,7 +374,7 @@ def _why_ended(instance: Instance) -> EndReason:
     return EndReason.OOM if instance.oom_killed else EndReason.EXIT
 
 
-def _describe(instance: Instance) -> str:
+def _describe(instance: Instance, template: Template) -> str:
     if instance.oom_killed:
-        return "the sandbox used more memory than it may (oom)"
+        return endings.out_of_memory(template)
     return f"the sandbox ended with exit code {instance.exit_code}"

@@ -43,6 +43,32 @@ HOST_STATE_READY: HostState.ValueType  # 3
 HOST_STATE_DEAD: HostState.ValueType  # 4
 Global___HostState: _TypeAlias = HostState  # noqa: Y015
 
+class _FlowError:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FlowErrorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FlowError.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FLOW_ERROR_UNSPECIFIED: _FlowError.ValueType  # 0
+    FLOW_ERROR_NOT_FOUND: _FlowError.ValueType  # 1
+    FLOW_ERROR_REFUSED: _FlowError.ValueType  # 2
+    """What was asked for cannot be, as things are."""
+    FLOW_ERROR_USED_UP: _FlowError.ValueType  # 3
+    """Space, files, processes or flows are used up."""
+    FLOW_ERROR_FAILED: _FlowError.ValueType  # 4
+
+class FlowError(_FlowError, metaclass=_FlowErrorEnumTypeWrapper):
+    """Why a flow came to nothing."""
+
+FLOW_ERROR_UNSPECIFIED: FlowError.ValueType  # 0
+FLOW_ERROR_NOT_FOUND: FlowError.ValueType  # 1
+FLOW_ERROR_REFUSED: FlowError.ValueType  # 2
+"""What was asked for cannot be, as things are."""
+FLOW_ERROR_USED_UP: FlowError.ValueType  # 3
+"""Space, files, processes or flows are used up."""
+FLOW_ERROR_FAILED: FlowError.ValueType  # 4
+Global___FlowError: _TypeAlias = FlowError  # noqa: Y015
+
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -82,6 +108,7 @@ class FromAgent(_message.Message):
     PONG_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
     COMM_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -96,6 +123,8 @@ class FromAgent(_message.Message):
     def comm(self) -> _outputs_pb2.Comm:
         """A comm's message that belongs to no execution; not kept, not numbered."""
 
+    @_builtins.property
+    def flow(self) -> Global___FlowFrame: ...
     def __init__(
         self,
         *,
@@ -105,12 +134,13 @@ class FromAgent(_message.Message):
         pong: Global___Pong | None = ...,
         reply: Global___Reply | None = ...,
         comm: _outputs_pb2.Comm | None = ...,
+        flow: Global___FlowFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "flow", b"flow", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "comm", b"comm", "flow", b"flow", "hello", b"hello", "kernel", b"kernel", "message", b"message", "pong", b"pong", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "batch", "kernel", "pong", "reply", "comm"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "batch", "kernel", "pong", "reply", "comm", "flow"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -129,11 +159,11 @@ class ToAgent(_message.Message):
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     RESTART_KERNEL_FIELD_NUMBER: _builtins.int
-    PUT_FILE_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     ASK_FIELD_NUMBER: _builtins.int
     COMM_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -149,8 +179,6 @@ class ToAgent(_message.Message):
     @_builtins.property
     def restart_kernel(self) -> Global___RestartKernelHost: ...
     @_builtins.property
-    def put_file(self) -> Global___PutFile: ...
-    @_builtins.property
     def goodbye(self) -> Global___Goodbye: ...
     @_builtins.property
     def answer(self) -> Global___CallAnswer: ...
@@ -158,6 +186,8 @@ class ToAgent(_message.Message):
     def ask(self) -> Global___AskKernel: ...
     @_builtins.property
     def comm(self) -> _outputs_pb2.Comm: ...
+    @_builtins.property
+    def flow(self) -> Global___FlowFrame: ...
     def __init__(
         self,
         *,
@@ -168,17 +198,17 @@ class ToAgent(_message.Message):
         acknowledge: Global___Acknowledge | None = ...,
         ping: Global___Ping | None = ...,
         restart_kernel: Global___RestartKernelHost | None = ...,
-        put_file: Global___PutFile | None = ...,
         goodbye: Global___Goodbye | None = ...,
         answer: Global___CallAnswer | None = ...,
         ask: Global___AskKernel | None = ...,
         comm: _outputs_pb2.Comm | None = ...,
+        flow: Global___FlowFrame | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "put_file", b"put_file", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "put_file", "goodbye", "answer", "ask", "comm"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "goodbye", "answer", "ask", "comm", "flow"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -408,7 +438,7 @@ class KernelStatus(_message.Message):
     generation: _builtins.int
     """Counts kernels from 1; a restart adds one."""
     reason: _builtins.str
-    """Why the kernel is dead: "oom", "exit code 1", "signal 9", "start_failed: ..."."""
+    """Why the kernel is dead: "oom", "exit code 1", "signal 9", "start_failed"; behind ": " there may be more."""
     def __init__(
         self,
         *,
@@ -547,32 +577,359 @@ class Pong(_message.Message):
 Global___Pong: _TypeAlias = Pong  # noqa: Y015
 
 @_typing.final
-class PutFile(_message.Message):
-    """Writes a small file into the kernel's home."""
+class FlowFrame(_message.Message):
+    """A flow: something that is done in the sandbox beside the kernel, with content that streams. The controller numbers
+    and opens it; it ends with the agent's `ended`, with the controller's `cancel`, or with the connection, and what it
+    did is undone or killed then. Content comes in chunks of at most 64 KiB, each of which costs its bytes and 256 more. Each
+    end may send content for four full chunks, 263,168, and after that as much as it gets credit for.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    REQUEST_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
-    request: _builtins.int
-    name: _builtins.str
-    """A plain name."""
+    STDERR_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
+    INPUT_END_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    flow: _builtins.int
     content: _builtins.bytes
+    """Of a file, or stdin and stdout of a command; of a folder, a FileEntries each."""
+    stderr: _builtins.bytes
+    """Of a command."""
+    credit: _builtins.int
+    """Content that costs so much more may be sent."""
+    @_builtins.property
+    def open(self) -> Global___OpenFlow:
+        """The controller's first frame."""
+
+    @_builtins.property
+    def opened(self) -> Global___FlowOpened:
+        """The agent's first frame, where nothing stands against it."""
+
+    @_builtins.property
+    def input_end(self) -> Global___FlowInputEnd:
+        """From the controller: no content follows."""
+
+    @_builtins.property
+    def cancel(self) -> Global___FlowCancel:
+        """From the controller: nobody wants it any more. Nothing is answered."""
+
+    @_builtins.property
+    def ended(self) -> Global___FlowEnded:
+        """The agent's last frame."""
+
     def __init__(
         self,
         *,
-        request: _builtins.int = ...,
-        name: _builtins.str = ...,
+        flow: _builtins.int = ...,
+        open: Global___OpenFlow | None = ...,
+        opened: Global___FlowOpened | None = ...,
         content: _builtins.bytes = ...,
+        stderr: _builtins.bytes = ...,
+        credit: _builtins.int = ...,
+        input_end: Global___FlowInputEnd | None = ...,
+        cancel: Global___FlowCancel | None = ...,
+        ended: Global___FlowEnded | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "content", b"content", "credit", b"credit", "ended", b"ended", "frame", b"frame", "input_end", b"input_end", "open", b"open", "opened", b"opened", "stderr", b"stderr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "content", b"content", "credit", b"credit", "ended", b"ended", "flow", b"flow", "frame", b"frame", "input_end", b"input_end", "open", b"open", "opened", b"opened", "stderr", b"stderr"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["open", "opened", "content", "stderr", "credit", "input_end", "cancel", "ended"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___FlowFrame: _TypeAlias = FlowFrame  # noqa: Y015
+
+@_typing.final
+class OpenFlow(_message.Message):
+    """What is to be done. Paths are relative to the home."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITE_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def write(self) -> Global___WriteFile: ...
+    @_builtins.property
+    def read(self) -> Global___ReadFile: ...
+    @_builtins.property
+    def list(self) -> Global___ListFolder: ...
+    @_builtins.property
+    def remove(self) -> Global___RemovePath: ...
+    @_builtins.property
+    def run(self) -> Global___RunCommand: ...
+    def __init__(
+        self,
+        *,
+        write: Global___WriteFile | None = ...,
+        read: Global___ReadFile | None = ...,
+        list: Global___ListFolder | None = ...,
+        remove: Global___RemovePath | None = ...,
+        run: Global___RunCommand | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "read", b"read", "remove", b"remove", "run", b"run", "what", b"what", "write", b"write"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "read", b"read", "remove", b"remove", "run", b"run", "what", b"what", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["write", "read", "list", "remove", "run"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___OpenFlow: _TypeAlias = OpenFlow  # noqa: Y015
+
+@_typing.final
+class WriteFile(_message.Message):
+    """Writes a file, whole or not at all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    size: _builtins.int
+    """Bytes that follow."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PutFile: _TypeAlias = PutFile  # noqa: Y015
+Global___WriteFile: _TypeAlias = WriteFile  # noqa: Y015
+
+@_typing.final
+class ReadFile(_message.Message):
+    """Reads a file as long as it is when it is opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    max_bytes: _builtins.int
+    """A larger one is refused."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_bytes", b"max_bytes", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadFile: _TypeAlias = ReadFile  # noqa: Y015
+
+@_typing.final
+class ListFolder(_message.Message):
+    """Lists a folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFolder: _TypeAlias = ListFolder  # noqa: Y015
+
+@_typing.final
+class RemovePath(_message.Message):
+    """Removes a file, a link or an empty folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovePath: _TypeAlias = RemovePath  # noqa: Y015
+
+@_typing.final
+class RunCommand(_message.Message):
+    """Runs a command in a process group of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARGV_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_FIELD_NUMBER: _builtins.int
+    timeout_s: _builtins.float
+    """Seconds after which the group is killed; 0 means never."""
+    max_output: _builtins.int
+    """Bytes of output, both streams together; what comes after is discarded."""
+    @_builtins.property
+    def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        argv: _abc.Iterable[_builtins.str] | None = ...,
+        timeout_s: _builtins.float = ...,
+        max_output: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "max_output", b"max_output", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCommand: _TypeAlias = RunCommand  # noqa: Y015
+
+@_typing.final
+class FlowOpened(_message.Message):
+    """It has begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """Bytes of the file to be read."""
+    pid: _builtins.int
+    """Process id of the command."""
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        pid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowOpened: _TypeAlias = FlowOpened  # noqa: Y015
+
+@_typing.final
+class FlowInputEnd(_message.Message):
+    """See FlowFrame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowInputEnd: _TypeAlias = FlowInputEnd  # noqa: Y015
+
+@_typing.final
+class FlowCancel(_message.Message):
+    """See FlowFrame."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowCancel: _TypeAlias = FlowCancel  # noqa: Y015
+
+@_typing.final
+class FlowEnded(_message.Message):
+    """How a flow ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    error: Global___FlowError.ValueType
+    """Unspecified: it did what it should."""
+    message: _builtins.str
+    @_builtins.property
+    def command(self) -> Global___CommandEnded:
+        """Of a command."""
+
+    def __init__(
+        self,
+        *,
+        error: Global___FlowError.ValueType = ...,
+        message: _builtins.str = ...,
+        command: Global___CommandEnded | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "error", b"error", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowEnded: _TypeAlias = FlowEnded  # noqa: Y015
+
+@_typing.final
+class CommandEnded(_message.Message):
+    """How a command ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    DISCARDED_BYTES_FIELD_NUMBER: _builtins.int
+    WALL_S_FIELD_NUMBER: _builtins.int
+    exit_code: _builtins.int
+    signal: _builtins.int
+    timed_out: _builtins.bool
+    discarded_bytes: _builtins.int
+    wall_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        exit_code: _builtins.int = ...,
+        signal: _builtins.int = ...,
+        timed_out: _builtins.bool = ...,
+        discarded_bytes: _builtins.int = ...,
+        wall_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discarded_bytes", b"discarded_bytes", "exit_code", b"exit_code", "signal", b"signal", "timed_out", b"timed_out", "wall_s", b"wall_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandEnded: _TypeAlias = CommandEnded  # noqa: Y015
 
 @_typing.final
 class Reply(_message.Message):
@@ -922,7 +1279,7 @@ class ExecutionEnded(_message.Message):
     interrupted_by: _builtins.str
     """An interrupt was sent to it: "interrupt", "timeout"; empty where none was."""
     reason: _builtins.str
-    """With KERNEL_GONE: why."""
+    """With KERNEL_GONE: why, as in KernelStatus."""
     cpu_s: _builtins.float
     peak_memory_bytes: _builtins.int
     wall_s: _builtins.float

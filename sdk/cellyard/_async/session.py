@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from cellyard._async.cells import AsyncCellCalls
+from cellyard._async.commands import AsyncCommandCalls
 from cellyard._async.document import AsyncDocumentCalls
 from cellyard._async.editing import AsyncEditCalls
 from cellyard._async.executions import AsyncExecutionCalls
+from cellyard._async.files import AsyncFileCalls
 from cellyard._async.kernel import AsyncKernelCalls
 from cellyard._async.watching import AsyncWatchCalls
 
 
 class AsyncSession(
-    AsyncExecutionCalls, AsyncCellCalls, AsyncEditCalls, AsyncDocumentCalls, AsyncKernelCalls, AsyncWatchCalls
+    AsyncExecutionCalls,
+    AsyncCellCalls,
+    AsyncEditCalls,
+    AsyncDocumentCalls,
+    AsyncFileCalls,
+    AsyncCommandCalls,
+    AsyncKernelCalls,
+    AsyncWatchCalls,
 ):
     """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
 

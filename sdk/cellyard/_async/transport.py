@@ -25,15 +25,19 @@ from cellyard.errors import CellyardError, ControllerUnavailable, NotConnected
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import sessions_pb2
 from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
+from cellyard_proto.v1.files_pb2_grpc import FilesStub
 from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
 from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
+from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
 from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
 
 if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsAsyncStub
+    from cellyard_proto.v1.files_pb2_grpc import FilesAsyncStub
     from cellyard_proto.v1.kernels_pb2_grpc import KernelsAsyncStub
     from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksAsyncStub
+    from cellyard_proto.v1.processes_pb2_grpc import ProcessesAsyncStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesAsyncStub
     from cellyard_proto.v1.sessions_pb2_grpc import SessionsAsyncStub
 
@@ -61,6 +65,8 @@ class Stubs:
     executions: ExecutionsAsyncStub
     sandboxes: SandboxesAsyncStub
     sessions: SessionsAsyncStub
+    files: FilesAsyncStub
+    processes: ProcessesAsyncStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -333,4 +339,6 @@ def _stubs(channel: _io_async.Channel) -> Stubs:
         ExecutionsStub(channel),
         SandboxesStub(channel),
         SessionsStub(channel),
+        FilesStub(channel),
+        ProcessesStub(channel),
     )

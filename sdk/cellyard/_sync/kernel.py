@@ -48,6 +48,10 @@ class KernelCalls(SessionCore):
         """
         choice = _requests.kernel_choice(kernel_type, env_source, notebook_path)
         self._connected()
+        self._start(choice)
+        self._kernel_choice = choice
+
+    def _start(self, choice: tuple[str, str]) -> None:
         settings = self._kernel_settings()
         settings.kernel_type, settings.env_source = choice
         request = kernels_pb2.StartKernel(
@@ -66,7 +70,6 @@ class KernelCalls(SessionCore):
             elif event.HasField("kernel") and event.kernel.state == kernels_pb2.KERNEL_STATE_DEAD:
                 why = event.kernel.end_reason or "unknown reason"
                 raise KernelDied(f"the kernel of {self._notebook_id} ended while it started: {why}", retryable=True)
-        self._kernel_choice = choice
         self._kernel_seen = True
         self._presence.used_kernel = True
 
@@ -191,6 +194,11 @@ class KernelCalls(SessionCore):
         )
         answer = self._transport.call(lambda s: s.sandboxes.GetCapabilities, request)
         return [_translate.capability(found) for found in answer.capabilities]
+
+    def _with_kernel(self) -> None:
+        """For calls that need a sandbox and start one as `run` does: connected, and with a kernel."""
+        self._connected()
+        self._start(self._kernel_choice)
 
     def _kernel(self) -> kernels_pb2.Kernel | None:
         """The running kernel; None where there is none, or no connection to ask over."""

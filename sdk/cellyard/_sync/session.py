@@ -4,14 +4,25 @@
 from __future__ import annotations
 
 from cellyard._sync.cells import CellCalls
+from cellyard._sync.commands import CommandCalls
 from cellyard._sync.document import DocumentCalls
 from cellyard._sync.editing import EditCalls
 from cellyard._sync.executions import ExecutionCalls
+from cellyard._sync.files import FileCalls
 from cellyard._sync.kernel import KernelCalls
 from cellyard._sync.watching import WatchCalls
 
 
-class Session(ExecutionCalls, CellCalls, EditCalls, DocumentCalls, KernelCalls, WatchCalls):
+class Session(
+    ExecutionCalls,
+    CellCalls,
+    EditCalls,
+    DocumentCalls,
+    FileCalls,
+    CommandCalls,
+    KernelCalls,
+    WatchCalls,
+):
     """Runs code in a notebook: a document that lasts, with a kernel in a sandbox of its own.
 
         with Session() as session:

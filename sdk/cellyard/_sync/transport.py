@@ -26,15 +26,19 @@ from cellyard.errors import CellyardError, ControllerUnavailable, NotConnected
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import sessions_pb2
 from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
+from cellyard_proto.v1.files_pb2_grpc import FilesStub
 from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
 from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
+from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
 from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
 
 if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
+    from cellyard_proto.v1.files_pb2_grpc import FilesStub
     from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
     from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
+    from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
     from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
 
@@ -62,6 +66,8 @@ class Stubs:
     executions: ExecutionsStub
     sandboxes: SandboxesStub
     sessions: SessionsStub
+    files: FilesStub
+    processes: ProcessesStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,4 +340,6 @@ def _stubs(channel: _io_sync.Channel) -> Stubs:
         ExecutionsStub(channel),
         SandboxesStub(channel),
         SessionsStub(channel),
+        FilesStub(channel),
+        ProcessesStub(channel),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cellyard_controller.sandboxes.flows import FlowFailed, Flows, WriteFile
 from cellyard_proto import framing
 from cellyard_proto.outputs import NbOutput, OutputFold, data_to_nbformat, to_nbformat
 from cellyard_proto.v1 import calls_pb2, link_pb2, outputs_pb2
@@ -113,6 +114,7 @@ class Controller:
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
         self._requests = 0
+        self.flows = Flows(lambda message: self.send_bytes(framing.encode(message)), lambda: self.connected)
 
     async def listen(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -131,6 +133,7 @@ class Controller:
             self._writer.transport.abort()
             self._writer = None
         self.connected = False
+        self.flows.broken()
 
     def hang_up(self) -> None:
         """Closes the connection once the agent has what was sent; the agent may come again."""
@@ -183,11 +186,13 @@ class Controller:
 
     async def put_file(self, name: str, content: bytes) -> str:
         """Returns the error, "" for none."""
-        self._requests += 1
-        request = self._requests
-        self.send(put_file=link_pb2.PutFile(request=request, name=name, content=content))
-        await self.until(lambda: request in self.replies)
-        return self.replies[request]
+        try:
+            async with self.flows.open(WriteFile(name, len(content))) as flow:
+                await flow.send(content)
+                await flow.done()
+        except FlowFailed as failed:
+            return str(failed)
+        return ""
 
     async def call(self, record: Record, number: int = 1) -> calls_pb2.HostCall:
         """The execution's host call of this number, once it is made."""
@@ -240,6 +245,7 @@ class Controller:
         finally:
             if self._writer is writer:
                 self._writer, self.connected = None, False
+                self.flows.broken()
             writer.close()
             await self._notify()
 
@@ -262,6 +268,8 @@ class Controller:
                 self.replies[message.reply.request] = message.reply.error
             case "comm":
                 self.comms.append(message.comm)
+            case "flow":
+                self.flows.heard(message.flow)
 
     def forget_uncommitted(self) -> None:
         """What a controller that dies has not committed."""

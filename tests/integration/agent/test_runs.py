@@ -239,21 +239,6 @@ import getpass, os
     assert list(agent.home.iterdir()) == [], "the kernel leaves nothing in the home"
 
 
-async def test_files_are_put_into_the_home_under_plain_names_only(agent: AgentProcess, kernel: Controller) -> None:
-    assert await kernel.put_file("data.csv", b"a,b\n") == ""
-    assert await kernel.put_file("data.csv", b"c,d\n") == ""
-    read = await kernel.run("a", "print(open('data.csv').read())")
-    assert read.text() == "c,d\n\n"
-    assert await kernel.put_file("ü" * 127, b"") == ""
-    for name in ("../x", "/etc/x", "a/b", "", ".", "..", "x" * 256, "ü" * 128):
-        assert "plain" in await kernel.put_file(name, b"x"), name
-    await kernel.run("b", "import os; os.symlink('/tmp/target-of-a-link', 'link'); os.mkdir('folder')")
-    assert await kernel.put_file("link", b"replaces the link") == ""
-    assert not (agent.home / "link").is_symlink()
-    assert await kernel.put_file("folder", b"x") != ""
-    assert not [path for path in agent.home.iterdir() if path.name.startswith(".cellyard")]
-
-
 async def test_usage_is_measured(kernel: Controller) -> None:
     source = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\ntime.sleep(0.1)"
     end = (await kernel.run("a", source)).end

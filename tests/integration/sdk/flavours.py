@@ -23,7 +23,7 @@ class InThreads:
         if name in PROPERTIES:
             return lambda: asyncio.to_thread(getattr, self.sync, name)
         method = getattr(self.sync, name)
-        if name in ("stream_execute", "watch"):
+        if name in ("stream_execute", "stream_exec", "watch"):
             return lambda *args, **kwargs: _iterate(method(*args, **kwargs))
         return lambda *args, **kwargs: asyncio.to_thread(method, *args, **kwargs)
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from cellyard_controller.sandboxes.flows import Flows
 from cellyard_proto import framing
 from cellyard_proto.v1 import link_pb2 as link
 
@@ -23,8 +24,8 @@ class LinkServer:
         self.events: list[link.Event] = []
         self.statuses: list[link.KernelStatus] = []
         self.pongs: list[int] = []
-        self.replies: list[link.Reply] = []
         self.welcome = link.Welcome(output_bytes=1 << 20, output_count=1000, link_grace_s=600)
+        self.flows = Flows(self.send, lambda: self._writer is not None)
         self._writer: asyncio.StreamWriter | None = None
         self._heard = asyncio.Condition()
 
@@ -115,5 +116,5 @@ class LinkServer:
                 self.statuses.append(message.kernel)
             case "pong":
                 self.pongs.append(message.pong.id)
-            case "reply":
-                self.replies.append(message.reply)
+            case "flow":
+                self.flows.heard(message.flow)

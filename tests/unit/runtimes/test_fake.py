@@ -12,6 +12,7 @@ from tests.unit.runtimes.links import LinkServer
 
 from cellyard_controller.runtimes import RuntimeFailed, SandboxSpec, Template
 from cellyard_controller.runtimes.fake import FakeRuntime, ManualClock
+from cellyard_controller.sandboxes.flows import Content, Done, FlowFailed, Opened, ReadFile, RemovePath, WriteFile
 from cellyard_proto.v1 import link_pb2 as link
 
 TEMPLATE = Template("default", "")
@@ -215,14 +216,23 @@ async def test_output_past_the_limit_is_cut_with_a_notice(stage: Stage) -> None:
     assert stage.server.kinds("e1")[-2:] == ["truncated", "ended"]
 
 
-async def test_files_are_put_under_plain_names_only(stage: Stage) -> None:
-    for request, name in enumerate(("data.csv", "../data.csv"), start=1):
-        stage.server.send(link.ToAgent(put_file=link.PutFile(request=request, name=name, content=b"1,2")))
-    await stage.server.until(lambda: len(stage.server.replies) == 2)
-    taken, refused = stage.server.replies
-    assert taken.error == ""
-    assert "no plain name" in refused.error
-    assert stage.runtime.files(stage.instance_id) == {"data.csv": b"1,2"}
+async def test_files_are_written_read_and_removed_beneath_the_home(stage: Stage) -> None:
+    flows = stage.server.flows
+    async with flows.open(WriteFile("a/data.csv", 3)) as flow:
+        await flow.send(b"1,2")
+        await flow.done()
+    assert stage.runtime.files(stage.instance_id) == {"a/data.csv": b"1,2"}
+    async with flows.open(ReadFile("a/data.csv", 100)) as flow:
+        assert await flow.next() == Opened(3, 0)
+        assert await flow.next() == Content(b"1,2")
+        assert await flow.next() == Done()
+    async with flows.open(RemovePath("a/data.csv")) as flow:
+        await flow.done()
+    for what in (WriteFile("../data.csv", 0), ReadFile("a/data.csv", 100)):
+        async with flows.open(what) as flow:
+            with pytest.raises(FlowFailed):
+                await flow.done()
+    assert stage.runtime.files(stage.instance_id) == {}
 
 
 async def test_a_frozen_agent_answers_no_ping_until_it_thaws(stage: Stage) -> None:

@@ -12,6 +12,7 @@ from cellyard_controller.runtimes import SandboxSpec
 from cellyard_controller.runtimes.fake.calls import Calls, reply
 from cellyard_controller.runtimes.fake.clock import Clock
 from cellyard_controller.runtimes.fake.events import Events
+from cellyard_controller.runtimes.fake.flows import Flows
 from cellyard_controller.runtimes.fake.kernel import Gates, Kernel, KernelGone
 from cellyard_proto import framing
 from cellyard_proto.v1 import link_pb2 as link
@@ -60,6 +61,7 @@ class FakeAgent:
         self.may_read.set()
         self.next_kernel_fails = ""
         self.files: dict[str, bytes] = {}
+        self._flows = Flows(self.files, lambda frame: self._send(link.FromAgent(flow=frame)))
         self.comms: list[outputs.Comm] = []
         self.kernel_env: dict[str, str] = {}
 
@@ -123,6 +125,7 @@ class FakeAgent:
 
     def _hang_up(self) -> None:
         was_welcome, self._writer = self._writer is not None, None
+        self._flows.drop()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -148,8 +151,8 @@ class FakeAgent:
             case "restart_kernel":
                 if message.restart_kernel.generation == self._status.generation:
                     self._restart_kernel("kernel_restarted")
-            case "put_file":
-                self._put_file(message.put_file)
+            case "flow":
+                self._flows.receive(message.flow)
             case "answer":
                 self._calls.answer(message.answer)
             case "ask":
@@ -214,13 +217,6 @@ class FakeAgent:
         self._running, self._waiting = None, deque()
         for execution in lost:
             self._end(execution, _kernel_gone(reason))
-
-    def _put_file(self, order: link.PutFile) -> None:
-        plain = order.name not in ("", ".", "..") and "/" not in order.name and "\0" not in order.name
-        if plain:
-            self.files[order.name] = order.content
-        error = "" if plain else f"{order.name!r} is no plain name"
-        self._send(link.FromAgent(reply=link.Reply(request=order.request, error=error)))
 
     # Executions
 
