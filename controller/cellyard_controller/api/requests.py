@@ -195,7 +195,10 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
     if runtime == "process" and not caller.operator:
         raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
     template = message.template or "default"
-    network = message.network or "none"
+    known = config.templates.get(template)
+    # A template's policy is a container's: the process runtime, which is named to do without, has none.
+    usual = known.network if known is not None and runtime != "process" else "none"
+    network = message.network or usual
     if network not in NETWORKS:
         raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
     for name in message.require:
@@ -207,7 +210,8 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         env_source=_env_source(kernel_type, wanted_env),
         runtime=runtime,
         template=template,
-        network=_network(network),
+        network=network,
+        named=frozenset(name for name in ("runtime", "template", "network") if getattr(message, name)),
         require=frozenset(message.require),
         env=_env(message.env),
         files=_files(message.files, config.limits),
@@ -238,12 +242,6 @@ def _env_source(kernel_type: str, wanted: str) -> str:
     if wanted in ("auto", "uv:prewarmed"):
         return "uv:prewarmed"
     raise InvalidRequest(f"unsupported env_source {wanted!r}: this release has uv:prewarmed")
-
-
-def _network(policy: str) -> str:
-    if policy != "none":
-        raise InvalidRequest(f"unsupported network policy {policy!r}: this release has none")
-    return policy
 
 
 def _env(env: Any) -> dict[str, str]:

@@ -12,7 +12,10 @@ from typing import Any
 import structlog
 
 from cellyard_controller.config import Config
+from cellyard_controller.egress.process import Egress, EgressFailed
+from cellyard_controller.egress.targets import Denial
 from cellyard_controller.errors import InvalidRequest
+from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import (
     Instance,
@@ -54,6 +57,7 @@ class Supervisor:
         self._config = config
         self._tasks = tasks
         self.catalogue = Catalogue(runtimes, config)
+        self.egress = Egress(config.network, self._denied)
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -106,6 +110,7 @@ class Supervisor:
         for runtime in self._runtimes.values():
             self._spawn(runtime.watch(self._on_exit))
             self._spawn(self._probe(runtime))
+        self._spawn(self.egress.run())
         self._spawn(self._ping_all())
         return lost
 
@@ -151,6 +156,7 @@ class Supervisor:
         sandbox.move(SandboxState.STOPPING)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
+        self.egress.close(sandbox_id)
         try:
             await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
         except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
@@ -172,13 +178,15 @@ class Supervisor:
     # Inside
 
     async def _create(self, settings: KernelSettings) -> Sandbox:
-        runtime, template = self.catalogue.runtime(settings.runtime), self.catalogue.template(settings.template)
+        runtime = self.catalogue.runtime(settings.runtime)
+        template = self.catalogue.template(settings.template, settings.network)
         sandbox_id = new_sandbox_id()
         sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
         self._sandboxes[sandbox_id] = sandbox
         sandbox.attach_link(self._link(sandbox), self._greeting(0))
         try:
-            await self._store.write(lambda c: records.add(c, sandbox_id, runtime.name, template.name, sandbox.uid))
+            row = (sandbox_id, runtime.name, template.name, sandbox.uid, template.network)
+            await self._store.write(lambda c: records.add(c, *row))
             await sandbox.link.open()
         except BaseException:
             await sandbox.link.close()
@@ -211,7 +219,8 @@ class Supervisor:
         report("kernel", "starting the kernel")
         await _within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
         sandbox.kernel_type = settings.kernel_type
-        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env))
+        proxy = settings.network == "allowlist"
+        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env), proxy=proxy)
         await _within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.move(SandboxState.WARM)
         if settings.files:
@@ -226,6 +235,8 @@ class Supervisor:
     async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
         settings = request.settings
         sandbox.env_source = settings.env_source
+        if settings.network == "allowlist":
+            await self._open_way_out(sandbox)
         sandbox.claimed_at = time.time()
         await self._store.write(
             lambda c: records.set_claimed(
@@ -242,11 +253,26 @@ class Supervisor:
         sandbox.notebook = request.ref
         sandbox.move(SandboxState.CLAIMED)
 
+    async def _open_way_out(self, sandbox: Sandbox) -> None:
+        """Its template's list, from now to its end. Raises SandboxGone."""
+        allow = self.catalogue.allow(sandbox.template.name)
+        try:
+            await self.egress.open(sandbox.sandbox_id, sandbox.link.folder, sandbox.uid, allow)
+        except EgressFailed as failed:
+            raise SandboxGone(EndReason.START_FAILED, str(failed)) from failed
+
+    def _denied(self, sandbox_id: str, denial: Denial) -> None:
+        sandbox = self._sandboxes.get(SandboxId(sandbox_id))
+        if sandbox is not None:
+            details = {"host": denial.host, "port": str(denial.port), "reason": denial.reason}
+            sandbox.warned(Warned("network_denied", str(denial), details))
+
     def _adopt(self, record: records.SandboxRecord) -> None:
+        known = record.template if record.template in self._config.templates else "default"
         sandbox = Sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
-            self.catalogue.template(record.template if record.template in self._config.templates else "default"),
+            self.catalogue.template(known, record.network),
             record.uid,
             record.created_at,
         )
@@ -258,7 +284,15 @@ class Supervisor:
         sandbox.kernel = KernelReport("ready", record.generation, "")
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
         self._sandboxes[record.sandbox_id] = sandbox
+        if record.network == "allowlist":
+            self._spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+
+    async def _reopen_way_out(self, sandbox: Sandbox, allow: tuple[str, ...]) -> None:
+        try:
+            await self.egress.open(sandbox.sandbox_id, sandbox.link.folder, sandbox.uid, allow)
+        except EgressFailed as failed:  # it stays wanted, and the proxy is started again and again
+            log.warning("a sandbox is without its way out", sandbox=sandbox.sandbox_id, why=str(failed))
 
     def _link(self, sandbox: Sandbox) -> AgentLink:
         folder = self._config.data / "link" / sandbox.sandbox_id

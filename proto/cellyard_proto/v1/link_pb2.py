@@ -26,7 +26,7 @@ from cellyard_proto.v1 import calls_pb2 as cellyard__proto_dot_v1_dot_calls__pb2
 from cellyard_proto.v1 import outputs_pb2 as cellyard__proto_dot_v1_dot_outputs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65llyard_proto/v1/link.proto\x12\x0b\x63\x65llyard.v1\x1a\x1d\x63\x65llyard_proto/v1/calls.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xf8\x01\n\tFromAgent\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.cellyard.v1.HelloH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.cellyard.v1.BatchH\x00\x12+\n\x06kernel\x18\x03 \x01(\x0b\x32\x19.cellyard.v1.KernelStatusH\x00\x12!\n\x04pong\x18\x04 \x01(\x0b\x32\x11.cellyard.v1.PongH\x00\x12#\n\x05reply\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.ReplyH\x00\x12!\n\x04\x63omm\x18\x06 \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\t\n\x07message\"\xa1\x04\n\x07ToAgent\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.cellyard.v1.WelcomeH\x00\x12\x34\n\x0cstart_kernel\x18\x02 \x01(\x0b\x32\x1c.cellyard.v1.StartKernelHostH\x00\x12)\n\x08\x64ispatch\x18\x03 \x01(\x0b\x32\x15.cellyard.v1.DispatchH\x00\x12+\n\tinterrupt\x18\x04 \x01(\x0b\x32\x16.cellyard.v1.InterruptH\x00\x12/\n\x0b\x61\x63knowledge\x18\x05 \x01(\x0b\x32\x18.cellyard.v1.AcknowledgeH\x00\x12!\n\x04ping\x18\x06 \x01(\x0b\x32\x11.cellyard.v1.PingH\x00\x12\x38\n\x0erestart_kernel\x18\x07 \x01(\x0b\x32\x1e.cellyard.v1.RestartKernelHostH\x00\x12(\n\x08put_file\x18\x08 \x01(\x0b\x32\x14.cellyard.v1.PutFileH\x00\x12\'\n\x07goodbye\x18\t \x01(\x0b\x32\x14.cellyard.v1.GoodbyeH\x00\x12)\n\x06\x61nswer\x18\n \x01(\x0b\x32\x17.cellyard.v1.CallAnswerH\x00\x12%\n\x03\x61sk\x18\x0b \x01(\x0b\x32\x16.cellyard.v1.AskKernelH\x00\x12!\n\x04\x63omm\x18\x0c \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\t\n\x07message\"\xc0\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x05\x12)\n\x06kernel\x18\x02 \x01(\x0b\x32\x19.cellyard.v1.KernelStatus\x12\x17\n\x0fheld_executions\x18\x03 \x03(\t\x12\x13\n\x0blast_number\x18\x04 \x01(\x03\x12!\n\x05\x66\x61\x63ts\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.Facts\x12)\n\nopen_calls\x18\x06 \x03(\x0b\x32\x15.cellyard.v1.OpenCall\"1\n\x08OpenCall\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\"\x88\x01\n\x05\x46\x61\x63ts\x12\x0b\n\x03uid\x18\x01 \x01(\x05\x12\x0f\n\x07\x63\x61p_eff\x18\x02 \x01(\t\x12\x14\n\x0cno_new_privs\x18\x03 \x01(\x05\x12\x0f\n\x07seccomp\x18\x04 \x01(\x05\x12\x16\n\x0eroot_read_only\x18\x05 \x01(\x08\x12\x12\n\ninterfaces\x18\x06 \x03(\t\x12\x0e\n\x06routes\x18\x07 \x01(\x05\"e\n\x07Welcome\x12\x18\n\x10\x63ommitted_number\x18\x01 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x02 \x01(\x03\x12\x14\n\x0coutput_count\x18\x03 \x01(\x05\x12\x14\n\x0clink_grace_s\x18\x04 \x01(\x01\"\x86\x01\n\x0fStartKernelHost\x12\x13\n\x0bkernel_type\x18\x01 \x01(\t\x12\x32\n\x03\x65nv\x18\x02 \x03(\x0b\x32%.cellyard.v1.StartKernelHost.EnvEntry\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x11RestartKernelHost\x12\x12\n\ngeneration\x18\x01 \x01(\x03\"Y\n\x0cKernelStatus\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.cellyard.v1.HostState\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"i\n\x08\x44ispatch\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x61llow_stdin\x18\x04 \x01(\x08\x12\x0f\n\x07\x63\x65ll_id\x18\x05 \x01(\t\":\n\tInterrupt\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x17\n\x0frestart_after_s\x18\x02 \x01(\x01\"\x1d\n\x0b\x41\x63knowledge\x12\x0e\n\x06number\x18\x01 \x01(\x03\"\x12\n\x04Ping\x12\n\n\x02id\x18\x01 \x01(\x03\"\x12\n\x04Pong\x12\n\n\x02id\x18\x01 \x01(\x03\"9\n\x07PutFile\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"=\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_json\x18\x03 \x01(\t\"\xbc\x01\n\tAskKernel\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12,\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.AskCompleteH\x00\x12*\n\x07inspect\x18\x03 \x01(\x0b\x32\x17.cellyard.v1.AskInspectH\x00\x12*\n\x07history\x18\x04 \x01(\x0b\x32\x17.cellyard.v1.AskHistoryH\x00\x12\x10\n\x08within_s\x18\x05 \x01(\x01\x42\x06\n\x04what\"+\n\x0b\x41skComplete\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"@\n\nAskInspect\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65tail_level\x18\x03 \x01(\x05\"\x1b\n\nAskHistory\x12\r\n\x05limit\x18\x01 \x01(\x05\"\x8d\x01\n\nCallAnswer\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x14\n\nvalue_json\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x16.cellyard.v1.CallErrorH\x00\x12\x15\n\x0bunavailable\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"+\n\x05\x42\x61tch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.cellyard.v1.Event\"\x84\x04\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x30\n\x07started\x18\x03 \x01(\x0b\x32\x1d.cellyard.v1.ExecutionStartedH\x00\x12%\n\x06output\x18\x04 \x01(\x0b\x32\x13.cellyard.v1.OutputH\x00\x12\x30\n\x0c\x63lear_output\x18\x05 \x01(\x0b\x32\x18.cellyard.v1.ClearOutputH\x00\x12\x36\n\x0f\x64isplay_updated\x18\x06 \x01(\x0b\x32\x1b.cellyard.v1.DisplayUpdatedH\x00\x12,\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x1b.cellyard.v1.ExecutionEndedH\x00\x12+\n\ttruncated\x18\x08 \x01(\x0b\x32\x16.cellyard.v1.TruncatedH\x00\x12*\n\thost_call\x18\t \x01(\x0b\x32\x15.cellyard.v1.HostCallH\x00\x12\x36\n\x0finput_requested\x18\n \x01(\x0b\x32\x1b.cellyard.v1.InputRequestedH\x00\x12!\n\x04\x63omm\x18\x0b \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x12\'\n\x07warning\x18\x0c \x01(\x0b\x32\x14.cellyard.v1.WarningH\x00\x42\x07\n\x05\x65vent\"+\n\x10\x45xecutionStarted\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\" \n\tTruncated\x12\x13\n\x0b\x61\x66ter_bytes\x18\x01 \x01(\x03\"\xd5\x01\n\x0e\x45xecutionEnded\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.cellyard.v1.Outcome\x12\x17\n\x0f\x65xecution_count\x18\x02 \x01(\x05\x12!\n\x05value\x18\x03 \x01(\x0b\x32\x12.cellyard.v1.Value\x12\x16\n\x0einterrupted_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x63pu_s\x18\x06 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01*\x80\x01\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOST_STATE_NONE\x10\x01\x12\x17\n\x13HOST_STATE_STARTING\x10\x02\x12\x14\n\x10HOST_STATE_READY\x10\x03\x12\x13\n\x0fHOST_STATE_DEAD\x10\x04*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x11\n\rOUTCOME_ERROR\x10\x02\x12\x17\n\x13OUTCOME_KERNEL_GONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63\x65llyard_proto/v1/link.proto\x12\x0b\x63\x65llyard.v1\x1a\x1d\x63\x65llyard_proto/v1/calls.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xf8\x01\n\tFromAgent\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.cellyard.v1.HelloH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.cellyard.v1.BatchH\x00\x12+\n\x06kernel\x18\x03 \x01(\x0b\x32\x19.cellyard.v1.KernelStatusH\x00\x12!\n\x04pong\x18\x04 \x01(\x0b\x32\x11.cellyard.v1.PongH\x00\x12#\n\x05reply\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.ReplyH\x00\x12!\n\x04\x63omm\x18\x06 \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\t\n\x07message\"\xa1\x04\n\x07ToAgent\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.cellyard.v1.WelcomeH\x00\x12\x34\n\x0cstart_kernel\x18\x02 \x01(\x0b\x32\x1c.cellyard.v1.StartKernelHostH\x00\x12)\n\x08\x64ispatch\x18\x03 \x01(\x0b\x32\x15.cellyard.v1.DispatchH\x00\x12+\n\tinterrupt\x18\x04 \x01(\x0b\x32\x16.cellyard.v1.InterruptH\x00\x12/\n\x0b\x61\x63knowledge\x18\x05 \x01(\x0b\x32\x18.cellyard.v1.AcknowledgeH\x00\x12!\n\x04ping\x18\x06 \x01(\x0b\x32\x11.cellyard.v1.PingH\x00\x12\x38\n\x0erestart_kernel\x18\x07 \x01(\x0b\x32\x1e.cellyard.v1.RestartKernelHostH\x00\x12(\n\x08put_file\x18\x08 \x01(\x0b\x32\x14.cellyard.v1.PutFileH\x00\x12\'\n\x07goodbye\x18\t \x01(\x0b\x32\x14.cellyard.v1.GoodbyeH\x00\x12)\n\x06\x61nswer\x18\n \x01(\x0b\x32\x17.cellyard.v1.CallAnswerH\x00\x12%\n\x03\x61sk\x18\x0b \x01(\x0b\x32\x16.cellyard.v1.AskKernelH\x00\x12!\n\x04\x63omm\x18\x0c \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\t\n\x07message\"\xc0\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x05\x12)\n\x06kernel\x18\x02 \x01(\x0b\x32\x19.cellyard.v1.KernelStatus\x12\x17\n\x0fheld_executions\x18\x03 \x03(\t\x12\x13\n\x0blast_number\x18\x04 \x01(\x03\x12!\n\x05\x66\x61\x63ts\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.Facts\x12)\n\nopen_calls\x18\x06 \x03(\x0b\x32\x15.cellyard.v1.OpenCall\"1\n\x08OpenCall\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\"\x88\x01\n\x05\x46\x61\x63ts\x12\x0b\n\x03uid\x18\x01 \x01(\x05\x12\x0f\n\x07\x63\x61p_eff\x18\x02 \x01(\t\x12\x14\n\x0cno_new_privs\x18\x03 \x01(\x05\x12\x0f\n\x07seccomp\x18\x04 \x01(\x05\x12\x16\n\x0eroot_read_only\x18\x05 \x01(\x08\x12\x12\n\ninterfaces\x18\x06 \x03(\t\x12\x0e\n\x06routes\x18\x07 \x01(\x05\"e\n\x07Welcome\x12\x18\n\x10\x63ommitted_number\x18\x01 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x02 \x01(\x03\x12\x14\n\x0coutput_count\x18\x03 \x01(\x05\x12\x14\n\x0clink_grace_s\x18\x04 \x01(\x01\"\x95\x01\n\x0fStartKernelHost\x12\x13\n\x0bkernel_type\x18\x01 \x01(\t\x12\x32\n\x03\x65nv\x18\x02 \x03(\x0b\x32%.cellyard.v1.StartKernelHost.EnvEntry\x12\r\n\x05proxy\x18\x03 \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x11RestartKernelHost\x12\x12\n\ngeneration\x18\x01 \x01(\x03\"Y\n\x0cKernelStatus\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.cellyard.v1.HostState\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"i\n\x08\x44ispatch\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\x12\x13\n\x0b\x61llow_stdin\x18\x04 \x01(\x08\x12\x0f\n\x07\x63\x65ll_id\x18\x05 \x01(\t\":\n\tInterrupt\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x17\n\x0frestart_after_s\x18\x02 \x01(\x01\"\x1d\n\x0b\x41\x63knowledge\x12\x0e\n\x06number\x18\x01 \x01(\x03\"\x12\n\x04Ping\x12\n\n\x02id\x18\x01 \x01(\x03\"\x12\n\x04Pong\x12\n\n\x02id\x18\x01 \x01(\x03\"9\n\x07PutFile\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"=\n\x05Reply\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_json\x18\x03 \x01(\t\"\xbc\x01\n\tAskKernel\x12\x0f\n\x07request\x18\x01 \x01(\x03\x12,\n\x08\x63omplete\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.AskCompleteH\x00\x12*\n\x07inspect\x18\x03 \x01(\x0b\x32\x17.cellyard.v1.AskInspectH\x00\x12*\n\x07history\x18\x04 \x01(\x0b\x32\x17.cellyard.v1.AskHistoryH\x00\x12\x10\n\x08within_s\x18\x05 \x01(\x01\x42\x06\n\x04what\"+\n\x0b\x41skComplete\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\"@\n\nAskInspect\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\x03\x12\x14\n\x0c\x64\x65tail_level\x18\x03 \x01(\x05\"\x1b\n\nAskHistory\x12\r\n\x05limit\x18\x01 \x01(\x05\"\x8d\x01\n\nCallAnswer\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x14\n\nvalue_json\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x16.cellyard.v1.CallErrorH\x00\x12\x15\n\x0bunavailable\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"+\n\x05\x42\x61tch\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.cellyard.v1.Event\"\x84\x04\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x30\n\x07started\x18\x03 \x01(\x0b\x32\x1d.cellyard.v1.ExecutionStartedH\x00\x12%\n\x06output\x18\x04 \x01(\x0b\x32\x13.cellyard.v1.OutputH\x00\x12\x30\n\x0c\x63lear_output\x18\x05 \x01(\x0b\x32\x18.cellyard.v1.ClearOutputH\x00\x12\x36\n\x0f\x64isplay_updated\x18\x06 \x01(\x0b\x32\x1b.cellyard.v1.DisplayUpdatedH\x00\x12,\n\x05\x65nded\x18\x07 \x01(\x0b\x32\x1b.cellyard.v1.ExecutionEndedH\x00\x12+\n\ttruncated\x18\x08 \x01(\x0b\x32\x16.cellyard.v1.TruncatedH\x00\x12*\n\thost_call\x18\t \x01(\x0b\x32\x15.cellyard.v1.HostCallH\x00\x12\x36\n\x0finput_requested\x18\n \x01(\x0b\x32\x1b.cellyard.v1.InputRequestedH\x00\x12!\n\x04\x63omm\x18\x0b \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x12\'\n\x07warning\x18\x0c \x01(\x0b\x32\x14.cellyard.v1.WarningH\x00\x42\x07\n\x05\x65vent\"+\n\x10\x45xecutionStarted\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\" \n\tTruncated\x12\x13\n\x0b\x61\x66ter_bytes\x18\x01 \x01(\x03\"\xd5\x01\n\x0e\x45xecutionEnded\x12%\n\x07outcome\x18\x01 \x01(\x0e\x32\x14.cellyard.v1.Outcome\x12\x17\n\x0f\x65xecution_count\x18\x02 \x01(\x05\x12!\n\x05value\x18\x03 \x01(\x0b\x32\x12.cellyard.v1.Value\x12\x16\n\x0einterrupted_by\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x63pu_s\x18\x06 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01*\x80\x01\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOST_STATE_NONE\x10\x01\x12\x17\n\x13HOST_STATE_STARTING\x10\x02\x12\x14\n\x10HOST_STATE_READY\x10\x03\x12\x13\n\x0fHOST_STATE_DEAD\x10\x04*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x11\n\rOUTCOME_ERROR\x10\x02\x12\x17\n\x13OUTCOME_KERNEL_GONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STARTKERNELHOST_ENVENTRY']._loaded_options = None
   _globals['_STARTKERNELHOST_ENVENTRY']._serialized_options = b'8\001'
-  _globals['_HOSTSTATE']._serialized_start=3387
-  _globals['_HOSTSTATE']._serialized_end=3515
-  _globals['_OUTCOME']._serialized_start=3517
-  _globals['_OUTCOME']._serialized_end=3611
+  _globals['_HOSTSTATE']._serialized_start=3402
+  _globals['_HOSTSTATE']._serialized_end=3530
+  _globals['_OUTCOME']._serialized_start=3532
+  _globals['_OUTCOME']._serialized_end=3626
   _globals['_FROMAGENT']._serialized_start=110
   _globals['_FROMAGENT']._serialized_end=358
   _globals['_TOAGENT']._serialized_start=361
@@ -52,47 +52,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WELCOME']._serialized_start=1293
   _globals['_WELCOME']._serialized_end=1394
   _globals['_STARTKERNELHOST']._serialized_start=1397
-  _globals['_STARTKERNELHOST']._serialized_end=1531
-  _globals['_STARTKERNELHOST_ENVENTRY']._serialized_start=1489
-  _globals['_STARTKERNELHOST_ENVENTRY']._serialized_end=1531
-  _globals['_RESTARTKERNELHOST']._serialized_start=1533
-  _globals['_RESTARTKERNELHOST']._serialized_end=1572
-  _globals['_KERNELSTATUS']._serialized_start=1574
-  _globals['_KERNELSTATUS']._serialized_end=1663
-  _globals['_DISPATCH']._serialized_start=1665
-  _globals['_DISPATCH']._serialized_end=1770
-  _globals['_INTERRUPT']._serialized_start=1772
-  _globals['_INTERRUPT']._serialized_end=1830
-  _globals['_ACKNOWLEDGE']._serialized_start=1832
-  _globals['_ACKNOWLEDGE']._serialized_end=1861
-  _globals['_PING']._serialized_start=1863
-  _globals['_PING']._serialized_end=1881
-  _globals['_PONG']._serialized_start=1883
-  _globals['_PONG']._serialized_end=1901
-  _globals['_PUTFILE']._serialized_start=1903
-  _globals['_PUTFILE']._serialized_end=1960
-  _globals['_REPLY']._serialized_start=1962
-  _globals['_REPLY']._serialized_end=2023
-  _globals['_ASKKERNEL']._serialized_start=2026
-  _globals['_ASKKERNEL']._serialized_end=2214
-  _globals['_ASKCOMPLETE']._serialized_start=2216
-  _globals['_ASKCOMPLETE']._serialized_end=2259
-  _globals['_ASKINSPECT']._serialized_start=2261
-  _globals['_ASKINSPECT']._serialized_end=2325
-  _globals['_ASKHISTORY']._serialized_start=2327
-  _globals['_ASKHISTORY']._serialized_end=2354
-  _globals['_CALLANSWER']._serialized_start=2357
-  _globals['_CALLANSWER']._serialized_end=2498
-  _globals['_GOODBYE']._serialized_start=2500
-  _globals['_GOODBYE']._serialized_end=2525
-  _globals['_BATCH']._serialized_start=2527
-  _globals['_BATCH']._serialized_end=2570
-  _globals['_EVENT']._serialized_start=2573
-  _globals['_EVENT']._serialized_end=3089
-  _globals['_EXECUTIONSTARTED']._serialized_start=3091
-  _globals['_EXECUTIONSTARTED']._serialized_end=3134
-  _globals['_TRUNCATED']._serialized_start=3136
-  _globals['_TRUNCATED']._serialized_end=3168
-  _globals['_EXECUTIONENDED']._serialized_start=3171
-  _globals['_EXECUTIONENDED']._serialized_end=3384
+  _globals['_STARTKERNELHOST']._serialized_end=1546
+  _globals['_STARTKERNELHOST_ENVENTRY']._serialized_start=1504
+  _globals['_STARTKERNELHOST_ENVENTRY']._serialized_end=1546
+  _globals['_RESTARTKERNELHOST']._serialized_start=1548
+  _globals['_RESTARTKERNELHOST']._serialized_end=1587
+  _globals['_KERNELSTATUS']._serialized_start=1589
+  _globals['_KERNELSTATUS']._serialized_end=1678
+  _globals['_DISPATCH']._serialized_start=1680
+  _globals['_DISPATCH']._serialized_end=1785
+  _globals['_INTERRUPT']._serialized_start=1787
+  _globals['_INTERRUPT']._serialized_end=1845
+  _globals['_ACKNOWLEDGE']._serialized_start=1847
+  _globals['_ACKNOWLEDGE']._serialized_end=1876
+  _globals['_PING']._serialized_start=1878
+  _globals['_PING']._serialized_end=1896
+  _globals['_PONG']._serialized_start=1898
+  _globals['_PONG']._serialized_end=1916
+  _globals['_PUTFILE']._serialized_start=1918
+  _globals['_PUTFILE']._serialized_end=1975
+  _globals['_REPLY']._serialized_start=1977
+  _globals['_REPLY']._serialized_end=2038
+  _globals['_ASKKERNEL']._serialized_start=2041
+  _globals['_ASKKERNEL']._serialized_end=2229
+  _globals['_ASKCOMPLETE']._serialized_start=2231
+  _globals['_ASKCOMPLETE']._serialized_end=2274
+  _globals['_ASKINSPECT']._serialized_start=2276
+  _globals['_ASKINSPECT']._serialized_end=2340
+  _globals['_ASKHISTORY']._serialized_start=2342
+  _globals['_ASKHISTORY']._serialized_end=2369
+  _globals['_CALLANSWER']._serialized_start=2372
+  _globals['_CALLANSWER']._serialized_end=2513
+  _globals['_GOODBYE']._serialized_start=2515
+  _globals['_GOODBYE']._serialized_end=2540
+  _globals['_BATCH']._serialized_start=2542
+  _globals['_BATCH']._serialized_end=2585
+  _globals['_EVENT']._serialized_start=2588
+  _globals['_EVENT']._serialized_end=3104
+  _globals['_EXECUTIONSTARTED']._serialized_start=3106
+  _globals['_EXECUTIONSTARTED']._serialized_end=3149
+  _globals['_TRUNCATED']._serialized_start=3151
+  _globals['_TRUNCATED']._serialized_end=3183
+  _globals['_EXECUTIONENDED']._serialized_start=3186
+  _globals['_EXECUTIONENDED']._serialized_end=3399
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,7 @@ GOOD = ProbeFacts(
     namespaces={"net": "net:[2]", "ipc": "ipc:[2]", "pid": "pid:[2]"},
     leftovers=[],
     writes={"/": "EROFS", "/usr": "EROFS", "/etc": "EROFS", "/run/cellyard": "EROFS"},
+    link=["agent.sock"],
     mounts=MOUNTS,
     block_devices=[],
     interfaces={"lo": 9, "tunl0": 128},

@@ -60,6 +60,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES},
         "leftovers": [os.path.join(folder, name) for folder in FRESH for name in listed(folder)],
         "writes": {folder: refusal(write_into, folder) for folder in ("/", "/usr", "/etc", LINK)},
+        "link": listed(LINK),
         "mounts": mounts(),
         "block_devices": block_devices(),
         "interfaces": {name: int(text(f"/sys/class/net/{name}/flags") or "0", 16) for name in listed("/sys/class/net")},

@@ -1,0 +1,99 @@
+"""The proxy's process: `python -m cellyard_controller.egress CHANNEL CONTROLLER SETTINGS`. Ends with its controller.
+
+CHANNEL is the number of an open socket, CONTROLLER the controller's process id, SETTINGS a JSON object. Here hostile
+requests are read: without root where the controller has it, without the controller's environment, files and store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import encodings.idna  # noqa: F401  # what is imported late could not be read any more without root
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+from cellyard_controller.egress.channel import Channel
+from cellyard_controller.egress.dialling import Dialler
+from cellyard_controller.egress.names import AllowList
+from cellyard_controller.egress.proxy import Proxy
+from cellyard_controller.egress.targets import Denial
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_UNTOLD_MAX = 1000
+_NOFILE = 16_384
+
+
+def main() -> int:
+    """Serves until the controller is gone."""
+    channel, controller, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    _give_up_rights(settings["uid"])
+    if not _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) or os.getppid() != controller:
+        return 1
+    uvloop.run(serve(socket.socket(fileno=channel), settings["hosts"], settings["connections"]))
+    return 0
+
+
+async def serve(connection: socket.socket, hosts: dict[str, str], connections: int) -> None:
+    """Does what the controller says, until it hangs up."""
+    channel = Channel(connection)
+    untold: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_UNTOLD_MAX)
+
+    def tell(sandbox: str, denial: Denial) -> None:
+        if not untold.full():  # else the controller does not listen, and has worse to care about
+            untold.put_nowait({"denied": sandbox, "host": denial.host, "port": denial.port, "reason": denial.reason})
+
+    async def say() -> None:
+        while True:
+            await channel.send(await untold.get())
+
+    dialler = Dialler(hosts)
+    proxy = Proxy(dialler, connections, tell)
+    saying = asyncio.ensure_future(say())
+    try:
+        while (heard := await channel.receive()) is not None:
+            answer = await _obey(proxy, *heard)
+            if answer:
+                await untold.put(answer)
+    finally:
+        saying.cancel()
+        channel.close()
+        dialler.close()
+
+
+async def _obey(proxy: Proxy, order: dict[str, Any], carried: socket.socket | None) -> dict[str, Any]:
+    match order["do"]:
+        case "open" if carried is not None:
+            await proxy.open(order["sandbox"], carried, AllowList(order["allow"]))
+            return {"opened": order["sandbox"]}
+        case "close":
+            await proxy.close(order["sandbox"])
+        case "ping":
+            return {"pong": True}
+    return {}
+
+
+def _give_up_rights(uid: int | None) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for name, limit in {"CORE": 0, "FSIZE": 0, "NOFILE": _NOFILE if most < 0 else min(_NOFILE, most)}.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    return int(ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0)) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
