@@ -264,7 +264,7 @@ def _network(seen: Sighting, template: Template) -> Iterator[str]:
         yield "the network policy is open"
     expected = link_sockets(template)
     if set(inside.link) != expected:
-        yield f"the link's folder has {sorted(inside.link)}, expected {sorted(expected)}"
+        yield f"of the sockets that lead out, {sorted(inside.link)} are there, and not {sorted(expected)}"
     if seen.host is None:
         yield "the host's view of the process could not be had, so nothing confirms what it says itself"
     elif "net" in _shared_namespaces(inside, seen.host):
