@@ -11,6 +11,7 @@ import socket
 MAX_OPEN = 256
 _BACKLOG = 128
 _CHUNK = 64 * 1024
+_LINGER_S = 2.0
 _STAY = "localhost,127.0.0.1,::1"
 
 
@@ -68,7 +69,10 @@ class Forwarder:
         answer = asyncio.ensure_future(_copy(out_reader, writer))
         request = asyncio.ensure_future(_copy(reader, out_writer))
         try:
-            await answer  # once the proxy has hung up, nobody wants the rest of the request
+            await answer
+            # The proxy has hung up, and nobody wants the rest of the request. But closed over it, the client's
+            # connection would break before the answer is read.
+            await asyncio.wait((request,), timeout=_LINGER_S)
         finally:
             request.cancel()
             await asyncio.gather(request, answer, return_exceptions=True)

@@ -16,7 +16,9 @@ from cellyard_controller.egress.notices import Notices
 
 HEAD_WITHIN = 30.0
 """Seconds from the start of a connection to the end of its request's head."""
+_LINGER = 2.0
 _BACKLOG = 128
+_REFUSED_AT_ONCE = 32
 _DIALS = 8
 """Names of one sandbox that are resolved and dialled at a time: there are not threads for all."""
 
@@ -75,11 +77,13 @@ class _Door:
         self._open.add(task)
         client = Peer(h11.SERVER, reader, writer)
         try:
+            if len(self._open) > self._most + _REFUSED_AT_ONCE:
+                return
             if len(self._open) > self._most:
                 await client.refuse(503, f"this sandbox has {self._most} connections already")
             else:
                 await self._serve(client)
-            await _hang_up(writer)
+            await _hang_up(writer, reader)
         except* (OSError, Broken):
             pass  # whoever hung up knows; there is nobody to tell
         finally:
@@ -128,8 +132,19 @@ class _Door:
             server[1].transport.abort()
 
 
-async def _hang_up(writer: asyncio.StreamWriter) -> None:
-    """Closes it, once what is still to be sent has been sent. Raises OSError."""
+async def _hang_up(writer: asyncio.StreamWriter, reader: asyncio.StreamReader | None = None) -> None:
+    """Closes it, once what is still to be sent has been sent. Raises OSError.
+
+    What still comes from `reader` is read for a moment: closed over it, a connection breaks before its answer is read.
+    """
+    if reader is not None:
+        writer.write_eof()
+        try:
+            async with asyncio.timeout(_LINGER):
+                while await reader.read(BUFFER):
+                    pass
+        except TimeoutError:
+            pass
     async with asyncio.timeout(HEAD_WITHIN):
         writer.close()
         await writer.wait_closed()
