@@ -17,6 +17,7 @@ from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.catalogue import NETWORKS
 from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2
@@ -30,7 +31,6 @@ CAPABILITIES = (
     "reset",
     "deps_install",
 )
-NETWORKS = ("none", "allowlist", "open")
 ENV_SOURCES = (
     "auto",
     "uv:prewarmed",

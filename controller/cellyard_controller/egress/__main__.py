@@ -34,6 +34,7 @@ _NOFILE = 16_384
 def main() -> int:
     """Serves until the controller is gone."""
     channel, controller, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    _keep_only(channel)
     _give_up_rights(settings["uid"])
     if not _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) or os.getppid() != controller:
         return 1
@@ -78,6 +79,16 @@ async def _obey(proxy: Proxy, order: dict[str, Any], carried: socket.socket | No
         case "ping":
             return {"pong": True}
     return {}
+
+
+def _keep_only(channel: int) -> None:
+    """Closes whatever else the controller may have left open to its children."""
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if number > 2 and number != channel:
+            try:
+                os.close(number)
+            except OSError:
+                pass  # it was the listing's own
 
 
 def _give_up_rights(uid: int | None) -> None:

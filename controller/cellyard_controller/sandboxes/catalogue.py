@@ -10,6 +10,8 @@ from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, Pe
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 
+NETWORKS = ("none", "allowlist", "open")
+
 
 class Catalogue:
     """The runtimes and templates of this controller."""
@@ -54,19 +56,24 @@ class Catalogue:
 
         Raises InvalidRequest, CapabilityUnavailable, PermissionDenied.
         """
-        runtime, config = self.runtime(settings.runtime), self._defined(settings.template or "default")
-        if settings.network == "none":
+        self.check_network(settings.runtime, settings.template, settings.network)
+
+    def check_network(self, runtime: str, template: str, network: str) -> None:
+        """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""
+        served, config = self.runtime(runtime), self._defined(template or "default")
+        if network not in NETWORKS:
+            raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
+        if network == "none":
             return
-        if runtime.name == "process":
-            why = f"the process runtime confines no network: {settings.network} cannot be had there"
-            raise CapabilityUnavailable(why, runtime=runtime.name)
-        allowed = config.network_open if settings.network == "open" else bool(config.allow)
-        if not allowed:
-            setting = "network_open" if settings.network == "open" else "allow"
+        if served.name == "process":
+            why = f"the process runtime confines no network: {network} cannot be had there"
+            raise CapabilityUnavailable(why, runtime=served.name)
+        if not (config.network_open if network == "open" else config.allow):
+            setting = "network_open" if network == "open" else "allow"
             raise PermissionDenied(
-                f"the template {settings.template!r} does not allow the network policy {settings.network!r}: "
+                f"the template {template!r} does not allow the network policy {network!r}: "
                 f"its setting {setting!r} is the operator's",
-                template=settings.template,
+                template=template,
             )
 
     async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
