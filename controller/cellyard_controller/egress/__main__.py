@@ -28,6 +28,7 @@ from cellyard_controller.egress.targets import Denial
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _UNTOLD_MAX = 1000
+_TELL_WITHIN = 1.0
 _NOFILE = 16_384
 
 
@@ -45,15 +46,25 @@ def main() -> int:
 async def serve(connection: socket.socket, hosts: dict[str, str], connections: int) -> None:
     """Does what the controller says, until it hangs up."""
     channel = Channel(connection)
-    untold: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_UNTOLD_MAX)
+    untold: asyncio.Queue[tuple[dict[str, Any], asyncio.Event]] = asyncio.Queue(_UNTOLD_MAX)
 
-    def tell(sandbox: str, denial: Denial) -> None:
-        if not untold.full():  # else the controller does not listen, and has worse to care about
-            untold.put_nowait({"denied": sandbox, "host": denial.host, "port": denial.port, "reason": denial.reason})
+    async def tell(sandbox: str, denial: Denial) -> None:
+        if untold.full():
+            return  # the controller does not listen, and has worse to care about
+        said = asyncio.Event()
+        message = {"denied": sandbox, "host": denial.host, "port": denial.port, "reason": denial.reason}
+        untold.put_nowait((message, said))
+        try:
+            async with asyncio.timeout(_TELL_WITHIN):
+                await said.wait()
+        except TimeoutError:
+            pass
 
     async def say() -> None:
         while True:
-            await channel.send(await untold.get())
+            message, said = await untold.get()
+            await channel.send(message)
+            said.set()
 
     dialler = Dialler(hosts)
     proxy = Proxy(dialler, connections, tell)
@@ -62,7 +73,7 @@ async def serve(connection: socket.socket, hosts: dict[str, str], connections: i
         while (heard := await channel.receive()) is not None:
             answer = await _obey(proxy, *heard)
             if answer:
-                await untold.put(answer)
+                await untold.put((answer, asyncio.Event()))
     finally:
         saying.cancel()
         channel.close()

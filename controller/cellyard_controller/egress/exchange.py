@@ -190,11 +190,18 @@ async def _answer(server: Peer, client: Peer, idle: asyncio.Timeout) -> None:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, idle: asyncio.Timeout) -> None:
-    while data := await reader.read(_CHUNK):
+    while data := await _read(reader):
         _moved(idle)
         writer.write(data)
         await writer.drain()
     writer.write_eof()
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(_CHUNK)
+    except ConnectionError:
+        return b""  # what came before it still has to reach the other side
 
 
 def _moved(idle: asyncio.Timeout) -> None:

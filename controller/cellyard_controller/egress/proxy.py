@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import h11
 
@@ -22,14 +22,17 @@ _REFUSED_AT_ONCE = 32
 _DIALS = 8
 """Names of one sandbox that are resolved and dialled at a time: there are not threads for all."""
 
-Tell = Callable[[str, targets.Denial], None]
+Tell = Callable[[str, targets.Denial], Awaitable[None]]
 
 
 class Proxy:
     """Serves sandboxes, each on a socket of its own. Belongs to one event loop."""
 
     def __init__(self, dialler: Dialler, connections: int, tell: Tell) -> None:
-        """`connections` of one sandbox at a time; `tell` is called with a sandbox's id and what was denied to it."""
+        """`connections` of one sandbox at a time; `tell` is called with a sandbox's id and what was denied to it.
+
+        The sandbox is answered once `tell` returns: what is told comes before whatever the code does next.
+        """
         self._dialler, self._connections, self._tell = dialler, connections, tell
         self._doors: dict[str, _Door] = {}
 
@@ -103,7 +106,7 @@ class _Door:
                 server = await self._dialler.dial(target.destination)
         except targets.Denied as denied:
             if self._notices.worth_telling(denied.denial, asyncio.get_running_loop().time()):
-                self._tell(self._sandbox, denied.denial)
+                await self._tell(self._sandbox, denied.denial)
             await client.refuse(403, str(denied))
         except Unreachable as gone:
             await client.refuse(502, str(gone))
