@@ -76,6 +76,9 @@ def serve(
         settings = settings.model_copy(update={"listen": (f"unix:{_own_socket()}",)})
     logs.configure(settings.log)
 
+    if ready_fd is not None:
+        os.set_inheritable(ready_fd, False)  # a child that had it too would keep whoever waits for its end waiting
+
     def ready() -> None:
         if ready_fd is not None:
             os.write(ready_fd, b"ready\n")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,6 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from cellyard_controller.egress.names import AllowList, host_name
 from cellyard_controller.runtimes import MIB, Template
 
 Positive = Annotated[float, Field(gt=0)]
@@ -35,13 +37,31 @@ class TemplateConfig(_Section):
     runtime: Literal["docker", "process"] | None = None
     image: str = Field(default="", description="Image reference; empty for the image that this release builds.")
     oci_runtime: str = Field(default="", description="OCI runtime of the engine; empty for the engine's default.")
-    network: Literal["none"] = Field(default="none", description="Network policy of its sandboxes.")
+    network: Literal["none", "allowlist"] = Field(
+        default="none", description="Network policy of its sandboxes where a session names none."
+    )
+    allow: tuple[str, ...] = Field(
+        default=(), description="What sandboxes with the policy allowlist may reach: name:port, *.name:port."
+    )
+    network_open: bool = Field(default=False, description="Let sessions ask for the network policy open.")
     memory: Size = Field(default=1024 * MIB, description="Memory of a sandbox, swap included.")
     cpus: Positive = Field(default=1.0, description="Processors of a sandbox.")
     pids: Annotated[int, Field(ge=32)] = Field(default=256, description="Processes and threads of a sandbox.")
     home: Size = Field(default=512 * MIB, description="Size of the home folder, counted as memory.")
     tmp: Size = Field(default=256 * MIB, description="Size of /tmp, counted as memory.")
     shm: Size = Field(default=64 * MIB, description="Size of /dev/shm, counted as memory.")
+
+    @field_validator("allow")
+    @classmethod
+    def _names(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList(allow)
+        return allow
+
+    @model_validator(mode="after")
+    def _has_a_list(self) -> Self:
+        if self.network == "allowlist" and not self.allow:
+            raise ValueError('network = "allowlist" needs a list: allow = ["name:port", ...]')
+        return self
 
     def template(self, name: str) -> Template:
         """The template as runtimes take it."""
@@ -57,6 +77,23 @@ class TemplateConfig(_Section):
             tmp_bytes=self.tmp,
             shm_bytes=self.shm,
         )
+
+
+class NetworkConfig(_Section):
+    """The proxy that sandboxes with the policy allowlist go out through."""
+
+    connections: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64, description="Connections of one sandbox at a time."
+    )
+    hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="Names with the address that they lead to, in place of DNS; it may be private: a mirror's.",
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _names_and_addresses(cls, hosts: dict[str, str]) -> dict[str, str]:
+        return {host_name(name): str(ip_address(address)) for name, address in hosts.items()}
 
 
 class SandboxesConfig(_Section):
@@ -129,6 +166,7 @@ class Config(BaseSettings):
     )
     upkeep_interval: Positive = Field(default=600.0, description="Between two rounds of forgetting what is old.")
     sandboxes: SandboxesConfig = SandboxesConfig()
+    network: NetworkConfig = NetworkConfig()
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()

@@ -19,6 +19,7 @@ from cellyard_sandbox.cgroups import ControlGroup
 from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
 from cellyard_sandbox.flows import Flows, Waker, Work, refused
+from cellyard_sandbox.forward import Forwarder
 from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
 from cellyard_sandbox.limits import OutputLimits
@@ -30,6 +31,7 @@ from cellyard_sandbox.processes import Processes, keep_to_oneself
 
 SHARED_MEMORY = "/dev/shm"
 
+PROXY_SOCKET = "proxy.sock"
 RESTARTED = "kernel_restarted"
 
 KERNEL_HOST_VARIABLE = "CELLYARD_KERNEL_HOST"
@@ -51,6 +53,8 @@ class Agent:
         self._processes = Processes(alone=alone)
         self._life = KernelLife()
         self._env: dict[str, str] = {}
+        self._forwarder: Forwarder | None = None
+        self._proxy_path = str(Path(link_path).with_name(PROXY_SOCKET))
         self._kernel_wanted = asyncio.Event()
         self._wanted_generation = 0
         self._goodbye = asyncio.Event()
@@ -107,6 +111,8 @@ class Agent:
             await asyncio.gather(*ends, return_exceptions=True)
             if self._host is not None:
                 await self._host.stop()
+            if self._forwarder is not None:
+                await self._forwarder.close()
             await self._processes.kill()
 
     # What the controller asks for
@@ -143,6 +149,8 @@ class Agent:
             self._tell(HostState.STARTING)
             self._kernel_gone(f"start_failed: no kernel of type {order.kernel_type!r} here", for_good=True)
             return
+        if order.proxy:
+            self._forwarder = Forwarder(self._proxy_path)
         self._want_kernel()
 
     def _restart_kernel(self, order: link_pb2.RestartKernelHost) -> None:
@@ -227,14 +235,22 @@ class Agent:
             if self._alone and generation > 1:
                 await asyncio.to_thread(self._clear)
             try:
-                await host.start(self._env)
-            except StartFailed as failed:
+                await host.start({**await self._proxy_environment(), **self._env})
+            except (StartFailed, OSError) as failed:
                 if generation == self._wanted_generation:
                     self._kernel_gone(f"start_failed: {failed}", for_good=True)
                 continue
             if generation == self._wanted_generation:
                 self._tell(HostState.READY)
                 self._executions.kernel_ready()
+
+    async def _proxy_environment(self) -> dict[str, str]:
+        """What the kernel is told of its way out, which is open from the first start on. Raises OSError."""
+        if self._forwarder is None:
+            return {}
+        if not self._forwarder.port:
+            await self._forwarder.listen()
+        return self._forwarder.environment
 
     def _clear(self) -> None:
         for folder in (str(self._scratch), SHARED_MEMORY):

@@ -17,6 +17,7 @@ from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
+from cellyard_controller.sandboxes.catalogue import NETWORKS
 from cellyard_controller.sandboxes.flows import RunCommand
 from cellyard_controller.sandboxes.link import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
@@ -32,7 +33,6 @@ CAPABILITIES = (
     "reset",
     "deps_install",
 )
-NETWORKS = ("none", "allowlist", "open")
 ENV_SOURCES = (
     "auto",
     "uv:prewarmed",
@@ -199,7 +199,10 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
     if runtime == "process" and not caller.operator:
         raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
     template = message.template or "default"
-    network = message.network or "none"
+    known = config.templates.get(template)
+    # A template's policy is a container's: the process runtime, which is named to do without, has none.
+    usual = known.network if known is not None and runtime != "process" else "none"
+    network = message.network or usual
     if network not in NETWORKS:
         raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
     for name in message.require:
@@ -211,7 +214,8 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         env_source=_env_source(kernel_type, wanted_env),
         runtime=runtime,
         template=template,
-        network=_network(network),
+        network=network,
+        named=frozenset(name for name in ("runtime", "template", "network") if getattr(message, name)),
         require=frozenset(message.require),
         env=_env(message.env),
         files=_files(message.files, config.limits),
@@ -268,12 +272,6 @@ def _env_source(kernel_type: str, wanted: str) -> str:
     if wanted in ("auto", "uv:prewarmed"):
         return "uv:prewarmed"
     raise InvalidRequest(f"unsupported env_source {wanted!r}: this release has uv:prewarmed")
-
-
-def _network(policy: str) -> str:
-    if policy != "none":
-        raise InvalidRequest(f"unsupported network policy {policy!r}: this release has none")
-    return policy
 
 
 def _env(env: Any) -> dict[str, str]:

@@ -28,7 +28,10 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
         runtime = self._supervisor.catalogue.runtime(message.runtime)
         if runtime.name == "process" and not caller.operator:
             raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
-        template = self._supervisor.catalogue.template(message.template)
+        catalogue = self._supervisor.catalogue
+        template = catalogue.template(message.template, message.network)
+        if message.network:
+            catalogue.check_network(runtime.name, template.name, message.network)
         readiness = await runtime.readiness(template)
         facts = await runtime.capabilities(template) if readiness.ready else []
         return pb.GetCapabilitiesResponse(

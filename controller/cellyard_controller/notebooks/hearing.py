@@ -12,7 +12,7 @@ from cellyard_controller import json_text
 from cellyard_controller.config import Config
 from cellyard_controller.errors import NoAnswer, NoKernel
 from cellyard_controller.executions.journal import Journal
-from cellyard_controller.executions.reports import CommSaid
+from cellyard_controller.executions.reports import CommSaid, Warned
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
@@ -103,6 +103,15 @@ class Hearing:
             if sandbox is not None and sandbox.sandbox_id == sandbox_id:
                 self.seating.lose(reason, message)
                 await self._ledger.flush()
+
+        self._post(work)
+
+    def sandbox_warned(self, warning: Warned) -> None:
+        """Something about the sandbox for whoever runs the running cell."""
+
+        async def work() -> None:
+            self._runner.warn(warning)
+            self._flush_in(FLUSH_WITHIN)
 
         self._post(work)
 

@@ -109,6 +109,7 @@ def settings_to_json(settings: KernelSettings) -> bytes:
     """Settings for the store; they may carry secrets, so the caller seals them."""
     values: dict[str, Any] = asdict(settings)
     values["require"] = sorted(settings.require)
+    values["named"] = sorted(settings.named)
     values["files"] = {name: base64.b64encode(body).decode() for name, body in settings.files.items()}
     return json.dumps(values).encode()
 
@@ -117,5 +118,6 @@ def settings_from_json(text: bytes) -> KernelSettings:
     """Settings as they were stored."""
     values = json.loads(text)
     values["require"] = frozenset(values["require"])
+    values["named"] = frozenset(values.get("named", ()))
     values["files"] = {name: base64.b64decode(body) for name, body in values["files"].items()}
     return KernelSettings(**values)

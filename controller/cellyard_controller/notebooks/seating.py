@@ -226,7 +226,7 @@ class Seating:
             )
         for name in ("runtime", "template", "network"):
             wanted, has = getattr(settings, name), getattr(running, name)
-            if wanted != has:
+            if name in settings.named and wanted != has:
                 raise KernelMismatch(f"the running kernel has the {name} {has!r}, not {wanted!r}; shut it down first")
         if self._kernel.sandbox is not None:
             self._supervisor.catalogue.check_proven(settings, self._kernel.sandbox)

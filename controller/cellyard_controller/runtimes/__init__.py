@@ -24,6 +24,7 @@ class Template:
     oci_runtime: str = ""
     """OCI runtime of the engine, "" for the engine's default."""
     network: str = "none"
+    """`none`, `allowlist` (for a runtime the same: the way out is a socket in the link's folder) or `open`."""
     memory_bytes: int = 1024 * MIB
     cpus: float = 1.0
     pids: int = 256

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from cellyard_controller.config import Config
-from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
+from cellyard_controller.config import Config, TemplateConfig
+from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
+
+NETWORKS = ("none", "allowlist", "open")
 
 
 class Catalogue:
@@ -30,19 +33,48 @@ class Catalogue:
             raise CapabilityUnavailable(f"this controller does not serve the runtime {name!r}", runtime=name)
         return self._runtimes[name]
 
-    def template(self, name: str) -> Template:
-        """A template that the operator defined. Raises InvalidRequest."""
+    def template(self, name: str, network: str = "") -> Template:
+        """A template that the operator defined, with this network policy or its own. Raises InvalidRequest."""
         name = name or "default"
+        template = self._defined(name).template(name)
+        return replace(template, network=network) if network else template
+
+    def allow(self, template: str) -> tuple[str, ...]:
+        """What sandboxes of this template may reach with the policy allowlist; nothing where it is gone."""
+        config = self._config.templates.get(template)
+        return config.allow if config is not None else ()
+
+    def _defined(self, name: str) -> TemplateConfig:
         config = self._config.templates.get(name)
         if config is None:
             known = ", ".join(sorted(self._config.templates))
             raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
-        return config.template(name)
+        return config
 
     def check_known(self, settings: KernelSettings) -> None:
-        """Runtime and template exist. Raises InvalidRequest, CapabilityUnavailable."""
-        self.runtime(settings.runtime)
-        self.template(settings.template)
+        """Runtime and template exist, and the operator allows the network policy.
+
+        Raises InvalidRequest, CapabilityUnavailable, PermissionDenied.
+        """
+        self.check_network(settings.runtime, settings.template, settings.network)
+
+    def check_network(self, runtime: str, template: str, network: str) -> None:
+        """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""
+        served, config = self.runtime(runtime), self._defined(template or "default")
+        if network not in NETWORKS:
+            raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
+        if network == "none":
+            return
+        if served.name == "process":
+            why = f"the process runtime confines no network: {network} cannot be had there"
+            raise CapabilityUnavailable(why, runtime=served.name)
+        if not (config.network_open if network == "open" else config.allow):
+            setting = "network_open" if network == "open" else "allow"
+            raise PermissionDenied(
+                f"the template {template!r} does not allow the network policy {network!r}: "
+                f"its setting {setting!r} is the operator's",
+                template=template,
+            )
 
     async def ready(self, runtimes: Sequence[str]) -> tuple[bool, str]:
         """Whether the default runtime of these can start a sandbox now, and why not."""
@@ -57,7 +89,8 @@ class Catalogue:
 
     async def require(self, settings: KernelSettings) -> tuple[str, ...]:
         """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""
-        facts = await self.capabilities(settings.runtime, settings.template)
+        runtime = self.runtime(settings.runtime)
+        facts = await runtime.capabilities(self.template(settings.template, settings.network))
         granted = tuple(fact.name for fact in facts if fact.granted)
         evidence = {fact.name: fact.evidence for fact in facts}
         for name in sorted(settings.require - set(granted)):

@@ -181,9 +181,10 @@ class AgentLink:
 
     # What the controller says. Without a connection nothing is sent: the owner says it again after link_up.
 
-    def start_kernel(self, kernel_type: str, env: dict[str, str]) -> None:
-        """Starts the kernel; once in a sandbox's life."""
-        self._send(pb.ToAgent(start_kernel=pb.StartKernelHost(kernel_type=kernel_type, env=env)))
+    def start_kernel(self, kernel_type: str, env: dict[str, str], *, proxy: bool = False) -> None:
+        """Starts the kernel; once in a sandbox's life. `proxy`: with the way out that it has through a socket."""
+        order = pb.StartKernelHost(kernel_type=kernel_type, env=env, proxy=proxy)
+        self._send(pb.ToAgent(start_kernel=order))
 
     def dispatch(
         self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str, *, allow_stdin: bool

@@ -22,6 +22,7 @@ class SandboxRecord:
     sandbox_id: SandboxId
     runtime: str
     template: str
+    network: str
     instance_id: str
     uid: int
     state: SandboxState
@@ -36,13 +37,16 @@ class SandboxRecord:
     end_reason: str
 
 
-def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: str, uid: int) -> None:
+def add(
+    connection: Connection, sandbox_id: SandboxId, runtime: str, template: str, uid: int, network: str = "none"
+) -> None:
     """A sandbox is about to be created."""
     connection.execute(
         insert(sandboxes).values(
             sandbox_id=sandbox_id,
             runtime=runtime,
             template=template,
+            network=network,
             uid=uid,
             state=SandboxState.CREATING,
             created_at=time.time(),
@@ -108,6 +112,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
         sandbox_id=SandboxId(row.sandbox_id),
         runtime=row.runtime,
         template=row.template,
+        network=row.network,
         instance_id=row.instance_id,
         uid=row.uid,
         state=SandboxState(row.state),

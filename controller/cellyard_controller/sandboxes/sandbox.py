@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
 from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
@@ -31,6 +32,9 @@ class KernelSettings:
     runtime: str
     template: str
     network: str
+    """`none`, `allowlist` or `open`."""
+    named: frozenset[str] = frozenset()
+    """Which of `runtime`, `template` and `network` the client named, and did not leave to the defaults."""
     require: frozenset[str] = frozenset()
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -53,6 +57,9 @@ class SandboxOwner(LinkOwner, Protocol):
 
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone; its kernel with it."""
+
+    def sandbox_warned(self, warning: Warned) -> None:
+        """Something about the sandbox that whoever runs code there should know."""
 
 
 class SandboxGone(Exception):
@@ -113,6 +120,11 @@ class Sandbox:
         await self._wait(lambda: self.kernel.state in ("ready", "dead"))
         if self.kernel.state == "dead":
             raise SandboxGone(EndReason.START_FAILED, f"the kernel did not start: {self.kernel.reason}")
+
+    def warned(self, warning: Warned) -> None:
+        """Something stands before it that whoever runs code in it should know of."""
+        if self.owner is not None:
+            self.owner.sandbox_warned(warning)
 
     async def ended(self, reason: EndReason, message: str) -> None:
         """It is gone: tells whoever waits, and the room that holds it."""

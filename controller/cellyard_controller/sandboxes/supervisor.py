@@ -12,7 +12,10 @@ from typing import Any
 import structlog
 
 from cellyard_controller.config import Config
+from cellyard_controller.egress.process import Egress, EgressFailed
+from cellyard_controller.egress.targets import Denial
 from cellyard_controller.errors import InvalidRequest
+from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import (
     Instance,
@@ -56,6 +59,7 @@ class Supervisor:
         self._config = config
         self._tasks = tasks
         self.catalogue = Catalogue(runtimes, config)
+        self.egress = Egress(config.network, self._denied)
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -95,7 +99,7 @@ class Supervisor:
                 continue
             reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
             if instance is not None and not instance.running:
-                reason, message = _why_ended(instance), _describe(instance, self._template(record))
+                reason, message = _why_ended(instance), _describe(instance, self._template_of(record))
             if record.notebook is not None:
                 lost[record.notebook] = (reason, message)
             await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
@@ -107,6 +111,7 @@ class Supervisor:
         for runtime in self._runtimes.values():
             self._spawn(runtime.watch(self._on_exit))
             self._spawn(self._probe(runtime))
+        self._spawn(self.egress.run())
         self._spawn(self._ping_all())
         return lost
 
@@ -152,6 +157,7 @@ class Supervisor:
         sandbox.move(SandboxState.STOPPING)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
+        self.egress.close(sandbox_id)
         try:
             await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
         except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
@@ -173,13 +179,15 @@ class Supervisor:
     # Inside
 
     async def _create(self, settings: KernelSettings) -> Sandbox:
-        runtime, template = self.catalogue.runtime(settings.runtime), self.catalogue.template(settings.template)
+        runtime = self.catalogue.runtime(settings.runtime)
+        template = self.catalogue.template(settings.template, settings.network)
         sandbox_id = new_sandbox_id()
         sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
         self._sandboxes[sandbox_id] = sandbox
         sandbox.attach_link(self._link(sandbox), self._greeting(0))
         try:
-            await self._store.write(lambda c: records.add(c, sandbox_id, runtime.name, template.name, sandbox.uid))
+            row = (sandbox_id, runtime.name, template.name, sandbox.uid, template.network)
+            await self._store.write(lambda c: records.add(c, *row))
             await sandbox.link.open()
         except BaseException:
             await sandbox.link.close()
@@ -213,7 +221,8 @@ class Supervisor:
         await _within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
         await _attest(sandbox, spec)  # before it hears of anything that is secret
         sandbox.kernel_type = settings.kernel_type
-        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env))
+        proxy = settings.network == "allowlist"
+        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env), proxy=proxy)
         await _within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.move(SandboxState.WARM)
         if settings.files:
@@ -224,6 +233,8 @@ class Supervisor:
     async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
         settings = request.settings
         sandbox.env_source = settings.env_source
+        if settings.network == "allowlist":
+            await self._open_way_out(sandbox)
         sandbox.claimed_at = time.time()
         await self._store.write(
             lambda c: records.set_claimed(
@@ -240,11 +251,25 @@ class Supervisor:
         sandbox.notebook = request.ref
         sandbox.move(SandboxState.CLAIMED)
 
+    async def _open_way_out(self, sandbox: Sandbox) -> None:
+        """Its template's list, from now to its end. Raises SandboxGone."""
+        allow = self.catalogue.allow(sandbox.template.name)
+        try:
+            await self.egress.open(sandbox.sandbox_id, sandbox.link.folder, sandbox.uid, allow)
+        except EgressFailed as failed:
+            raise SandboxGone(EndReason.START_FAILED, str(failed)) from failed
+
+    def _denied(self, sandbox_id: str, denial: Denial) -> None:
+        sandbox = self._sandboxes.get(SandboxId(sandbox_id))
+        if sandbox is not None:
+            details = {"host": denial.host, "port": str(denial.port), "reason": denial.reason}
+            sandbox.warned(Warned("network_denied", str(denial), details))
+
     def _adopt(self, record: records.SandboxRecord) -> None:
         sandbox = Sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
-            self._template(record),
+            self._template_of(record),
             record.uid,
             record.created_at,
         )
@@ -256,10 +281,19 @@ class Supervisor:
         sandbox.kernel = KernelReport("ready", record.generation, "")
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
         self._sandboxes[record.sandbox_id] = sandbox
+        if record.network == "allowlist":
+            self._spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
 
-    def _template(self, record: records.SandboxRecord) -> Template:
-        return self.catalogue.template(record.template if record.template in self._config.templates else "default")
+    def _template_of(self, record: records.SandboxRecord) -> Template:
+        known = record.template if record.template in self._config.templates else "default"
+        return self.catalogue.template(known, record.network)
+
+    async def _reopen_way_out(self, sandbox: Sandbox, allow: tuple[str, ...]) -> None:
+        try:
+            await self.egress.open(sandbox.sandbox_id, sandbox.link.folder, sandbox.uid, allow)
+        except EgressFailed as failed:  # it stays wanted, and the proxy is started again and again
+            log.warning("a sandbox is without its way out", sandbox=sandbox.sandbox_id, why=str(failed))
 
     def _link(self, sandbox: Sandbox) -> AgentLink:
         folder = self._config.data / "link" / sandbox.sandbox_id

@@ -23,7 +23,11 @@ def _blobs(connection: Connection) -> None:
     schema.blob_uses.create(connection)  # large parts in older rows stay where they are
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets, 3: _blobs}
+def _networks(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN network TEXT NOT NULL DEFAULT 'none'")
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets, 3: _blobs, 4: _networks}
 """By the version that a step starts from."""
 
 

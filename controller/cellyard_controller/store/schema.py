@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 metadata = MetaData()
 
@@ -153,6 +153,7 @@ sandboxes = Table(
     Column("sandbox_id", Text, primary_key=True),
     Column("runtime", Text, nullable=False),
     Column("template", Text, nullable=False),
+    Column("network", Text, nullable=False, default="none"),
     Column("instance_id", Text, nullable=False, default="", index=True),
     Column("uid", Integer, nullable=False),
     Column("state", Text, nullable=False),

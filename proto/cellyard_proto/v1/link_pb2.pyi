@@ -385,8 +385,13 @@ class StartKernelHost(_message.Message):
 
     KERNEL_TYPE_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
+    PROXY_FIELD_NUMBER: _builtins.int
     kernel_type: _builtins.str
     """"python" or "deno"."""
+    proxy: _builtins.bool
+    """Listen on 127.0.0.1 for a proxy's clients, name that to the kernel in the usual variables (HTTP_PROXY, ...), and
+    forward what comes to the socket proxy.sock beside the link's.
+    """
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -394,10 +399,11 @@ class StartKernelHost(_message.Message):
         *,
         kernel_type: _builtins.str = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        proxy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "kernel_type", b"kernel_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "kernel_type", b"kernel_type", "proxy", b"proxy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

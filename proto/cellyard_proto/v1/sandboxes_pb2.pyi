@@ -51,19 +51,23 @@ class GetCapabilitiesRequest(_message.Message):
 
     RUNTIME_FIELD_NUMBER: _builtins.int
     TEMPLATE_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
     """"docker", "process"; empty means the controller's default."""
     template: _builtins.str
     """Empty means "default"."""
+    network: _builtins.str
+    """"none", "allowlist" or "open"; empty means the template's."""
     def __init__(
         self,
         *,
         runtime: _builtins.str = ...,
         template: _builtins.str = ...,
+        network: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network", "runtime", b"runtime", "template", b"template"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,14 +183,15 @@ class AsyncKernelCalls(AsyncSessionCore):
         return {known.name for known in await self.capabilities() if known.granted}
 
     async def capabilities(self) -> list[Capability]:
-        """All capabilities with the evidence for or against each: of the running kernel's runtime and template,
-        else of those that this session would use."""
+        """All capabilities with the evidence for or against each: of the running kernel's runtime, template and network
+        policy, else of those that this session would use."""
         await self._connected()
         kernel = await self._kernel()
         settings = self._kernel_settings()
         request = sandboxes_pb2.GetCapabilitiesRequest(
             runtime=kernel.runtime if kernel is not None else settings.runtime,
             template=kernel.template if kernel is not None else settings.template,
+            network=kernel.network if kernel is not None else settings.network,
         )
         answer = await self._transport.call(lambda s: s.sandboxes.GetCapabilities, request)
         return [_translate.capability(found) for found in answer.capabilities]

@@ -38,8 +38,9 @@ class Session(
     which is started where it does not run.
 
     The other settings are those of a kernel that this session starts: `runtime` ("docker", "process"), `template`,
-    `network` ("none", ...), `require` (capabilities without which no kernel may start), `env` (variables), `files`
-    (small files for the kernel's home, by plain name, there before the first cell runs), and in seconds
+    `network` ("none", "allowlist" or "open", where the operator allows it for the template), `require`
+    (capabilities without which no kernel may start), `env` (variables), `files` (small files for the kernel's
+    home, by plain name, there before the first cell runs), and in seconds
     `start_timeout` (from accept to start, waiting included), `idle_timeout` (of the sandbox) and `ttl` (its life
     from the claim). They are checked at the first call. `on_progress` is called with a `Progress` while a kernel
     starts.

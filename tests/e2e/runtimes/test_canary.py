@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ async def test_a_sandbox_of_the_default_template_has_every_capability(bench: Ben
     assert set(facts) == {"timeout", "process_isolation", "container_isolation", "network_isolation", "reset"}
     assert await bench.runtime.instances(bench.controller_id) == []
     assert bench.exits.empty()
+
+
+async def test_a_sandbox_with_a_list_has_no_network_either(bench: Bench) -> None:
+    fact = (await verdicts(bench, replace(SMALL, network="allowlist")))["network_isolation"]
+    assert fact.granted
+    assert "no way out but the socket of the proxy" in fact.evidence
+
+
+async def test_the_open_policy_has_a_network_and_every_other_capability(bench: Bench) -> None:
+    facts = await verdicts(bench, replace(SMALL, network="open"))
+    assert {name for name, fact in facts.items() if not fact.granted} == {"network_isolation"}
+    assert "the network policy is open" in facts["network_isolation"].evidence
 
 
 async def test_a_proof_is_kept_for_template_image_and_engine(bench: Bench) -> None:

@@ -131,7 +131,7 @@ async def test_instances_are_this_controllers_alone_and_half_made_ones_too(
         ({"link_dir": Path("/no/such/folder")}, "start_failed", "/no/such/folder"),
         ({"template": Template("own", "no-such-image:1")}, "image_missing", "no image no-such-image:1"),
         ({"template": replace(SMALL, oci_runtime="no-such-runtime")}, "start_failed", "no-such-runtime"),
-        ({"template": replace(SMALL, network="open")}, "start_failed", "network policy open"),
+        ({"template": replace(SMALL, network="host")}, "start_failed", "network policy host"),
     ],
 )
 async def test_a_start_that_fails_says_why_and_leaves_nothing(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cellyard_controller.runtimes import MIB, SandboxSpec, Template
-from cellyard_controller.runtimes.docker.container import container_settings
+from cellyard_controller.runtimes.docker.container import OPEN_NETWORK, container_settings
 
 TEMPLATE = Template("small", "", memory_bytes=256 * MIB, cpus=0.5, pids=64, home_bytes=32 * MIB)
 SPEC = SandboxSpec("sb-1", "controller-1", TEMPLATE, Path("/data/link/sb-1"), 64_001)
@@ -26,6 +26,15 @@ def test_a_sandbox_has_no_network_no_rights_and_no_writable_disk() -> None:
     assert all({"nosuid", "nodev"} <= set(options.split(",")) for options in host["Tmpfs"].values())
     assert "noexec" in host["Tmpfs"]["/tmp"].split(",")
     assert "mode=0700" in host["Tmpfs"]["/home/sandbox"].split(",")
+
+
+def test_only_the_open_policy_has_a_network() -> None:
+    def mode(policy: str) -> str:
+        template = replace(TEMPLATE, network=policy)
+        settings = container_settings(replace(SPEC, template=template), "image:1", private_cgroups=False)
+        return str(settings["HostConfig"]["NetworkMode"])
+
+    assert (mode("allowlist"), mode("open")) == ("none", OPEN_NETWORK)
 
 
 def test_the_links_folder_is_the_only_mount_and_read_only() -> None:

@@ -44,10 +44,6 @@ def test_an_oci_runtime_that_the_engine_lacks_is_named_with_those_it_has() -> No
     assert "it has runc" in ready.reason
 
 
-def test_another_network_policy_is_refused_rather_than_ignored() -> None:
-    assert "only none can be had" in readiness(SURVEY, replace(TEMPLATE, network="open")).reason
-
-
 def test_an_engine_without_seccomp_starts_nothing() -> None:
     assert "no seccomp" in readiness(replace(SURVEY, security=("apparmor",)), TEMPLATE).reason
 

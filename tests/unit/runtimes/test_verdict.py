@@ -49,6 +49,7 @@ GOOD = ProbeFacts(
     namespaces={"net": "net:[2]", "ipc": "ipc:[2]", "pid": "pid:[2]"},
     leftovers=[],
     writes={"/": "EROFS", "/usr": "EROFS", "/etc": "EROFS", "/run/cellyard": "EROFS"},
+    link=["agent.sock"],
     mounts=MOUNTS,
     maskable=["/proc/acpi", "/proc/keys"],
     block_devices=[],
@@ -160,12 +161,30 @@ def test_whatever_weakens_the_container_takes_its_isolation_away(changes: dict[s
         ({"connects": [("172.17.0.1", 9, "")]}, "within reach (connected)"),
         ({"connects": [("172.17.0.1", 9, "EHOSTUNREACH")]}, "within reach (EHOSTUNREACH)"),
         ({"connects": []}, "no connection was tried"),
+        ({"link": ["agent.sock", "proxy.sock"]}, "'proxy.sock'] are there"),
     ],
 )
 def test_whatever_leads_out_takes_network_isolation_away_alone(changes: dict[str, Any], why: str) -> None:
     facts = verdicts(inside(**changes))
     assert not facts["network_isolation"].granted
     assert why in facts["network_isolation"].evidence
+    assert facts["container_isolation"].granted
+
+
+def test_a_sandbox_with_a_list_has_the_proxys_socket_and_no_other_way_out() -> None:
+    listed = replace(TEMPLATE, network="allowlist")
+    fact = verdicts(inside(link=["agent.sock", "proxy.sock"]), listed)["network_isolation"]
+    assert fact.granted
+    assert "no way out but the socket of the proxy" in fact.evidence
+    assert not verdicts(SEEN, listed)["network_isolation"].granted
+    both = inside(link=["agent.sock", "proxy.sock"], routes=["eth0"])
+    assert not verdicts(both, listed)["network_isolation"].granted
+
+
+def test_an_open_network_isolates_nothing_and_the_container_all_the_same() -> None:
+    facts = verdicts(SEEN, replace(TEMPLATE, network="open"))
+    assert "the network policy is open" in facts["network_isolation"].evidence
+    assert not facts["network_isolation"].granted
     assert facts["container_isolation"].granted
 
 

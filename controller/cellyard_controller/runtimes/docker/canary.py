@@ -14,7 +14,7 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from cellyard_controller.runtimes import MIB, Instance, SandboxSpec, Template
 from cellyard_controller.runtimes.docker import host
 from cellyard_controller.runtimes.docker.host import HostView
-from cellyard_controller.runtimes.docker.verdict import ProbeFacts, Sighting
+from cellyard_controller.runtimes.docker.verdict import ProbeFacts, Sighting, link_sockets
 
 CANARY_UID = 64_999
 """Beyond the users of distributions, within the 65,536 ids that an engine with user namespaces has."""
@@ -75,7 +75,12 @@ async def sight(spec: SandboxSpec, cage: Cage, oci_program: str = "") -> Sightin
     Raises CanaryFailed, and RuntimeFailed where the engine fails. Nothing of the canary is left.
     """
     loop = asyncio.get_running_loop()
-    with closing(_listen(spec.link_dir / "agent.sock")) as listener:
+    with ExitStack() as sockets:
+        # Each is there as in any sandbox of this template; only the link's is answered.
+        listening = {
+            name: sockets.enter_context(closing(_listen(spec.link_dir / name))) for name in link_sockets(spec.template)
+        }
+        listener = listening["agent.sock"]
         instance_id = await cage.start_with(spec, _command(spec.template))
         try:
             with closing(await _accept(listener, instance_id, cage)) as link:

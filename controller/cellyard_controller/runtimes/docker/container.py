@@ -18,6 +18,8 @@ CONTROLLER_LABEL = "cellyard.controller"
 SANDBOX_LABEL = "cellyard.sandbox"
 TEMPLATE_LABEL = "cellyard.template"
 
+OPEN_NETWORK = "cellyard-open"
+"""The engine's network of sandboxes with the policy open. They do not reach one another there."""
 NOFILE = 4096
 """Open files of one process."""
 _BYTES_AN_INODE = 8192
@@ -62,7 +64,7 @@ def container_settings(
 def _host_config(spec: SandboxSpec, seccomp: str, private_cgroups: bool) -> dict[str, Any]:
     template = spec.template
     config: dict[str, Any] = {
-        "NetworkMode": "none",
+        "NetworkMode": OPEN_NETWORK if template.network == "open" else "none",
         "CapDrop": ["ALL"],
         "CapAdd": [],
         "SecurityOpt": ["no-new-privileges:true", f"seccomp={seccomp}"],

@@ -21,9 +21,10 @@ def deviations(
     Where the host shows nothing (`host` is None), only what is told is looked at.
     """
     own_kernel = host is not None and bool(oci_program) and host.program == oci_program
-    yield from _told(told, uid, own_kernel=own_kernel)
+    isolated = template.network != "open"
+    yield from _told(told, uid, own_kernel=own_kernel, isolated=isolated)
     if host is not None:
-        yield from (_from_outside(told, host, uid) if not own_kernel else _sentry(host))
+        yield from (_from_outside(told, host, uid, isolated=isolated) if not own_kernel else _sentry(host))
         yield from _limits(host, template)
         shared = {"ipc", "mnt", "net", "uts", "user" if own_kernel else "pid"}
         for name in sorted(shared):
@@ -31,17 +32,17 @@ def deviations(
                 yield f"it shares the {name} namespace with the controller"
 
 
-def _told(told: ToldFacts, uid: int, *, own_kernel: bool) -> Iterator[str]:
+def _told(told: ToldFacts, uid: int, *, own_kernel: bool, isolated: bool) -> Iterator[str]:
     if told.uid != uid:
         yield f"it says that it is user {told.uid}, not {uid}"
     if told.cap_eff != NO_CAPABILITIES:
         yield f"it says that its Linux capabilities are {told.cap_eff or 'unknown'}"
     if not told.root_read_only:
         yield "it says that its root can be written"
-    if told.routes != 0:
+    if isolated and told.routes != 0:
         yield f"it says that it has {told.routes} routes out"
     if own_kernel:
-        if told.interfaces != ("lo",):
+        if isolated and told.interfaces != ("lo",):
             yield f"it says that its interfaces are {', '.join(told.interfaces)}"
         return  # such a kernel tells nothing of filters
     if told.no_new_privs != 1:
@@ -50,7 +51,7 @@ def _told(told: ToldFacts, uid: int, *, own_kernel: bool) -> Iterator[str]:
         yield f"it says that its Seccomp is {told.seccomp}"
 
 
-def _from_outside(told: ToldFacts, host: HostView, uid: int) -> Iterator[str]:
+def _from_outside(told: ToldFacts, host: HostView, uid: int, *, isolated: bool) -> Iterator[str]:
     if host.pid != told.peer_pid:
         yield f"process {told.peer_pid} speaks for it, and not its first one, {host.pid}"
     # An engine with user namespaces gives it another number outside; only root sees whether it has one.
@@ -63,7 +64,7 @@ def _from_outside(told: ToldFacts, host: HostView, uid: int) -> Iterator[str]:
     yield from _filtered(host)
     if not host.root_read_only:
         yield "the host says that its root can be written"
-    if host.routes:
+    if isolated and host.routes:
         yield f"the host says that it has {host.routes} routes out"
     if told.interfaces != host.interfaces:
         yield f"its interfaces are {', '.join(host.interfaces)}, and not {', '.join(told.interfaces) or 'none'}"

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 LINK = "/run/cellyard"
+SOCKETS = ("agent.sock", "proxy.sock")  # by their names: the folder cannot be listed from inside
 LIFE = 60.0
 CONNECT_TIMEOUT = 0.3
 ENGINE_SOCKETS = (
@@ -82,6 +83,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         "namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES if name in listed(NS)},
         "leftovers": [os.path.join(folder, name) for folder in FRESH for name in listed(folder)],
         "writes": {folder: refusal(write_into, folder) for folder in ("/", "/usr", "/etc", LINK)},
+        "link": [name for name in SOCKETS if os.path.lexists(os.path.join(LINK, name))],
         "mounts": mounts(),
         "maskable": [path for path in MASKED if os.path.lexists(path)],
         "block_devices": devices(stat.S_ISBLK),

@@ -32,6 +32,7 @@ from cellyard_controller.runtimes import (
 from cellyard_controller.runtimes.docker import canary, host, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     CONTROLLER_LABEL,
+    OPEN_NETWORK,
     SANDBOX_LABEL,
     container_name,
     container_settings,
@@ -132,7 +133,7 @@ class DockerRuntime:
 
     async def start_with(self, spec: SandboxSpec, command: Sequence[str]) -> str:
         """Like `start`, with another command than the image's."""
-        if spec.template.network != "none":
+        if spec.template.network not in ("none", "allowlist", "open"):
             raise RuntimeFailed("start_failed", f"the network policy {spec.template.network} cannot be had")
         if self._private_cgroups is None:
             self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
@@ -315,6 +316,8 @@ def _believed(facts: Sequence[CapabilityFact]) -> bool:
 
 
 def _create_and_start(client: APIClient, *, name: str, settings: Mapping[str, Any], image_missing: str) -> str:
+    if settings["HostConfig"]["NetworkMode"] == OPEN_NETWORK:
+        _ensure_open_network(client)
     try:
         made = client.create_container_from_config(settings, name)  # type: ignore[no-untyped-call]
     except NotFound as missing:
@@ -329,6 +332,22 @@ def _create_and_start(client: APIClient, *, name: str, settings: Mapping[str, An
             pass  # the engine fails altogether; why the start failed counts, `instances` lists the rest
         raise
     return container_id
+
+
+def _ensure_open_network(client: APIClient) -> None:
+    if client.networks(names=[OPEN_NETWORK]):
+        return
+    try:
+        client.create_network(  # it stays: several controllers may use it, and each next start does
+            OPEN_NETWORK,
+            driver="bridge",
+            check_duplicate=True,
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            labels={"cellyard.network": "open"},
+        )
+    except APIError as refused:
+        if refused.status_code != HTTPStatus.CONFLICT:  # somebody else was faster
+            raise
 
 
 def _remove(client: APIClient, container_id: str) -> None:

@@ -84,8 +84,6 @@ def oci_runtime(survey: Survey, template: Template) -> str:
 
 
 def _obstacle(survey: Survey, template: Template) -> str:
-    if template.network != "none":
-        return f"the template {template.name} asks for network {template.network}: only none can be had"
     if template.oci_runtime and template.oci_runtime not in survey.oci_runtimes:
         return (
             f"the engine has no OCI runtime {template.oci_runtime} for the template {template.name}: install "

@@ -62,6 +62,7 @@ class ProbeFacts(BaseModel):
     namespaces: dict[str, str]
     leftovers: list[str]
     writes: dict[str, str]
+    link: list[str]
     mounts: list[tuple[str, str, str, str]]
     maskable: list[str]
     block_devices: list[str]
@@ -129,8 +130,9 @@ def judge(seen: Sighting, template: Template, now: float) -> list[CapabilityFact
         ),
         _fact(
             NETWORK_ISOLATION,
-            list(_network(seen)),
-            f"only lo, no route, {len(seen.inside.connects)} addresses tried and out of reach",
+            list(_network(seen, template)),
+            f"only lo, no route, {len(seen.inside.connects)} addresses tried and out of reach"
+            + (", and no way out but the socket of the proxy" if template.network == "allowlist" else ""),
             now,
         ),
         _fact(
@@ -140,6 +142,11 @@ def judge(seen: Sighting, template: Template, now: float) -> list[CapabilityFact
             now,
         ),
     ]
+
+
+def link_sockets(template: Template) -> set[str]:
+    """The sockets in the link's folder of a sandbox of this template: all that leads out of it."""
+    return {"agent.sock", "proxy.sock"} if template.network == "allowlist" else {"agent.sock"}
 
 
 def not_proven(why: str, now: float) -> list[CapabilityFact]:
@@ -299,8 +306,13 @@ def _cpu_held(shown: str, cpus: float) -> bool:
     return abs(int(quota) / int(period) - cpus) < 0.01
 
 
-def _network(seen: Sighting) -> Iterator[str]:
+def _network(seen: Sighting, template: Template) -> Iterator[str]:
     inside = seen.inside
+    if template.network == "open":
+        yield "the network policy is open"
+    expected = link_sockets(template)
+    if set(inside.link) != expected:
+        yield f"of the sockets that lead out, {sorted(inside.link)} are there, and not {sorted(expected)}"
     if seen.host is None:
         yield "the host's view of the process could not be had, so nothing confirms what it says itself"
     elif "net" in _shared_namespaces(inside, seen.host):

@@ -74,11 +74,13 @@ class FakeRuntime:
         return Readiness(ready=not self.not_ready_reason, reason=self.not_ready_reason)
 
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
-        """What `granted` says."""
-        return [
-            CapabilityFact(name, name in self.granted, f"the fake runtime was told so for {template.name}", time.time())
-            for name in CAPABILITIES
-        ]
+        """What `granted` says; with the policy open, no network_isolation."""
+        said = {
+            name: (name in self.granted, f"the fake runtime was told so for {template.name}") for name in CAPABILITIES
+        }
+        if template.network == "open":
+            said["network_isolation"] = False, "the network policy is open"
+        return [CapabilityFact(name, granted, evidence, time.time()) for name, (granted, evidence) in said.items()]
 
     async def start(self, spec: SandboxSpec) -> str:
         """Starts an agent that dials spec.link_dir/agent.sock."""

@@ -1,0 +1,89 @@
+"""The way out of a sandbox without a network: connections to 127.0.0.1 here are carried to the proxy's socket.
+
+Bytes only. What may go where is decided outside; this is code's own sandbox, and it could as well use the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+MAX_OPEN = 256
+_BACKLOG = 128
+_CHUNK = 64 * 1024
+_LINGER_S = 2.0
+_STAY = "localhost,127.0.0.1,::1"
+
+
+class Forwarder:
+    """Carries connections to one unix socket. Belongs to the event loop's thread."""
+
+    def __init__(self, path: str) -> None:
+        """`path` is the proxy's socket; it is dialled anew for each connection."""
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    async def listen(self) -> None:
+        """Takes connections from now on. Raises OSError."""
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listening.bind(("127.0.0.1", 0))
+            self.port = listening.getsockname()[1]
+            self._server = await asyncio.start_server(self._accepted, sock=listening, backlog=_BACKLOG, limit=_CHUNK)
+        except BaseException:
+            listening.close()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What programs are told of it: the variables that curl, git, pip and Python's libraries read."""
+        address = f"http://127.0.0.1:{self.port}"
+        upper = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "NO_PROXY": _STAY}
+        return upper | {name.lower(): value for name, value in upper.items()}
+
+    async def close(self) -> None:
+        """Drops what is open and takes no more."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            if len(self._open) <= MAX_OPEN:
+                await self._carry(reader, writer)
+        except OSError:
+            pass  # the controller is away: the client sees its connection end
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        out_reader, out_writer = await asyncio.open_unix_connection(self._path, limit=_CHUNK)
+        answer = asyncio.ensure_future(_copy(out_reader, writer))
+        request = asyncio.ensure_future(_copy(reader, out_writer))
+        try:
+            await answer
+            # The proxy has hung up, and nobody wants the rest of the request. But closed over it, the client's
+            # connection would break before the answer is read.
+            await asyncio.wait((request,), timeout=_LINGER_S)
+        finally:
+            request.cancel()
+            await asyncio.gather(request, answer, return_exceptions=True)
+            out_writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+    except OSError:
+        pass  # one side is gone; the other is told by what follows
