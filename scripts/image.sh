@@ -2,4 +2,5 @@
 # Builds what is missing of the images that the default templates start from. Nothing to do: under a second.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-"$VENV/bin/python" -m cellyard_controller.runtimes.docker.images --install-tools
+"$VENV/bin/python" -c "import sys; from cellyard_controller.runtimes.docker.images import main; sys.exit(main())" \
+  --install-tools

@@ -127,7 +127,7 @@ async def test_a_document_that_is_damaged_while_it_is_open_is_not_built_on(yard:
     room = yard.controller.rooms._seats[next(iter(yard.controller.rooms._seats))].room
     good = chunks(yard, "nb")[1][2]
     damage(yard, "nb")
-    await room._ask(lambda: room._pages.take_back(ValueError("a commit failed")))
+    await room._inbox.ask(lambda: room._pages.take_back(ValueError("a commit failed")))
     why, says = await refused(stubs.notebooks.ListCells(nb.ListCellsRequest(notebook_id="nb")))
     assert (why, "cannot be read back" in says) == ("CONTROLLER_UNAVAILABLE", True)
     create = nb.CreateCellRequest(notebook_id="nb", cell_id="n", request_id="n", source="b")

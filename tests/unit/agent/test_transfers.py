@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import threading
@@ -16,6 +17,9 @@ from cellyard_proto.v1 import link_pb2 as link
 from cellyard_sandbox import files, transfers
 from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.flows import FlowRefused
+
+_HERE = -100  # AT_FDCWD
+_EXCHANGE = 2  # RENAME_EXCHANGE
 
 BAD = [
     "..",
@@ -240,12 +244,13 @@ def test_a_folder_that_turns_into_a_link_and_back_lets_nothing_out_or_in(
     (root / "a" / "secret").write_text("mine")
     over = threading.Event()
 
+    os.symlink(tmp_path / "outside", root / "b")
+    folder, link = os.fsencode(root / "a"), os.fsencode(root / "b")
+    libc = ctypes.CDLL(None, use_errno=True)
+
     def swap() -> None:
         while not over.is_set():
-            os.rename(root / "a", root / "real")
-            os.symlink(tmp_path / "outside", root / "a")
-            os.unlink(root / "a")
-            os.rename(root / "real", root / "a")
+            assert libc.renameat2(_HERE, folder, _HERE, link, _EXCHANGE) == 0  # never is there neither of them
 
     swapping = threading.Thread(target=swap)
     swapping.start()

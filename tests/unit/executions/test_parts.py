@@ -93,10 +93,10 @@ def test_an_agent_cannot_send_a_reference() -> None:
     ):
         frame = link_pb2.FromAgent(batch=link_pb2.Batch(events=[link_pb2.Event(number=1, output=output)]))
         with pytest.raises(ValueError, match="a blob stands where content is due"):
-            link._decode(frame)
+            link.decode(frame)
     update = link_pb2.Event(number=1, display_updated=outputs_pb2.DisplayUpdated(display_id="d", data=data))
     with pytest.raises(ValueError, match="a blob stands where content is due"):
-        link._decode(link_pb2.FromAgent(batch=link_pb2.Batch(events=[update])))
+        link.decode(link_pb2.FromAgent(batch=link_pb2.Batch(events=[update])))
 
 
 @given(STREAM | DISPLAY)

@@ -31,7 +31,7 @@ def test_a_sandbox_has_no_network_no_rights_and_no_writable_disk() -> None:
 def test_only_the_open_policy_has_a_network() -> None:
     def mode(policy: str) -> str:
         template = replace(TEMPLATE, network=policy)
-        settings = container_settings(replace(SPEC, template=template), "image:1", private_cgroups=False)
+        settings = container_settings(replace(SPEC, template=template), "image:1", seccomp="{}", private_cgroups=False)
         return str(settings["HostConfig"]["NetworkMode"])
 
     assert (mode("allowlist"), mode("open")) == ("none", OPEN_NETWORK)

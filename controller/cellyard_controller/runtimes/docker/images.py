@@ -299,7 +299,7 @@ def _timed(report: Report, what: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """`python -m cellyard_controller.runtimes.docker.images`: builds what is missing, prints the name."""
+    """Builds what is missing, prints the name. `--install-tools` installs what that needs."""
     started = time.monotonic()
 
     def report(line: str) -> None:
@@ -312,7 +312,3 @@ def main() -> int:
         print(f"image: {failure}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
