@@ -37,8 +37,9 @@ class Sample:
     refused_processes: int = 0
     """How often one was refused, ever."""
     processors: float = 0.0
-    throttled_s: float = 0.0
-    """Seconds that it was held back for its limit of processors, ever; added up over processors."""
+    periods: int = 0
+    held_back: int = 0
+    """Scheduling periods (0.1 s) in which it wanted to run, ever, and those in which it had to wait for its limit."""
     space: Mapping[str, Use] = field(default_factory=dict)
     files: Mapping[str, Use] = field(default_factory=dict)
 
@@ -62,7 +63,8 @@ class ControlGroup:
             processes=_limit(self._text("pids", "pids.max")),
             refused_processes=self._table("pids", "pids.events").get("max", 0),
             processors=quota / period if quota > 0 and period > 0 else 0.0,
-            throttled_s=cpu.get("throttled_usec", 0) / 1e6 + cpu.get("throttled_time", 0) / 1e9,
+            periods=cpu.get("nr_periods", 0),
+            held_back=cpu.get("nr_throttled", 0),
             space=space,
             files=files,
         )

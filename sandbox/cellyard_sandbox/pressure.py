@@ -20,7 +20,7 @@ AGAIN_S = 60.0
 
 _NEARLY = 0.9
 _FULL = 0.99
-_HELD_BACK_S = 1.0
+_PERIODS = 10  # a second of work, before anything is said of processors
 _WORTH_A_LOOK_S = 0.05  # a cell that ends sooner has used nothing up
 
 
@@ -41,14 +41,14 @@ class Pressure:
         }
         self._timer: Timer | None = None
         self._begun_at = 0.0
-        self._held_back_s = 0.0
+        self._periods = self._held_back = 0
         self._seen = group.sample({})
         self._told: dict[str, float] = {}
 
     def run_started(self) -> None:
         """A cell runs from now on."""
         self._begun_at = self._clock.time()
-        self._held_back_s = 0.0
+        self._periods = self._held_back = 0
         self._look_in(_WORTH_A_LOOK_S)
 
     def run_ended(self) -> None:
@@ -74,7 +74,8 @@ class Pressure:
     def _look(self) -> None:
         seen, now = self._seen, self._group.sample(self._folders)
         self._seen = now
-        self._held_back_s += now.throttled_s - seen.throttled_s
+        self._periods += now.periods - seen.periods
+        self._held_back += now.held_back - seen.held_back
         memory = now.memory
         if memory.share >= _NEARLY:
             self._say("memory", f"{_of(memory)} of memory are used; past that, processes are killed", memory)
@@ -86,11 +87,10 @@ class Pressure:
         if now.refused_processes > seen.refused_processes:
             message = f"no more processes and threads were allowed: their limit is {now.processes}"
             self._say("pids", message, Use(now.processes, now.processes))
-        if self._held_back_s >= max(_HELD_BACK_S, 0.25 * (self._clock.time() - self._begun_at)):
-            message = (
-                f"the code was held back for {self._held_back_s:.1f} s: its limit is {now.processors:g} processors"
-            )
-            self._say("cpu", message, limit=f"{now.processors:g}", throttled_s=f"{self._held_back_s:.1f}")
+        if self._periods >= _PERIODS and self._held_back >= self._periods / 2:
+            limit, often = f"{now.processors:g}", f"{self._held_back} of {self._periods}"
+            message = f"the code was held back in {often} periods of time: its limit of processors is {limit}"
+            self._say("cpu", message, limit=limit, periods=str(self._periods), held_back=str(self._held_back))
         for name, space in now.space.items():
             if space.share >= _FULL:
                 self._say("disk", f"{name} is full: {_of(space)} are used", space, folder=name)

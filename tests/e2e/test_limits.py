@@ -134,7 +134,8 @@ def test_a_sandbox_that_is_held_back_says_how_many_processors_it_has(box: cellya
     )
     assert result.success
     assert warned["cpu"].details["limit"] == "0.5"
-    assert float(warned["cpu"].details["throttled_s"]) >= 1
+    assert int(warned["cpu"].details["held_back"]) >= 5
+    assert "its limit of processors is 0.5" in warned["cpu"].message
 
 
 FILL = """

@@ -83,6 +83,10 @@ class Hearing:
 
             async def work() -> None:
                 urgent = await self._runner.reports(message)
+                if self._runner.died:
+                    # Whoever reads that their cell is lost may run the next one at once: in a new kernel.
+                    died, self._runner.died = self._runner.died, ""
+                    await self.seating.kernel_report(KernelReport("dead", self._kernel.generation, died))
                 await self.seating.caught_up()
                 if urgent or self._journal.size >= FLUSH_BYTES:
                     await self._ledger.flush()
@@ -97,6 +101,7 @@ class Hearing:
 
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone."""
+        self._refuse(NoKernel("the kernel has ended meanwhile"))
 
         async def work() -> None:
             sandbox = self._kernel.sandbox

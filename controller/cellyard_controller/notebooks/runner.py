@@ -16,7 +16,7 @@ from cellyard_controller.executions import records
 from cellyard_controller.executions.calls import NOTHING, Offers
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
-from cellyard_controller.executions.model import End, Execution, Notice, State
+from cellyard_controller.executions.model import End, Execution, Notice, Outcome, State
 from cellyard_controller.executions.reports import (
     Asked,
     Called,
@@ -87,6 +87,8 @@ class Runner:
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
         self._calling, self._widgets = calling, widgets
         self._on_accepted, self._on_started = on_accepted, on_started
+        self.died = ""
+        """What the agent says of its kernel's end, where a report has brought it ahead of the kernel's own state."""
 
     # Accepting
 
@@ -227,6 +229,8 @@ class Runner:
                 self.queue, report.execution_id, what.outcome, what.interrupted_by, endings.reason_of(what.reason)
             )
             self._kernel.last_used = time.time()
+            if what.outcome is Outcome.KERNEL_GONE and what.reason != EndReason.KERNEL_RESTARTED:
+                self.died = what.reason
             self.take(step, self._sentence(what), what)
             faults.point("end-reported")
             return bool(step[1])

@@ -116,6 +116,8 @@ class Seating:
             self._kernel.unseat(KernelState.NONE if reason is EndReason.SHUTDOWN else KernelState.DEAD, reason)
         self._runner.lose_kernel(reason, message)
         self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
+        if sandbox is not None:
+            sandbox.take_back()
         if sandbox is not None and sandbox.end is None:
             self._supervisor.let_go(sandbox.sandbox_id, reason, message)
 

@@ -111,6 +111,10 @@ class Sandbox:
         self.owner = owner
         self.link.owner = owner
 
+    def take_back(self) -> None:
+        """What its agent still says is not the room's any more, which may have another sandbox by then."""
+        self.link.owner = self
+
     async def wait_connected(self) -> None:
         """Returns when the agent is there. Raises SandboxGone."""
         await self._wait(lambda: self.link.up)
