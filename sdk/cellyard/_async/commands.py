@@ -9,6 +9,7 @@ from typing import Any
 from cellyard import _io_async, _requests
 from cellyard._async.kernel import AsyncKernelCalls
 from cellyard._async.transport import Connection
+from cellyard._io_async import Pieces
 from cellyard.errors import ControllerUnavailable, ExecutionTimeout
 from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
 from cellyard_proto.v1 import processes_pb2
@@ -23,7 +24,7 @@ class AsyncCommandCalls(AsyncKernelCalls):
         self,
         argv: Sequence[str],
         *,
-        stdin: str | bytes | _io_async.Pieces | None = None,
+        stdin: str | bytes | Pieces | None = None,
         timeout: float | None = 60.0,
         on_output: Callable[[ProcessOutput], Any] | None = None,
     ) -> ProcessResult:
@@ -59,7 +60,7 @@ class AsyncCommandCalls(AsyncKernelCalls):
         self,
         argv: Sequence[str],
         *,
-        stdin: str | bytes | _io_async.Pieces | None = None,
+        stdin: str | bytes | Pieces | None = None,
         timeout: float | None = 60.0,
     ) -> AsyncIterator[ProcessEvent]:
         """Runs a command beside the kernel and gives events as they come; the last is `ProcessEnded`.
@@ -70,7 +71,7 @@ class AsyncCommandCalls(AsyncKernelCalls):
         return self._exec(argv, stdin, timeout)
 
     async def _exec(
-        self, argv: Sequence[str], stdin: str | bytes | _io_async.Pieces | None, timeout: float | None
+        self, argv: Sequence[str], stdin: str | bytes | Pieces | None, timeout: float | None
     ) -> AsyncGenerator[ProcessEvent, None]:
         start = _requests.build(
             processes_pb2.ExecStart,
@@ -119,7 +120,7 @@ class AsyncCommandCalls(AsyncKernelCalls):
 
 
 async def _input(
-    start: processes_pb2.ExecStart, stdin: str | bytes | _io_async.Pieces | None, failures: list[Exception]
+    start: processes_pb2.ExecStart, stdin: str | bytes | Pieces | None, failures: list[Exception]
 ) -> AsyncGenerator[processes_pb2.ExecInput, None]:
     """The start of a command and what it reads. Where the caller's pieces fail, it has read all that came."""
     yield processes_pb2.ExecInput(start=start)
@@ -133,7 +134,7 @@ async def _input(
         failures.append(failed)
 
 
-def _pieces(stdin: str | bytes | _io_async.Pieces | None) -> _io_async.Pieces:
+def _pieces(stdin: str | bytes | Pieces | None) -> Pieces:
     if stdin is None:
         return ()
     if isinstance(stdin, str):

@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from cellyard import _io_sync, _requests
+from cellyard._io_sync import Pieces
 from cellyard._sync.kernel import KernelCalls
 from cellyard._sync.transport import Connection
 from cellyard.errors import ControllerUnavailable, ExecutionTimeout
@@ -24,7 +25,7 @@ class CommandCalls(KernelCalls):
         self,
         argv: Sequence[str],
         *,
-        stdin: str | bytes | _io_sync.Pieces | None = None,
+        stdin: str | bytes | Pieces | None = None,
         timeout: float | None = 60.0,
         on_output: Callable[[ProcessOutput], Any] | None = None,
     ) -> ProcessResult:
@@ -60,7 +61,7 @@ class CommandCalls(KernelCalls):
         self,
         argv: Sequence[str],
         *,
-        stdin: str | bytes | _io_sync.Pieces | None = None,
+        stdin: str | bytes | Pieces | None = None,
         timeout: float | None = 60.0,
     ) -> Iterator[ProcessEvent]:
         """Runs a command beside the kernel and gives events as they come; the last is `ProcessEnded`.
@@ -71,7 +72,7 @@ class CommandCalls(KernelCalls):
         return self._exec(argv, stdin, timeout)
 
     def _exec(
-        self, argv: Sequence[str], stdin: str | bytes | _io_sync.Pieces | None, timeout: float | None
+        self, argv: Sequence[str], stdin: str | bytes | Pieces | None, timeout: float | None
     ) -> Generator[ProcessEvent, None, None]:
         start = _requests.build(
             processes_pb2.ExecStart,
@@ -120,7 +121,7 @@ class CommandCalls(KernelCalls):
 
 
 def _input(
-    start: processes_pb2.ExecStart, stdin: str | bytes | _io_sync.Pieces | None, failures: list[Exception]
+    start: processes_pb2.ExecStart, stdin: str | bytes | Pieces | None, failures: list[Exception]
 ) -> Generator[processes_pb2.ExecInput, None, None]:
     """The start of a command and what it reads. Where the caller's pieces fail, it has read all that came."""
     yield processes_pb2.ExecInput(start=start)
@@ -134,7 +135,7 @@ def _input(
         failures.append(failed)
 
 
-def _pieces(stdin: str | bytes | _io_sync.Pieces | None) -> _io_sync.Pieces:
+def _pieces(stdin: str | bytes | Pieces | None) -> Pieces:
     if stdin is None:
         return ()
     if isinstance(stdin, str):
