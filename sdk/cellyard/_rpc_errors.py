@@ -22,6 +22,9 @@ from cellyard.errors import (
 DOMAIN = "cellyard"
 DETAILS_KEY = "grpc-status-details-bin"
 
+_SENT_TO_NOBODY = "Internal error from Core"
+"""What gRPC's asyncio says where a message is sent on a stream whose connection has just broken."""
+
 # What a status means where no detail of ours comes with it: it was made by gRPC itself, on either side.
 _BARE: dict[grpc.StatusCode, type[CellyardError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -41,7 +44,8 @@ def translate(error: grpc.RpcError, endpoint: str) -> tuple[CellyardError, bool]
         broken = isinstance(ours, NotConnected) or (isinstance(ours, ControllerUnavailable) and ours.retryable)
         return ours, broken
     details = {"endpoint": endpoint, "status": code.name, "reason": text}
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    gone = code is grpc.StatusCode.INTERNAL and text == _SENT_TO_NOBODY
+    if gone or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         message = f"the controller at {endpoint} does not answer: {_short(text)}"
         return ControllerUnavailable(message, retryable=True, details=details), True
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -27,8 +27,13 @@ class Beside:
         begin = files_pb2.UploadBegin(notebook_id=notebook, path=path, size=size)
         messages = [files_pb2.UploadPart(begin=begin), *(files_pb2.UploadPart(content=part) for part in parts)]
         last = files_pb2.UploadProgress()
-        async for told in self.files.Upload(iter(messages)):
-            last = told
+        try:
+            async for told in self.files.Upload(iter(messages)):
+                last = told
+        except grpc.aio.AioRpcError as failed:
+            if failed.details() == "Internal error from Core":  # gRPC's, for what is sent behind a refusal
+                return await self.upload(path, *parts, size=size, notebook=notebook)
+            raise
         assert last.done
         return last.bytes
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cellyard._replica import Replica
 from cellyard_controller.ids import CellId
@@ -22,6 +22,8 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 REPLICAS = 3
 WHICH = st.integers(0, REPLICAS - 1)
 AT = st.integers(0, 50)
+PICK = st.integers(0, 50)
+"""One of however many there are. What is drawn may not depend on the documents: automerge's ids are random."""
 
 
 @dataclass
@@ -135,11 +137,12 @@ class Notebook(RuleBasedStateMachine):
         self.ids += 1
         self._store(lambda: self.document.insert_cell(DocumentCell(CellId(f"c{self.ids}"), "code", source), index))
 
-    @precondition(lambda self: self.document.cell_ids())
-    @rule(data=st.data(), text=TEXT, what=st.sampled_from(["set", "append", "delete", "move"]))
-    def call_edits(self, data: st.DataObject, text: str, what: str) -> None:
-        cell = data.draw(st.sampled_from(self.document.cell_ids()))
-        after = data.draw(st.none() | st.sampled_from(self.document.cell_ids()))
+    @rule(which=PICK, behind=st.none() | PICK, text=TEXT, what=st.sampled_from(["set", "append", "delete", "move"]))
+    def call_edits(self, which: int, behind: int | None, text: str, what: str) -> None:
+        if not (cells := self.document.cell_ids()):
+            return
+        cell = cells[which % len(cells)]
+        after = None if behind is None else cells[behind % len(cells)]
         edits = {
             "set": lambda: self.document.set_source(cell, text),
             "append": lambda: self.document.splice_source(cell, Splice(None, 0, text, 10_000)),
@@ -160,20 +163,25 @@ class Notebook(RuleBasedStateMachine):
     def replica_sets_metadata(self, which: int, value: str) -> None:
         self.clients[which].replica.set_metadata("key", value)
 
-    @precondition(lambda self: all(client.replica.cells() for client in self.clients))
     @rule(
-        data=st.data(),
         which=WHICH,
+        at=PICK,
+        behind=st.none() | PICK,
+        first=PICK,
+        long=PICK,
         text=TEXT,
         what=st.sampled_from(["set", "splice", "splice", "delete", "move", "metadata", "type"]),
     )
-    def replica_edits(self, data: st.DataObject, which: int, text: str, what: str) -> None:
+    def replica_edits(
+        self, which: int, at: int, behind: int | None, first: int, long: int, text: str, what: str
+    ) -> None:
         replica = self.clients[which].replica
-        cells = replica.cells()
-        cell = data.draw(st.sampled_from(cells))
-        start = data.draw(st.integers(0, len(cell.source)))
-        count = data.draw(st.integers(0, len(cell.source) - start))
-        after = data.draw(st.none() | st.sampled_from(cells))
+        if not (cells := replica.cells()):
+            return
+        cell = cells[at % len(cells)]
+        start = first % (len(cell.source) + 1)
+        count = long % (len(cell.source) - start + 1)
+        after = None if behind is None else cells[behind % len(cells)]
         edits = {
             "set": lambda: replica.set_source(cell.id, text),
             "splice": lambda: replica.splice_source(cell.id, start, count, text),

@@ -121,3 +121,11 @@ def test_errors_can_be_sent_between_processes(kind: type[cellyard.CellyardError]
     error = kind("what", retryable=True, details={"a": 1})
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.retryable, copy.details) == (kind, "what", True, {"a": 1})
+
+
+def test_a_message_on_a_stream_that_has_just_broken_is_a_broken_connection() -> None:
+    failure, broken = translate(Failed(grpc.StatusCode.INTERNAL, "Internal error from Core"), "here")
+    assert isinstance(failure, cellyard.ControllerUnavailable)
+    assert broken
+    _, other = translate(Failed(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more"), "here")
+    assert not other
