@@ -17,7 +17,7 @@ def answer(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         with _alarm(ASKED_S):
             return ask()
-    except Exception as failed:
+    except Exception as failed:  # the user's objects raise what they like
         return {"status": "error", "ename": type(failed).__name__, "evalue": str(failed), "traceback": []}
 
 

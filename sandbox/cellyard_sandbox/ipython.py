@@ -19,10 +19,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import zmq
+from ipykernel import zmqshell
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
-from ipykernel.zmqshell import ZMQInteractiveShell
 from jupyter_client.jsonutil import json_default
 from traitlets.config import Config
 
@@ -62,8 +62,8 @@ class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
         super().finish_displayhook()
 
 
-class Shell(ZMQInteractiveShell):  # type: ignore[misc]
-    """Shows an interrupted `await` as what it is."""
+class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
+    """Shows an interrupted `await` as what it is. Libraries look for the name."""
 
     displayhook_class = DisplayHook
     interrupted = False
@@ -90,7 +90,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]
 class Kernel(IPythonKernel):  # type: ignore[misc]
     """Takes SIGINT while a cell runs, and only then; whatever happens, a request is answered."""
 
-    shell_class = Shell
+    shell_class = ZMQInteractiveShell
     _execute_sleep = 0
     _supports_kernel_subshells = False
 

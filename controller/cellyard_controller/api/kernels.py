@@ -11,7 +11,7 @@ from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.rooms import Rooms
-from cellyard_controller.sandboxes.link import Question
+from cellyard_controller.sandboxes.link_messages import Question
 from cellyard_proto.v1 import kernels_pb2 as pb
 from cellyard_proto.v1 import kernels_pb2_grpc
 

@@ -19,7 +19,7 @@ from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes.catalogue import NETWORKS
 from cellyard_controller.sandboxes.flows import RunCommand
-from cellyard_controller.sandboxes.link import Question
+from cellyard_controller.sandboxes.link_messages import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_proto.flows import split_path
 from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2, processes_pb2

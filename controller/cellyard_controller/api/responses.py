@@ -12,7 +12,7 @@ from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks import watchers as w
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.pages import Cell
-from cellyard_controller.sandboxes.link import comm_message
+from cellyard_controller.sandboxes.link_messages import comm_message
 from cellyard_proto import outputs
 from cellyard_proto.v1 import calls_pb2, kernels_pb2, notebooks_pb2, outputs_pb2
 from cellyard_proto.v1 import executions_pb2 as ex

@@ -22,7 +22,7 @@ from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.seating import News, Seating
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason
-from cellyard_controller.sandboxes.link import Question
+from cellyard_controller.sandboxes.link_messages import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 
 

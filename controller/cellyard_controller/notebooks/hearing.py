@@ -21,7 +21,14 @@ from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.seating import Seating
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason
-from cellyard_controller.sandboxes.link import AgentHello, Answered, FromAgent, Greeting, KernelReport, Question
+from cellyard_controller.sandboxes.link_messages import (
+    AgentHello,
+    Answered,
+    FromAgent,
+    Greeting,
+    KernelReport,
+    Question,
+)
 
 FLUSH_WITHIN = 0.050
 """Seconds that output waits at most before it is committed."""

@@ -18,7 +18,7 @@ from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
-from cellyard_controller.sandboxes.link import AgentHello, KernelReport
+from cellyard_controller.sandboxes.link_messages import AgentHello, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone, SandboxOwner
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal

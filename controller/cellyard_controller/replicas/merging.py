@@ -165,7 +165,7 @@ class Merging:
         before = copy.document.get_heads()
         try:
             fork.receive_sync_message(found.state, decoded)
-        except Exception as bad:
+        except Exception as bad:  # as above
             raise Refused(f"the changes cannot be read: {bad}") from None
         merged = self._verify(copy, found, fork, fork.get_changes(before))
         if not _orphans(fork):
@@ -231,7 +231,7 @@ def _check_saved(fork: core.Document) -> None:
     """Automerge takes changes that are encoded otherwise than it would, and saves a document that cannot be loaded."""
     try:
         loaded = core.Document.load(fork.save())
-    except Exception as bad:
+    except Exception as bad:  # the binding has no kinds of errors
         raise Refused(f"the document could not be read again with these changes: {bad}") from None
     if sorted(loaded.get_heads()) != sorted(fork.get_heads()):
         raise Refused("the document could not be read again with these changes: it would be another one")

@@ -11,14 +11,8 @@ from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
 from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
-from cellyard_controller.sandboxes.link import (
-    AgentHello,
-    AgentLink,
-    FromAgent,
-    Greeting,
-    KernelReport,
-    LinkOwner,
-)
+from cellyard_controller.sandboxes.link import AgentLink, LinkOwner
+from cellyard_controller.sandboxes.link_messages import AgentHello, FromAgent, Greeting, KernelReport
 
 _Predicate = Callable[[], bool]
 

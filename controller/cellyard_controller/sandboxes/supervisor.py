@@ -14,7 +14,6 @@ import structlog
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
 from cellyard_controller.egress.targets import Denial
-from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import (
@@ -26,9 +25,10 @@ from cellyard_controller.runtimes import (
 )
 from cellyard_controller.sandboxes import endings, records
 from cellyard_controller.sandboxes.catalogue import Catalogue
-from cellyard_controller.sandboxes.flows import FlowBroken, FlowFailed, WriteFile
+from cellyard_controller.sandboxes.coming_up import attest, bring_in, within
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
-from cellyard_controller.sandboxes.link import AgentLink, Greeting, KernelReport
+from cellyard_controller.sandboxes.link import AgentLink
+from cellyard_controller.sandboxes.link_messages import Greeting, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.store import Store, StoreFailed
 
@@ -218,17 +218,17 @@ class Supervisor:
         # It may have ended before its id was known here, and then nobody else would notice.
         self._spawn(self._look_after(sandbox))
         report("kernel", "starting the kernel")
-        await _within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
-        await _attest(sandbox, spec)  # before it hears of anything that is secret
+        await within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
+        await attest(sandbox, spec)  # before it hears of anything that is secret
         sandbox.kernel_type = settings.kernel_type
         proxy = settings.network == "allowlist"
         sandbox.link.start_kernel(settings.kernel_type, dict(settings.env), proxy=proxy)
-        await _within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
+        await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.move(SandboxState.WARM)
         if settings.files:
             report("files", f"bringing {len(settings.files)} files in")
         for name, content in settings.files.items():
-            await _within(_CONNECT_WITHIN, _bring_in(sandbox, name, content), "a file did not come in")
+            await within(_CONNECT_WITHIN, bring_in(sandbox, name, content), "a file did not come in")
 
     async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
         settings = request.settings
@@ -367,41 +367,8 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
     """A defect in the care for one sandbox ends neither the others nor the controller."""
     try:
         await work
-    except Exception:
+    except Exception:  # whatever it is: the others have their own
         log.exception("the supervisor's work failed")
-
-
-async def _attest(sandbox: Sandbox, spec: SandboxSpec) -> None:
-    """Nobody is given a sandbox that is not confined as it must be. Raises SandboxGone."""
-    try:
-        found = await sandbox.runtime.deviations(sandbox.instance_id, spec, sandbox.told)
-    except RuntimeFailed as failed:
-        raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
-    if found:
-        log.error("a sandbox is not confined as it must be", sandbox=sandbox.sandbox_id, why=found)
-        message = f"a sandbox was not confined as it must be, and was removed: {'; '.join(found)}"
-        raise SandboxGone(EndReason.CAPABILITY_UNAVAILABLE, message)
-
-
-async def _bring_in(sandbox: Sandbox, name: str, content: bytes) -> None:
-    """Writes a file into the home. Raises InvalidRequest where that cannot be, SandboxGone."""
-    try:
-        async with sandbox.link.flows.open(WriteFile(name, len(content))) as flow:
-            await flow.send(content)
-            await flow.done()
-    except FlowFailed as failed:
-        raise InvalidRequest(f"file {failed}") from None
-    except FlowBroken:
-        raise SandboxGone(EndReason.START_FAILED, "the agent has gone while files were brought in") from None
-
-
-async def _within(seconds: float, work: Coroutine[Any, Any, Any], failure: str) -> Any:
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        message = f"{failure} within {seconds:.0f} s"
-        raise SandboxGone(EndReason.START_FAILED, message) from None
 
 
 def _why_ended(instance: Instance) -> EndReason:

@@ -256,7 +256,7 @@ class AsyncDocument:
         for listener in list(self._listeners):
             try:
                 listener(change)
-            except Exception:
+            except Exception:  # the caller's own function
                 if change.local:
                     raise
                 log.exception("a callback of a live document failed")  # its caller is nobody

@@ -20,7 +20,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from tests.random_messages import Messages
 
-from cellyard_controller.sandboxes import link
+from cellyard_controller.sandboxes import link, link_messages
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_proto import PROTOCOL, framing
 from cellyard_proto.v1 import executions_pb2 as ex
@@ -48,7 +48,7 @@ def test_a_frame_is_read_or_refused_and_nothing_else(count: int) -> None:
             except DecodeError:
                 continue
         try:
-            link.decode(frame)
+            link_messages.decode(frame)
             read += 1
         except ValueError:
             refused += 1
@@ -131,7 +131,7 @@ class Hostile:
     @staticmethod
     def _readable(event: pb.Event) -> bool:
         try:
-            link.decode(pb.FromAgent(batch=pb.Batch(events=[event])))
+            link_messages.decode(pb.FromAgent(batch=pb.Batch(events=[event])))
         except ValueError:
             return False
         return True

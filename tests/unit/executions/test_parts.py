@@ -13,7 +13,7 @@ from tests.notebook_files import JSON, TEXT
 from cellyard_controller.executions import parts
 from cellyard_controller.executions.model import Event
 from cellyard_controller.executions.parts import LARGE, Parts, is_large, restored, stored
-from cellyard_controller.sandboxes import link
+from cellyard_controller.sandboxes import link_messages
 from cellyard_proto.outputs import BlobRef, OutputFold, from_nbformat, to_nbformat
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 
@@ -93,10 +93,10 @@ def test_an_agent_cannot_send_a_reference() -> None:
     ):
         frame = link_pb2.FromAgent(batch=link_pb2.Batch(events=[link_pb2.Event(number=1, output=output)]))
         with pytest.raises(ValueError, match="a blob stands where content is due"):
-            link.decode(frame)
+            link_messages.decode(frame)
     update = link_pb2.Event(number=1, display_updated=outputs_pb2.DisplayUpdated(display_id="d", data=data))
     with pytest.raises(ValueError, match="a blob stands where content is due"):
-        link.decode(link_pb2.FromAgent(batch=link_pb2.Batch(events=[update])))
+        link_messages.decode(link_pb2.FromAgent(batch=link_pb2.Batch(events=[update])))
 
 
 @given(STREAM | DISPLAY)

@@ -9,16 +9,13 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
-import requests.exceptions
 from docker import APIClient
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError
 
 from cellyard_controller.runtimes import (
     CapabilityFact,
@@ -29,11 +26,8 @@ from cellyard_controller.runtimes import (
     Template,
     ToldFacts,
 )
-from cellyard_controller.runtimes.docker import canary, host, seccomp, survey, verdict
+from cellyard_controller.runtimes.docker import canary, containers, host, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
-    CONTROLLER_LABEL,
-    OPEN_NETWORK,
-    SANDBOX_LABEL,
     container_name,
     container_settings,
 )
@@ -51,8 +45,6 @@ FAILURE_AGE = 30.0
 """Seconds that an answer is believed: a readiness, and capabilities that were not all granted."""
 EVENTS_RENEWED = 60.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 10.0
-_LOG_LINES, _LOG_BYTES = 20, 4096
-_ENDED = frozenset({"exited", "dead"})
 CANARY_PREFIX = "canary-"
 """Begins the sandbox ids of canaries, which no sandbox of a notebook has."""
 
@@ -142,12 +134,12 @@ class DockerRuntime:
             spec, image, seccomp=self._profile(), private_cgroups=self._private_cgroups, command=command
         )
         work = partial(
-            _create_and_start,
+            containers.create_and_start,
             name=container_name(spec.sandbox_id),
             settings=settings,
             image_missing=survey.image_missing(image, spec.template),
         )
-        instance_id = await self._call(work, "start_failed", bound=START_BOUND, undo=_remove)
+        instance_id = await self._call(work, "start_failed", bound=START_BOUND, undo=containers.remove)
         self._exits.started(instance_id)
         return instance_id
 
@@ -169,19 +161,23 @@ class DockerRuntime:
 
     async def stop(self, instance_id: str) -> None:
         """Kills and removes a container. One that is gone already is no error. Raises RuntimeFailed."""
-        await self._call(partial(_remove, container_id=instance_id), "runtime_lost", bound=STOP_BOUND)
+        await self._call(partial(containers.remove, container_id=instance_id), "runtime_lost", bound=STOP_BOUND)
 
     async def inspect(self, instance_id: str) -> Instance | None:
         """One container as it stands, None where it is gone. Raises RuntimeFailed."""
-        return await self._call(partial(_inspect, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+        return await self._call(partial(containers.inspect, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
 
     async def host_pid(self, instance_id: str) -> int:
         """The number of a container's first process on the host; 0 where none runs. Raises RuntimeFailed."""
-        return await self._call(partial(_host_pid, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+        return await self._call(
+            partial(containers.host_pid, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND
+        )
 
     async def instances(self, controller_id: str) -> list[Instance]:
         """All containers with this controller's label, ended and half-made ones too, our own canaries not."""
-        found = await self._call(partial(_list, controller_id=controller_id), "runtime_lost", bound=LOOK_BOUND)
+        found = await self._call(
+            partial(containers.listed, controller_id=controller_id), "runtime_lost", bound=LOOK_BOUND
+        )
         return [instance for instance in found if instance.sandbox_id not in self._canaries]
 
     async def log_tail(self, instance_id: str) -> str:
@@ -189,7 +185,9 @@ class DockerRuntime:
 
         Raises RuntimeFailed.
         """
-        return await self._call(partial(_log_tail, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND)
+        return await self._call(
+            partial(containers.log_tail, container_id=instance_id), "runtime_lost", bound=LOOK_BOUND
+        )
 
     async def watch(self, on_exit: Callable[[str], None]) -> None:
         """Calls on_exit(container id) once for each that ends or has ended, whether or not the engine told.
@@ -313,99 +311,3 @@ def _fresh(at: float) -> bool:
 def _believed(facts: Sequence[CapabilityFact]) -> bool:
     # What was proven stays so for this image and engine; what was not may have been mended meanwhile.
     return all(fact.granted for fact in facts) or time.time() - facts[0].probed_at < FAILURE_AGE
-
-
-def _create_and_start(client: APIClient, *, name: str, settings: Mapping[str, Any], image_missing: str) -> str:
-    if settings["HostConfig"]["NetworkMode"] == OPEN_NETWORK:
-        _ensure_open_network(client)
-    try:
-        made = client.create_container_from_config(settings, name)  # type: ignore[no-untyped-call]
-    except NotFound as missing:
-        raise RuntimeFailed("image_missing", image_missing) from missing
-    container_id = str(made["Id"])
-    try:
-        client.start(container_id)
-    except BaseException:
-        try:
-            _remove(client, container_id)
-        except (DockerException, requests.exceptions.RequestException):
-            pass  # the engine fails altogether; why the start failed counts, `instances` lists the rest
-        raise
-    return container_id
-
-
-def _ensure_open_network(client: APIClient) -> None:
-    if client.networks(names=[OPEN_NETWORK]):
-        return
-    try:
-        client.create_network(  # it stays: several controllers may use it, and each next start does
-            OPEN_NETWORK,
-            driver="bridge",
-            check_duplicate=True,
-            options={"com.docker.network.bridge.enable_icc": "false"},
-            labels={"cellyard.network": "open"},
-        )
-    except APIError as refused:
-        if refused.status_code != HTTPStatus.CONFLICT:  # somebody else was faster
-            raise
-
-
-def _remove(client: APIClient, container_id: str) -> None:
-    try:
-        client.remove_container(container_id, v=True, force=True)
-    except NotFound:
-        return
-    except APIError as refused:
-        if refused.status_code != HTTPStatus.CONFLICT:
-            raise
-        # Somebody else is removing it already; it is gone when that has come to its end.
-        try:
-            client.wait(container_id, timeout=int(STOP_BOUND / 2), condition="removed")
-        except NotFound:
-            return
-
-
-def _inspect(client: APIClient, container_id: str) -> Instance | None:
-    try:
-        found = client.inspect_container(container_id)
-    except NotFound:
-        return None
-    state, labels = found["State"], found["Config"]["Labels"] or {}
-    status = state["Status"]
-    return Instance(
-        instance_id=found["Id"],
-        sandbox_id=labels.get(SANDBOX_LABEL, ""),
-        controller_id=labels.get(CONTROLLER_LABEL, ""),
-        running=bool(state["Running"]),
-        exit_code=state["ExitCode"] if status in _ENDED else None,
-        oom_killed=bool(state["OOMKilled"]),
-    )
-
-
-def _host_pid(client: APIClient, container_id: str) -> int:
-    try:
-        return int(client.inspect_container(container_id)["State"]["Pid"])
-    except NotFound:
-        return 0
-
-
-def _list(client: APIClient, controller_id: str) -> list[Instance]:
-    found = client.containers(all=True, filters={"label": f"{CONTROLLER_LABEL}={controller_id}"})
-    instances = []
-    for summary in found:
-        if summary["State"] in _ENDED:  # only an inspection tells how it ended
-            instance = _inspect(client, summary["Id"])
-            instances += [instance] if instance is not None else []
-            continue
-        labels = summary["Labels"]
-        running = summary["State"] != "created"
-        instances.append(Instance(summary["Id"], labels.get(SANDBOX_LABEL, ""), labels[CONTROLLER_LABEL], running))
-    return instances
-
-
-def _log_tail(client: APIClient, container_id: str) -> str:
-    try:
-        said = client.logs(container_id, tail=_LOG_LINES)
-    except NotFound:
-        return ""
-    return said[-_LOG_BYTES:].decode(errors="replace")
