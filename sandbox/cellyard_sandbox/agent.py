@@ -52,6 +52,7 @@ class Agent:
         self._below_home = Home(files.open_folder(str(home)))
         self._processes = Processes(alone=alone)
         self._life = KernelLife()
+        self._claimed = False
         self._env: dict[str, str] = {}
         self._forwarder: Forwarder | None = None
         self._proxy_path = str(Path(link_path).with_name(PROXY_SOCKET))
@@ -76,6 +77,7 @@ class Agent:
         )
         self._actions: dict[str, Callable[[link_pb2.ToAgent], None]] = {
             "start_kernel": lambda message: self._start_kernel(message.start_kernel),
+            "claim": lambda message: self._claim(message.claim),
             "restart_kernel": lambda message: self._restart_kernel(message.restart_kernel),
             "dispatch": lambda message: self._executions.dispatch(message.dispatch),
             "interrupt": lambda message: self._interrupt(message.interrupt),
@@ -144,14 +146,26 @@ class Agent:
     def _start_kernel(self, order: link_pb2.StartKernelHost) -> None:
         if self._life.state is not HostState.NONE:
             return  # asked for again by a controller that came back
-        self._env = dict(order.env)
         if order.kernel_type not in ("", "python"):
             self._tell(HostState.STARTING)
             self._kernel_gone(f"start_failed: no kernel of type {order.kernel_type!r} here", for_good=True)
             return
-        if order.proxy:
-            self._forwarder = Forwarder(self._proxy_path)
         self._want_kernel()
+
+    def _claim(self, order: link_pb2.ClaimSandbox) -> None:
+        if self._claimed:
+            return  # said again by a controller that came back
+        self._claimed = True
+        if order.proxy:
+            try:
+                self._forwarder = Forwarder(self._proxy_path)
+            except OSError as failed:
+                self._kernel_gone(f"start_failed: {failed}", for_good=True)
+                return
+            self._env.update(self._forwarder.environment)
+        self._env.update(order.env)
+        if self._host is not None and self._life.state is HostState.READY:
+            self._host.set_environment(self._env)
 
     def _restart_kernel(self, order: link_pb2.RestartKernelHost) -> None:
         if order.generation == self._life.generation and self._life.state is not HostState.NONE:
@@ -235,22 +249,17 @@ class Agent:
             if self._alone and generation > 1:
                 await asyncio.to_thread(self._clear)
             try:
-                await host.start({**await self._proxy_environment(), **self._env})
+                env = dict(self._env)
+                await host.start(env)
             except (StartFailed, OSError) as failed:
                 if generation == self._wanted_generation:
                     self._kernel_gone(f"start_failed: {failed}", for_good=True)
                 continue
             if generation == self._wanted_generation:
+                if env != self._env:  # claimed while the kernel started
+                    host.set_environment(self._env)
                 self._tell(HostState.READY)
                 self._executions.kernel_ready()
-
-    async def _proxy_environment(self) -> dict[str, str]:
-        """What the kernel is told of its way out, which is open from the first start on. Raises OSError."""
-        if self._forwarder is None:
-            return {}
-        if not self._forwarder.port:
-            await self._forwarder.listen()
-        return self._forwarder.environment
 
     def _clear(self) -> None:
         for folder in (str(self._scratch), SHARED_MEMORY):

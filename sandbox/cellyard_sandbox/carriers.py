@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -33,6 +33,9 @@ class Channels(Protocol):
 
     def answer(self, request: wire.Request) -> None:
         """Sends an answer to what the kernel asked."""
+
+    def set_environment(self, env: Mapping[str, str]) -> None:
+        """Sets variables in the kernel, before whatever is sent to it next."""
 
     def read_iopub(self) -> None:
         """Reads what was published before what was read last, or much of it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,12 @@ class ZmqChannels:
         """See Channels."""
         self._stdin.send_multipart(wire.frames(request), zmq.NOBLOCK)
         self._read_stdin()
+
+    def set_environment(self, env: Mapping[str, str]) -> None:
+        """See Channels."""
+        code = f"__import__('os').environ.update({dict(env)!r})"
+        content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False}
+        self.send(wire.Request("environment", "execute_request", content))
 
     def read_iopub(self) -> None:
         """See Channels."""

@@ -19,34 +19,24 @@ class Forwarder:
     """Carries connections to one unix socket. Belongs to the event loop's thread."""
 
     def __init__(self, path: str) -> None:
-        """`path` is the proxy's socket; it is dialled anew for each connection."""
+        """`path` is the proxy's socket; it is dialled anew for each connection. Listens at once; raises OSError."""
         self._path = path
-        self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
-        self.port = 0
-
-    async def listen(self) -> None:
-        """Takes connections from now on. Raises OSError."""
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listening.bind(("127.0.0.1", 0))
-            self.port = listening.getsockname()[1]
-            self._server = await asyncio.start_server(self._accepted, sock=listening, backlog=_BACKLOG, limit=_CHUNK)
-        except BaseException:
-            listening.close()
-            raise
+        listening = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        self._port: int = listening.getsockname()[1]
+        serving = asyncio.start_server(self._accepted, sock=listening, backlog=_BACKLOG, limit=_CHUNK)
+        self._serving = asyncio.ensure_future(serving)
 
     @property
     def environment(self) -> dict[str, str]:
         """What programs are told of it: the variables that curl, git, pip and Python's libraries read."""
-        address = f"http://127.0.0.1:{self.port}"
+        address = f"http://127.0.0.1:{self._port}"
         upper = {"HTTP_PROXY": address, "HTTPS_PROXY": address, "NO_PROXY": _STAY}
         return upper | {name.lower(): value for name, value in upper.items()}
 
     async def close(self) -> None:
         """Drops what is open and takes no more."""
-        if self._server is not None:
-            self._server.close()
+        (await self._serving).close()
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)

@@ -104,6 +104,11 @@ class JupyterHost:
         if folder is not None:
             await asyncio.to_thread(_remove, folder)
 
+    def set_environment(self, env: Mapping[str, str]) -> None:
+        """See KernelHost."""
+        if self._channels is not None:
+            self._channels.set_environment(env)
+
     def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
         """See KernelHost."""
         if self._run is not None or self._channels is None or self._process is None:

@@ -100,6 +100,9 @@ class KernelHost(Protocol):
     async def stop(self) -> None:
         """Kills the kernel and all that it started; without one it does nothing. No call about it follows."""
 
+    def set_environment(self, env: Mapping[str, str]) -> None:
+        """Sets variables in the kernel that runs, before the next run; libraries that were imported may not notice."""
+
     def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
         """Gives a source to the kernel. Only where no other run is under way.
 

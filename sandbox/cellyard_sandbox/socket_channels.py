@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cellyard_sandbox import frames, wire
@@ -69,6 +69,10 @@ class SocketChannels:
     def answer(self, request: wire.Request) -> None:
         """See Channels."""
         self.send(request)
+
+    def set_environment(self, env: Mapping[str, str]) -> None:
+        """See Channels."""
+        self.send(wire.Request("environment", "environment_request", {"env": dict(env)}))
 
     def read_iopub(self) -> None:
         """See Channels. There is but one channel."""

@@ -11,6 +11,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -111,10 +112,16 @@ class AgentLink:
 
     # What the controller says. Without a connection nothing is sent: the owner says it again after link_up.
 
-    def start_kernel(self, kernel_type: str, env: dict[str, str], *, proxy: bool = False) -> None:
-        """Starts the kernel; once in a sandbox's life. `proxy`: with the way out that it has through a socket."""
-        order = pb.StartKernelHost(kernel_type=kernel_type, env=env, proxy=proxy)
-        self._send(pb.ToAgent(start_kernel=order))
+    def start_kernel(self, kernel_type: str) -> None:
+        """Starts the kernel; once in a sandbox's life."""
+        self._send(pb.ToAgent(start_kernel=pb.StartKernelHost(kernel_type=kernel_type)))
+
+    def claim(self, env: Mapping[str, str], *, proxy: bool) -> None:
+        """The kernel is somebody's, who wants these variables set; `proxy`: with its way out through a socket.
+
+        The agent takes the first one, so it may be said again.
+        """
+        self._send(pb.ToAgent(claim=pb.ClaimSandbox(env=env, proxy=proxy)))
 
     def dispatch(
         self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str, *, allow_stdin: bool

@@ -164,6 +164,7 @@ class ToAgent(_message.Message):
     ASK_FIELD_NUMBER: _builtins.int
     COMM_FIELD_NUMBER: _builtins.int
     FLOW_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -188,6 +189,8 @@ class ToAgent(_message.Message):
     def comm(self) -> _outputs_pb2.Comm: ...
     @_builtins.property
     def flow(self) -> Global___FlowFrame: ...
+    @_builtins.property
+    def claim(self) -> Global___ClaimSandbox: ...
     def __init__(
         self,
         *,
@@ -203,12 +206,13 @@ class ToAgent(_message.Message):
         ask: Global___AskKernel | None = ...,
         comm: _outputs_pb2.Comm | None = ...,
         flow: Global___FlowFrame | None = ...,
+        claim: Global___ClaimSandbox | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "goodbye", "answer", "ask", "comm", "flow"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "goodbye", "answer", "ask", "comm", "flow", "claim"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -359,7 +363,31 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class StartKernelHost(_message.Message):
-    """Starts the kernel; sent once, before the first Dispatch."""
+    """Starts the kernel; sent once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KERNEL_TYPE_FIELD_NUMBER: _builtins.int
+    kernel_type: _builtins.str
+    """"python" or "deno"."""
+    def __init__(
+        self,
+        *,
+        kernel_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kernel_type", b"kernel_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartKernelHost: _TypeAlias = StartKernelHost  # noqa: Y015
+
+@_typing.final
+class ClaimSandbox(_message.Message):
+    """The sandbox, whose kernel may be up already, is somebody's from now on. Sent before the first Dispatch; a second one
+    changes nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -383,31 +411,29 @@ class StartKernelHost(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    KERNEL_TYPE_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
     PROXY_FIELD_NUMBER: _builtins.int
-    kernel_type: _builtins.str
-    """"python" or "deno"."""
     proxy: _builtins.bool
     """Listen on 127.0.0.1 for a proxy's clients, name that to the kernel in the usual variables (HTTP_PROXY, ...), and
     forward what comes to the socket proxy.sock beside the link's.
     """
     @_builtins.property
-    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Set in the running kernel, and in every later one."""
+
     def __init__(
         self,
         *,
-        kernel_type: _builtins.str = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         proxy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "kernel_type", b"kernel_type", "proxy", b"proxy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "proxy", b"proxy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartKernelHost: _TypeAlias = StartKernelHost  # noqa: Y015
+Global___ClaimSandbox: _TypeAlias = ClaimSandbox  # noqa: Y015
 
 @_typing.final
 class RestartKernelHost(_message.Message):

@@ -123,6 +123,8 @@ class Kernel:
     def _serve(self, request: Request) -> None:
         if request.kind in _COMMS:
             self._hear_comm(request)
+        elif request.kind == "environment_request":
+            os.environ.update(request.content.get("env", {}))
         elif request.kind == "kernel_info_request":
             status = frame("status", request.msg_id, {"execution_state": "idle"})
             self.connection.send(frame("kernel_info_reply", request.msg_id, {"status": "ok"}), status)

@@ -158,8 +158,13 @@ class Controller:
 
     async def start_kernel(self, env: dict[str, str] | None = None) -> None:
         await self.until(lambda: self.connected)
-        self.send(start_kernel=link_pb2.StartKernelHost(kernel_type="python", env=env or {}))
+        self.send(start_kernel=link_pb2.StartKernelHost(kernel_type="python"))
         await self.until(lambda: self.kernel.state == link_pb2.HOST_STATE_READY)
+        if env:
+            self.claim(env)
+
+    def claim(self, env: dict[str, str], *, proxy: bool = False) -> None:
+        self.send(claim=link_pb2.ClaimSandbox(env=env, proxy=proxy))
 
     def dispatch(self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False) -> Record:
         order = link_pb2.Dispatch(

@@ -36,9 +36,8 @@ async def echo(folder: Path) -> AsyncIterator[asyncio.Server]:
 
 
 async def start(controller: Controller, *, proxy: bool, env: dict[str, str] | None = None) -> None:
-    order = link_pb2.StartKernelHost(kernel_type="python", env=env or {}, proxy=proxy)
-    controller.send(start_kernel=order)
-    await controller.until(lambda: controller.kernel.state == link_pb2.HOST_STATE_READY)
+    await controller.start_kernel()
+    controller.claim(env or {}, proxy=proxy)
 
 
 async def test_bytes_go_to_the_socket_and_back_also_from_a_later_kernel(

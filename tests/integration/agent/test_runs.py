@@ -239,6 +239,38 @@ import getpass, os
     assert list(agent.home.iterdir()) == [], "the kernel leaves nothing in the home"
 
 
+async def test_a_claim_sets_variables_once_before_what_runs_next_and_in_later_kernels(
+    agent: AgentProcess, controller: Controller
+) -> None:
+    read = "import os\nos.environ.get('GREETING')"
+
+    async def greeting(execution_id: str) -> str:
+        run = await controller.run(execution_id, read)
+        assert run.value is not None
+        assert run.end.interrupted_by == ""
+        return str(json.loads(run.value.json))
+
+    await controller.until(lambda: controller.connected)
+    controller.claim({"GREETING": "early"})
+    await controller.start_kernel()
+    controller.claim({"GREETING": "second"})
+    assert await greeting("a") == "early"
+    await controller.run("b", "os.environ['GREETING'] = 'mine'")
+    assert await greeting("c") == "mine"
+    await controller.restart()
+    assert await greeting("d") == "early"
+
+
+async def test_a_claim_of_a_kernel_that_is_up_shows_in_the_first_cell(
+    agent: AgentProcess, controller: Controller
+) -> None:
+    await controller.start_kernel()
+    controller.claim({"GREETING": "it's \"here\"\n"})
+    run = await controller.run("a", "import os\nprint(os.environ['GREETING'])")
+    assert run.text() == "it's \"here\"\n\n"
+    assert run.events[0].started.execution_count == 1
+
+
 async def test_usage_is_measured(kernel: Controller) -> None:
     source = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\ntime.sleep(0.1)"
     end = (await kernel.run("a", source)).end

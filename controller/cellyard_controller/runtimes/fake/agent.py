@@ -140,6 +140,8 @@ class FakeAgent:
         match message.WhichOneof("message"):
             case "start_kernel":
                 self._start_kernel(message.start_kernel)
+            case "claim":
+                self.kernel_env = self.kernel_env or dict(message.claim.env)
             case "dispatch":
                 self._dispatch(message.dispatch)
             case "interrupt":
@@ -188,7 +190,6 @@ class FakeAgent:
     def _start_kernel(self, order: link.StartKernelHost) -> None:
         if self._status.state != link.HOST_STATE_NONE:
             return
-        self.kernel_env = dict(order.env)
         if order.kernel_type not in _KERNEL_TYPES:
             self.next_kernel_fails = f"no kernel of the type {order.kernel_type!r}"
         self._fresh_kernel()
