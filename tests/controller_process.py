@@ -12,6 +12,8 @@ from typing import BinaryIO
 import docker
 
 STOPPED_WITHIN = 60.0
+NO_POOL = {"CELLYARD_POOL__SIZE": "0"}
+"""What is about something else is told its sandboxes one by one."""
 
 
 class Process:
@@ -37,7 +39,7 @@ class Process:
         command += ["--listen", self.endpoint, "--ready-fd", str(writer), *flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(writer,), env={**os.environ, **(env or {})}
+                command, stdout=log, stderr=log, pass_fds=(writer,), env={**os.environ, **NO_POOL, **(env or {})}
             )
         os.close(writer)
         return os.fdopen(reader, "rb")

@@ -22,6 +22,8 @@ from pydantic_settings import (
 
 from cellyard_controller.egress.names import AllowList, host_name
 from cellyard_controller.runtimes import MIB, Template
+from cellyard_controller.sandboxes.scheduler import Bounds
+from cellyard_proto import amounts
 
 Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(gt=0)]
@@ -50,6 +52,9 @@ class TemplateConfig(_Section):
     home: Size = Field(default=512 * MIB, description="Size of the home folder, counted as memory.")
     tmp: Size = Field(default=256 * MIB, description="Size of /tmp, counted as memory.")
     shm: Size = Field(default=64 * MIB, description="Size of /dev/shm, counted as memory.")
+    pool: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Warm sandboxes of this template at least; the default template's are pool.size."
+    )
 
     @field_validator("allow")
     @classmethod
@@ -96,6 +101,40 @@ class NetworkConfig(_Section):
         return {host_name(name): str(ip_address(address)) for name, address in hosts.items()}
 
 
+def usual_memory() -> int:
+    """What sandboxes may have of this machine's memory where nothing else is said, in bytes."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(machine * 9 // 10, 4096 * MIB)
+
+
+class PoolConfig(_Section):
+    """Sandboxes with a kernel that is up, which wait for a claim."""
+
+    size: Annotated[int, Field(ge=0)] = Field(default=2, description="Warm sandboxes of the default template at least.")
+    max: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="Warm sandboxes of one template at most; between the two, as claims come."
+    )
+    max_age: Positive = Field(default=3600.0, description="A warm sandbox is replaced after this.")
+    review_interval: Positive = Field(default=5.0, description="Between two looks at what only time brings about.")
+
+
+class CapacityConfig(_Section):
+    """How much of the machine sandboxes may have in all. A sandbox counts with its template's limits."""
+
+    sandboxes: Size = Field(default=256, description="Sandboxes in all.")
+    memory: Size = Field(
+        default_factory=usual_memory,
+        description="Memory of all sandboxes; the usual is 90 % of the machine's, and 4 GiB at least.",
+    )
+    cpus: Positive | None = Field(
+        default=None, description="Processors of all sandboxes; without it they share what there is."
+    )
+
+    def bounds(self) -> Bounds:
+        """As the scheduler has it."""
+        return Bounds(self.sandboxes, self.memory, self.cpus)
+
+
 class SandboxesConfig(_Section):
     """Lives of sandboxes and kernels."""
 
@@ -104,6 +143,11 @@ class SandboxesConfig(_Section):
     ttl: Positive = Field(default=86400.0, description="A sandbox ends this long after its claim.")
     link_grace: Positive = Field(default=600.0, description="An agent without a controller ends after this.")
     ping_interval: Positive = Field(default=5.0, description="Between two pings of an agent; three misses end it.")
+    evict_after: Positive | None = Field(
+        default=300.0,
+        description="A sandbox that was unused for this long may be ended where somebody else waits for room whose "
+        "tenant has less; unset it is never.",
+    )
     engine_calls: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="Engine calls at a time.")
 
 
@@ -166,6 +210,8 @@ class Config(BaseSettings):
     )
     upkeep_interval: Positive = Field(default=600.0, description="Between two rounds of forgetting what is old.")
     sandboxes: SandboxesConfig = SandboxesConfig()
+    pool: PoolConfig = PoolConfig()
+    capacity: CapacityConfig = CapacityConfig()
     network: NetworkConfig = NetworkConfig()
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
@@ -182,6 +228,26 @@ class Config(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_the_machine(self) -> Self:
+        if self.pool.max < self.pool.size:
+            raise ValueError(f"pool.size is {self.pool.size}, and pool.max only {self.pool.max}: raise pool.max")
+        pooled = 0
+        for name, template in self.templates.items():
+            if template.memory > self.capacity.memory:
+                raise ValueError(
+                    f"templates.{name}.memory is {amounts.size(template.memory)}, and capacity.memory only "
+                    f"{amounts.size(self.capacity.memory)}: no sandbox of it could ever start"
+                )
+            usual = self.pool.size if name == "default" else 0
+            pooled += template.memory * (usual if template.pool is None else template.pool)
+        if pooled > self.capacity.memory:
+            raise ValueError(
+                f"the pools (pool.size, templates.*.pool) have {amounts.size(pooled)} of memory, and capacity.memory "
+                f"is {amounts.size(self.capacity.memory)}: make the pools smaller"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

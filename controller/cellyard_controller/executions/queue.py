@@ -150,9 +150,9 @@ def cell_deleted(queue: Queue, cell_id: CellId) -> Step:
     return _cancel(queue, [], lambda entry: entry.cell_id == cell_id, "cell_deleted")
 
 
-def time_passed(queue: Queue, now: float) -> Step:
-    """What waits past its start deadline is cancelled."""
-    return _cancel(queue, [], lambda entry: entry.start_deadline <= now, "start_timeout")
+def time_passed(queue: Queue, now: float, reason: str) -> Step:
+    """What waits past its start deadline is cancelled, for this reason."""
+    return _cancel(queue, [], lambda entry: entry.start_deadline <= now, reason)
 
 
 def kernel_lost(queue: Queue, reason: str) -> Step:

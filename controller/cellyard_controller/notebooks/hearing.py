@@ -106,6 +106,10 @@ class Hearing:
         """The connection has ended; the agent comes back, or the runtime reports its end."""
         self._refuse(NoAnswer("the connection to the sandbox broke; ask again"))
 
+    async def evict(self, sandbox_id: SandboxId) -> bool:
+        """Somebody else needs the room."""
+        return await self._ask(partial(self.seating.evict, sandbox_id))
+
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone."""
         self._refuse(NoKernel("the kernel has ended meanwhile"))

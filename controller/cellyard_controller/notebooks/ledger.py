@@ -139,7 +139,8 @@ class Ledger:
             return await again(answer)
 
     def _unnumbered(self) -> bool:
-        return self._kernel.received > self._kernel.committed
+        """Whether reports are taken in whose number is not stored; of a sandbox that is gone nobody asks for it."""
+        return self._kernel.sandbox is not None and self._kernel.received > self._kernel.committed
 
 
 def _run_all(rows: list[Row], connection: Any) -> None:

@@ -255,6 +255,8 @@ class Room:
         await self._ledger.flush()
 
     def _after_each(self) -> None:
+        self._seating.withdraw_unless_wanted()
+        self._seating.note_use()
         if self.watchers.anybody and self._ledger.empty:
             self.watchers.kernel(self._kernel.view())
         self._set_wake()
@@ -272,7 +274,7 @@ class Room:
 
     async def _on_time(self) -> None:
         now = time.time()
-        self._runner.take(q.time_passed(self._runner.queue, now), "it did not start in time")
+        self._seating.not_started(now)
         self._seating.time_passed(now)
         self._calling.time_passed()
         await self._ledger.flush()

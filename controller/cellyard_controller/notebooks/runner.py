@@ -184,6 +184,17 @@ class Runner:
             if ahead:
                 self._journal.live(entry.execution_id).log.tell(Notice("queued", {"ahead": ahead}))
 
+    def tell_wait(self, reason: str, position: int, eta_s: float | None) -> None:
+        """Tells those who watch waiting executions why no kernel can be had yet, and how many are ahead."""
+        for entry in self.queue.waiting:
+            body = {"reason": reason, "position": position, "eta_s": eta_s}
+            self._journal.live(entry.execution_id).log.tell(Notice("waiting", body))
+
+    def warn_first(self, warning: Warned) -> None:
+        """Tells whoever runs the first of the waiting cells something."""
+        if self.queue.waiting:
+            self._journal.live(self.queue.waiting[0].execution_id).warned(warning)
+
     def tell_progress(self, stage: str, message: str) -> None:
         """Tells those who watch waiting executions how far their kernel is."""
         for entry in self.queue.waiting:

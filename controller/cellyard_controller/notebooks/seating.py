@@ -9,7 +9,7 @@ from typing import Any
 
 from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
 from cellyard_controller.executions import queue as q
-from cellyard_controller.ids import NotebookKey, NotebookRef
+from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
@@ -17,6 +17,7 @@ from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
+from cellyard_controller.sandboxes.claims import Listener, Waited
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.link_messages import AgentHello, KernelReport
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone, SandboxOwner
@@ -26,6 +27,10 @@ from cellyard_controller.store import StoreFailed
 
 News = tuple[str, str] | KernelView | Exception
 """Progress (stage, message) of a start, or its end."""
+
+
+_TAKEN = frozenset({EndReason.EVICTED, EndReason.IDLE, EndReason.TTL, EndReason.RUNTIME_LOST, EndReason.NODE_LOST})
+"""How kernels end without anybody who used them knowing at once."""
 
 
 class Seating:
@@ -52,6 +57,8 @@ class Seating:
         self._kernel, self._runner, self._ledger, self._calling = kernel, runner, ledger, calling
         self._owner, self._spawn, self._ask = owner, spawn, ask
         self._claim: asyncio.Task[None] | None = None
+        self._waited: Waited | None = None
+        """Why the claim waits for others to let go, while it does."""
         self._watching: set[asyncio.Queue[News]] = set()
         self._hello = AgentHello(KernelReport("none", 0, ""), frozenset(), 0)
         self._hello_pending = False
@@ -71,9 +78,7 @@ class Seating:
         if self._kernel.running:
             self._check_fits(settings)
             return
-        self._supervisor.catalogue.check_known(settings)
-        if settings.require:
-            await self._supervisor.catalogue.require(settings)
+        await self._supervisor.check(settings)
         sealed = self._seal.close(settings_to_json(settings))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
         change.done.append(partial(setattr, self._kernel, "settings", settings))
@@ -125,7 +130,7 @@ class Seating:
         """Ends the kernel, or its start; without one it does nothing."""
         if self._claim is not None:
             self._claim.cancel()
-            self._claim = None
+            self._claim = self._waited = None
             self._tell(NoKernel("the kernel was shut down while it started"))
         if self._kernel.running or not self._runner.queue.empty:
             self.lose(reason, message)
@@ -142,6 +147,38 @@ class Seating:
         self._runner.lose_kernel(EndReason.KERNEL_RESTARTED, "the kernel was restarted")
         await self._ledger.commit()
         sandbox.link.restart_kernel(self._kernel.generation)
+
+    def not_started(self, now: float) -> None:
+        """Ends what has waited for its start long enough."""
+        if self._waited is None:
+            self._runner.take(q.time_passed(self._runner.queue, now, "start_timeout"), "it did not start in time")
+        else:
+            reason, message = EndReason.QUOTA_EXCEEDED, f"it did not start in time: {self._waited}"
+            self._runner.take(q.time_passed(self._runner.queue, now, reason), message)
+
+    def withdraw_unless_wanted(self) -> None:
+        """A claim that only waits for others to let go leaves the queue when nobody is left who wants a kernel."""
+        if self._waited is not None and self._claim is not None and self._runner.queue.empty and not self._watching:
+            self._claim.cancel()
+            self._claim = self._waited = None
+            self._kernel.move(KernelState.NONE)
+
+    def note_use(self) -> None:
+        """Tells the supervisor since when the sandbox is not used."""
+        kernel = self._kernel
+        if kernel.sandbox is not None:
+            idle = kernel.state is KernelState.IDLE and not kernel.visits and self._runner.queue.empty
+            kernel.sandbox.unused_since = kernel.last_used if idle else None
+
+    async def evict(self, sandbox_id: SandboxId) -> bool:
+        """Lets the sandbox go where it is idle still; False where it is not."""
+        self.note_use()
+        sandbox = self._kernel.sandbox
+        if sandbox is None or sandbox.sandbox_id != sandbox_id or sandbox.unused_since is None:
+            return False
+        self.lose(EndReason.EVICTED, "it was idle, and somebody else needed the room")
+        await self._ledger.flush()
+        return True
 
     def deadline(self) -> float | None:
         """When `time_passed` has something to do at the earliest."""
@@ -170,9 +207,11 @@ class Seating:
 
     async def link_ready(self) -> None:
         """The agent is greeted: what it may have missed is said again."""
-        sandbox, running = self._kernel.sandbox, self._runner.queue.running
-        if sandbox is None:
+        sandbox, settings, running = self._kernel.sandbox, self._kernel.settings, self._runner.queue.running
+        if sandbox is None or settings is None:
             return
+        # A controller that died right after it had given the sandbox away may not have said so.
+        sandbox.link.claim(settings.env, proxy=settings.network == "allowlist")
         if self._kernel.state is KernelState.RESTARTING:
             sandbox.link.restart_kernel(self._kernel.generation)
         never_got_it = running is not None and running.execution_id not in self._hello.held
@@ -236,7 +275,7 @@ class Seating:
     async def _claim_sandbox(self, request: ClaimRequest) -> None:
         mine = asyncio.current_task()
         try:
-            sandbox = await self._supervisor.claim(request, self._report_progress)
+            sandbox = await self._supervisor.claim(request, Listener(self._report_progress, self._report_wait))
         except SandboxGone as gone:
             failure = CapabilityUnavailable(f"no kernel could be started: {gone}", end_reason=str(gone.reason))
             await self._ask(partial(self._not_granted, mine, gone.reason, failure))
@@ -257,25 +296,36 @@ class Seating:
         if claim is not self._claim:
             self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
             return
-        self._claim = None
+        self._claim = self._waited = None
+        before = self._kernel.end_reason
         self._kernel.seat(sandbox)
         self._kernel.move(KernelState.IDLE)
         sandbox.hand_over(self._owner)
         if sandbox.end is not None:  # it died before it was handed over
             self.lose(*sandbox.end)
+        elif sandbox.kernel.state == "dead":
+            self.lose(EndReason.EXIT, endings.kernel_died(sandbox.kernel.reason, sandbox.template))
         else:
+            if before in _TAKEN:
+                self._runner.warn_first(endings.fresh_kernel(before))
             self._runner.take(q.kernel_ready(self._runner.queue))
         await self._ledger.flush()
         self._tell(self._kernel.view())
 
     async def _not_granted(self, claim: asyncio.Task[None] | None, reason: EndReason, failure: Exception) -> None:
         if claim is self._claim:
-            self._claim = None
+            self._claim = self._waited = None
             self.lose(reason, str(failure))
             await self._ledger.flush()
             self._tell(failure)
 
+    def _report_wait(self, waited: Waited) -> None:
+        self._waited = waited
+        self._tell(("waiting", f"{waited}: number {waited.position + 1} in the queue"))
+        self._runner.tell_wait(waited.reason, waited.position, waited.eta_s)
+
     def _report_progress(self, stage: str, message: str) -> None:
+        self._waited = None
         self._tell((stage, message))
         self._runner.tell_progress(stage, message)
 

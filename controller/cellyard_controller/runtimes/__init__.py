@@ -121,6 +121,12 @@ class Runtime(Protocol):
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
         """What has been proven for sandboxes of this template; probes where that was not done yet."""
 
+    async def makings(self, template: Template) -> str:
+        """What a sandbox of this template would be made of now; other words mean something else.
+
+        Raises RuntimeFailed.
+        """
+
     async def start(self, spec: SandboxSpec) -> str:
         """Starts a sandbox and returns its instance id. Raises RuntimeFailed; nothing is left behind then."""
 

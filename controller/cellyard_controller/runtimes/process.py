@@ -110,6 +110,10 @@ class ProcessRuntime:
             return Readiness(False, f"the process runtime has no network policy, {template.network} neither")
         return Readiness(True, details={"python": sys.version.split()[0]})
 
+    async def makings(self, template: Template) -> str:
+        """The interpreter that runs the controller, which does not change."""
+        return sys.executable
+
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
         """What a probe has shown, once; isolation is not even tried."""
         async with self._probing:

@@ -8,7 +8,9 @@ from dataclasses import replace
 from cellyard_controller.config import Config, TemplateConfig
 from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
+from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
+from cellyard_controller.sandboxes.scheduler import Kind, Need
 
 NETWORKS = ("none", "allowlist", "open")
 
@@ -38,6 +40,32 @@ class Catalogue:
         name = name or "default"
         template = self._defined(name).template(name)
         return replace(template, network=network) if network else template
+
+    def kind(self, settings: KernelSettings) -> Kind:
+        """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like."""
+        return Kind(
+            runtime=self.runtime(settings.runtime).name,
+            template=settings.template or "default",
+            network="open" if settings.network == "open" else "none",
+            kernel_type=settings.kernel_type,
+            env_source=settings.env_source,
+        )
+
+    def need(self, kind: Kind) -> Need:
+        """What a sandbox takes of the machine, and of its tenant's quota. Raises InvalidRequest."""
+        template = self.template(kind.template)
+        return Need(1, template.memory_bytes, template.cpus)
+
+    def pools(self) -> dict[Kind, PoolBounds]:
+        """The pools that are kept, with their sizes."""
+        kinds = {}
+        for name, config in self._config.templates.items():
+            usual = self._config.pool.size if name == "default" else 0
+            least = usual if config.pool is None else config.pool
+            if least:
+                runtime = config.runtime or self.default_runtime
+                kinds[Kind(runtime, name, "none", "python", "uv:prewarmed")] = PoolBounds(least, self._config.pool.max)
+        return kinds
 
     def allow(self, template: str) -> tuple[str, ...]:
         """What sandboxes of this template may reach with the policy allowlist; nothing where it is gone."""
@@ -87,16 +115,19 @@ class Catalogue:
         """What has been proven for this runtime's sandboxes of this template."""
         return await self.runtime(runtime).capabilities(self.template(template))
 
-    async def require(self, settings: KernelSettings) -> tuple[str, ...]:
-        """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""
+    async def granted(self, runtime: Runtime, template: Template) -> tuple[str, ...]:
+        """The names of the capabilities that have been proven."""
+        return tuple(fact.name for fact in await runtime.capabilities(template) if fact.granted)
+
+    async def require(self, settings: KernelSettings) -> None:
+        """Raises CapabilityUnavailable where a required one is not."""
         runtime = self.runtime(settings.runtime)
         facts = await runtime.capabilities(self.template(settings.template, settings.network))
-        granted = tuple(fact.name for fact in facts if fact.granted)
+        granted = {fact.name for fact in facts if fact.granted}
         evidence = {fact.name: fact.evidence for fact in facts}
-        for name in sorted(settings.require - set(granted)):
+        for name in sorted(settings.require - granted):
             why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
             raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
-        return granted
 
     def check_proven(self, settings: KernelSettings, sandbox: Sandbox) -> None:
         """Nobody joins a sandbox with less than they require. Raises CapabilityUnavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cellyard_controller.executions.reports import Warned
 from cellyard_controller.runtimes import Template
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_proto import amounts
@@ -40,6 +41,22 @@ def not_started(start_timeout_s: float) -> str:
 def idle(idle_timeout_s: float) -> str:
     """Nobody has used the sandbox."""
     return f"{EndReason.IDLE}: nobody used the kernel for its idle_timeout of {amounts.duration(idle_timeout_s)}"
+
+
+def fresh_kernel(reason: str) -> Warned:
+    """What the next user of a notebook is told whose kernel was taken away meanwhile."""
+    why = _TAKEN_AWAY[EndReason(reason)]
+    message = f"this is a new kernel, without the variables of the one before: that one {why}"
+    return Warned("new_kernel", message, {"reason": reason})
+
+
+_TAKEN_AWAY = {
+    EndReason.EVICTED: "was evicted while it was idle, because somebody else needed the room",
+    EndReason.IDLE: "was ended, because nobody used it for its idle_timeout",
+    EndReason.TTL: "was ended at its ttl",
+    EndReason.RUNTIME_LOST: "was lost with its sandbox",
+    EndReason.NODE_LOST: "was lost with its machine",
+}
 
 
 def life_over(ttl_s: float) -> str:

@@ -7,6 +7,15 @@ from enum import StrEnum
 from typing import TypeVar
 
 
+class ClaimState(StrEnum):
+    """A request for a sandbox."""
+
+    QUEUED = "queued"
+    GRANTED = "granted"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
 class SandboxState(StrEnum):
     """A sandbox goes from left to right."""
 
@@ -47,6 +56,13 @@ class EndReason(StrEnum):
     ENVIRONMENT_FAILED = "environment_failed"
     QUOTA_EXCEEDED = "quota_exceeded"
 
+
+CLAIM: Mapping[ClaimState, frozenset[ClaimState]] = {
+    ClaimState.QUEUED: frozenset({ClaimState.GRANTED, ClaimState.REFUSED, ClaimState.CANCELLED}),
+    ClaimState.GRANTED: frozenset(),
+    ClaimState.REFUSED: frozenset(),
+    ClaimState.CANCELLED: frozenset(),
+}
 
 SANDBOX: Mapping[SandboxState, frozenset[SandboxState]] = {
     SandboxState.CREATING: frozenset({SandboxState.WARM, SandboxState.STOPPING, SandboxState.ENDED}),

@@ -1,8 +1,8 @@
 """How many warm sandboxes a pool is to have: as many as are claimed while one more is being made, and a few. Pure.
 
-Claims are taken to come as a Poisson process whose rate is estimated from those of the last minutes. While a sandbox is
-made, a number of claims with that distribution comes; the target is its 99 % quantile, within the configured bounds, and
-beyond the least one not so many that more than twice as many lie idle as are in use.
+Claims are taken to come as a Poisson process whose rate is estimated from those of the last minutes. While a sandbox
+is made, a number of claims with that distribution comes; the target is its 99 % quantile, within the configured
+bounds, and beyond the least one not so many that more than twice as many lie idle as are in use.
 """
 
 from __future__ import annotations

@@ -77,6 +77,7 @@ def set_claimed(
     kernel_type: str,
     env_source: str,
     capabilities: tuple[str, ...],
+    network: str,
     generation: int,
     at: float,
 ) -> None:
@@ -89,6 +90,7 @@ def set_claimed(
         kernel_type=kernel_type,
         env_source=env_source,
         capabilities=json.dumps(list(capabilities)),
+        network=network,
         generation=generation,
         claimed_at=at,
     )

@@ -13,6 +13,7 @@ from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
 from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
 from cellyard_controller.sandboxes.link import AgentLink, LinkOwner
 from cellyard_controller.sandboxes.link_messages import AgentHello, FromAgent, Greeting, KernelReport
+from cellyard_controller.sandboxes.scheduler import Kind
 
 _Predicate = Callable[[], bool]
 
@@ -49,6 +50,9 @@ class ClaimRequest:
 class SandboxOwner(LinkOwner, Protocol):
     """Who a claimed sandbox belongs to."""
 
+    async def evict(self, sandbox_id: SandboxId) -> bool:
+        """Somebody else needs the room: lets the sandbox go where it is idle still. Returns whether it is."""
+
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone; its kernel with it."""
 
@@ -68,12 +72,13 @@ class Sandbox:
     """One sandbox. Owns its link until a room takes it over."""
 
     def __init__(
-        self, sandbox_id: SandboxId, runtime: Runtime, template: Template, uid: int, created_at: float
+        self, sandbox_id: SandboxId, runtime: Runtime, template: Template, uid: int, kind: Kind, created_at: float
     ) -> None:
         self.sandbox_id = sandbox_id
         self.runtime = runtime
         self.template = template
         self.uid = uid
+        self.kind = kind
         self.created_at = created_at
         self.state = SandboxState.CREATING
         self.instance_id = ""
@@ -82,6 +87,14 @@ class Sandbox:
         self.env_source = ""
         self.kernel_type = ""
         self.claimed_at = 0.0
+        self.made_of = ""
+        """What its runtime made it of; see Runtime.makings."""
+        self.outdated = False
+        """Nobody should be given it any more."""
+        self.unused_since: float | None = None
+        """Of a claimed one: since when its room does nothing with it, in seconds since the epoch."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called before a claim, when the link comes or goes or the kernel changes."""
         self.link: AgentLink
         self.owner: SandboxOwner | None = None
         self.kernel = KernelReport("none", 0, "")
@@ -157,6 +170,7 @@ class Sandbox:
         await self._notify()
 
     async def _notify(self) -> None:
+        self.on_change()
         async with self._changed:
             self._changed.notify_all()
 

@@ -1,9 +1,9 @@
 """Who gets a sandbox, which are made, and which make room: pure, a snapshot in and a plan out.
 
 The rules:
-- Who asks waits in its tenant's line, first in, first out. Among the tenants whose turn it could be, the next one is that
-  with the smallest dominant share: the largest part of the machine (sandboxes, memory, processors) that it holds,
-  divided by its weight. Among equals it is whoever was served longest ago.
+- Who asks waits in its tenant's line, first in, first out. Among the tenants whose turn it could be, the next one is
+  that with the smallest dominant share: the largest part of the machine (sandboxes, memory, processors) that it
+  holds, divided by its weight. Among equals it is whoever was served longest ago.
 - Nobody gets past a quota of their own; a tenant that waits for its own quota holds up nobody else.
 - A warm sandbox of the right kind is given at once. Otherwise one is made, where the machine has room and not too many
   are being made. Whoever is next and finds no room is waited for: nothing is made for those behind it meanwhile, so

@@ -1,51 +1,66 @@
-"""Starts, watches and ends sandboxes. One supervisor a controller; rooms ask it, nobody else touches runtimes."""
+"""Gives sandboxes to notebooks. One supervisor a controller; rooms ask it, nobody else touches runtimes.
+
+What is to be done is decided by the scheduler from a snapshot, whenever something has changed; here it is carried out.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import structlog
 
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
 from cellyard_controller.egress.targets import Denial
+from cellyard_controller.errors import InvalidRequest, Refused
 from cellyard_controller.executions.reports import Warned
-from cellyard_controller.ids import NotebookKey, SandboxId, new_sandbox_id
-from cellyard_controller.runtimes import (
-    Instance,
-    Runtime,
-    RuntimeFailed,
-    SandboxSpec,
-    Template,
-)
-from cellyard_controller.sandboxes import endings, records
+from cellyard_controller.ids import NotebookKey, SandboxId, TenantName
+from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
+from cellyard_controller.sandboxes import pool, records
 from cellyard_controller.sandboxes.catalogue import Catalogue
-from cellyard_controller.sandboxes.coming_up import attest, bring_in, within
-from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
-from cellyard_controller.sandboxes.link import AgentLink
-from cellyard_controller.sandboxes.link_messages import Greeting, KernelReport
+from cellyard_controller.sandboxes.claims import Claim, Listener, out_of_patience
+from cellyard_controller.sandboxes.coming_up import bring_in, within
+from cellyard_controller.sandboxes.lifecycle import ClaimState, EndReason, SandboxState
+from cellyard_controller.sandboxes.link_messages import KernelReport
+from cellyard_controller.sandboxes.maker import Maker
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
+from cellyard_controller.sandboxes.scheduler import (
+    Bounds,
+    ClaimNumber,
+    Give,
+    Kind,
+    Known,
+    Make,
+    Need,
+    Promise,
+    Snapshot,
+    Stage,
+    plan,
+)
+from cellyard_controller.sandboxes.stock import Stock, describe, why_ended
 from cellyard_controller.store import Store, StoreFailed
 
-Report = Callable[[str, str], None]
-"""Progress of a claim: a stage for programs and a sentence for people."""
-
-_FIRST_UID = 200_000
-_CONNECT_WITHIN = 60.0
-_KERNEL_WITHIN = 60.0
-_STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
-_MISSED_PINGS = 3
+_FILES_WITHIN = 60.0
+_NEW_PACE = 0.2
+"""Weight of the last gap in the pace at which claims are served."""
+_STAGES = {
+    SandboxState.CREATING: Stage.MAKING,
+    SandboxState.WARM: Stage.WARM,
+    SandboxState.CLAIMED: Stage.HELD,
+    SandboxState.STOPPING: Stage.ENDING,
+    SandboxState.ENDED: Stage.ENDING,
+}
 
 log = structlog.get_logger()
 
 
 class Supervisor:
-    """All sandboxes of this controller."""
+    """All sandboxes of this controller, and all who want one."""
 
     def __init__(
         self,
@@ -57,22 +72,45 @@ class Supervisor:
         self._store = store
         self._runtimes = runtimes
         self._config = config
-        self._tasks = tasks
         self.catalogue = Catalogue(runtimes, config)
         self.egress = Egress(config.network, self._denied)
-        self._sandboxes: dict[SandboxId, Sandbox] = {}
-        self._background: set[asyncio.Task[None]] = set()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._stock = Stock(store, runtimes, tasks, on_ending=self.egress.close, on_gone=self._gone)
+        self._maker = Maker(store, self.catalogue, config)
+        self.quotas: Callable[[TenantName], Bounds] = lambda _tenant: Bounds()
+        """What a tenant may have."""
+        self._machine = config.capacity.bounds()
+        self._pools = self.catalogue.pools()
+        self.demand: defaultdict[Kind, pool.Demand] = defaultdict(pool.Demand)
+        """What has been seen of the claims for each kind."""
+        self._numbers, self._servings = itertools.count(1), itertools.count(1)
+        self._claims: dict[ClaimNumber, Claim] = {}
+        self._promised: dict[SandboxId, ClaimNumber | None] = {}
+        """For whom sandboxes are being made."""
+        self._served: dict[TenantName, int] = {}
+        self._ending: set[SandboxId] = set()
+        """What is to end, and may not have begun to."""
+        self._making: set[asyncio.Task[None]] = set()
+        self._pace: float | None = None
+        self._last_waiter: float | None = None
+        self._stopping = False
 
     # What there is
 
     def sandboxes(self) -> list[Sandbox]:
         """Every sandbox that has not ended, oldest first."""
-        return sorted(self._sandboxes.values(), key=lambda sandbox: sandbox.created_at)
+        return self._stock.all()
 
     def find(self, sandbox_id: SandboxId) -> Sandbox | None:
         """One sandbox that has not ended."""
-        return self._sandboxes.get(sandbox_id)
+        return self._stock.find(sandbox_id)
+
+    async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
+        """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
+        await self._stock.release(sandbox_id, reason, message)
+
+    def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
+        """Releases a sandbox, even where whoever asks for it is gone before that is done."""
+        return self._stock.let_go(sandbox_id, reason, message)
 
     # Starting up and going down
 
@@ -99,157 +137,316 @@ class Supervisor:
                 continue
             reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
             if instance is not None and not instance.running:
-                reason, message = _why_ended(instance), _describe(instance, self._template_of(record))
+                reason, message = why_ended(instance), describe(instance, self._template_of(record))
             if record.notebook is not None:
                 lost[record.notebook] = (reason, message)
             await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
             if instance is not None:
-                self._spawn(self._remove_instance(runtime_name, instance.instance_id))
+                self._stock.spawn(self._stock.remove_instance(runtime_name, instance.instance_id))
         for instance_id, (runtime_name, _) in found.items():
             log.info("removing an unknown sandbox of ours", instance=instance_id)
-            self._spawn(self._remove_instance(runtime_name, instance_id))
+            self._stock.spawn(self._stock.remove_instance(runtime_name, instance_id))
         for runtime in self._runtimes.values():
-            self._spawn(runtime.watch(self._on_exit))
-            self._spawn(self._probe(runtime))
-        self._spawn(self.egress.run())
-        self._spawn(self._ping_all())
+            self._stock.spawn(runtime.watch(self._stock.on_exit))
+            self._stock.spawn(self._probe(runtime))
+        self._stock.spawn(self.egress.run())
+        self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
+        self._stock.spawn(self._tend())
         return lost
 
     async def stop(self, *, keep_claimed: bool) -> None:
-        """Ends everything, or all but claimed sandboxes, which a successor adopts."""
-        ending = []
-        for sandbox in self.sandboxes():
-            if keep_claimed and sandbox.state is SandboxState.CLAIMED:
-                await sandbox.link.close()
-            else:
-                ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
-        await asyncio.gather(*ending, *self._releases)
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        """Ends everything, or all but claimed sandboxes, which a successor adopts, and claims, which it takes up."""
+        self._stopping = True
+        if not keep_claimed:
+            for claim in [each for each in self._claims.values() if each.state is ClaimState.QUEUED]:
+                claim.refuse(SandboxGone(EndReason.SHUTDOWN, "the controller was stopped"))
+        for making in list(self._making):
+            making.cancel()
+        await asyncio.gather(*self._making, return_exceptions=True)
+        await self._stock.close(keep_claimed=keep_claimed)
         for runtime in self._runtimes.values():
             await runtime.close()
 
     # Claims
 
-    async def claim(self, request: ClaimRequest, report: Report) -> Sandbox:
-        """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
-        settings = request.settings
-        if settings.require:
+    async def check(self, settings: KernelSettings) -> None:
+        """Refuses what cannot be had, before anybody waits for it. Raises Refused."""
+        self.catalogue.check_known(settings)
+        kind = self.catalogue.kind(settings)
+        too_much = self._machine.exceeded(self.catalogue.need(kind))
+        if too_much:
+            raise InvalidRequest(
+                f"a sandbox of the template {kind.template!r} is larger than what this controller may use of the "
+                f"machine (capacity.{too_much})",
+                template=kind.template,
+            )
+        if settings.require and not any(
+            sandbox.state is SandboxState.WARM and settings.require <= set(sandbox.capabilities)
+            for sandbox in self._stock.all()
+            if sandbox.kind == kind
+        ):
             await self.catalogue.require(settings)
-        report("create", "starting a sandbox")
-        sandbox = await self._create(settings)
+
+    async def claim(self, request: ClaimRequest, listener: Listener) -> Sandbox:
+        """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
+        kind = self.catalogue.kind(request.settings)
+        claim = Claim(next(self._numbers), request, kind, self.catalogue.need(kind), listener)
+        self._claims[claim.number] = claim
+        patience = asyncio.get_running_loop().call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
         try:
-            await self._bring_up(sandbox, settings, report)
-            sandbox.capabilities = await self.catalogue.require(settings)
-            await self._give(sandbox, request)
+            self._schedule()
+            self.demand[kind].claimed(time.monotonic(), hit=claim.given is not None)
+            sandbox = await claim.sandbox()
+            await self._give(sandbox, request, listener)
         except BaseException as failed:
-            reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
-            await asyncio.shield(self.let_go(sandbox.sandbox_id, reason, str(failed)))
+            if claim.given is not None:
+                reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
+                await asyncio.shield(self.let_go(claim.given.sandbox_id, reason, str(failed)))
             raise
+        finally:
+            patience.cancel()
+            if claim.state is ClaimState.QUEUED:
+                claim.cancel()
+            if self._claims.pop(claim.number, None) is not None:
+                self._schedule()
         return sandbox
 
-    async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
-        """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
-        sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is None or sandbox.state is SandboxState.STOPPING:
-            return
-        sandbox.move(SandboxState.STOPPING)
-        await sandbox.ended(reason, message)
-        sandbox.link.goodbye(reason)
-        self.egress.close(sandbox_id)
-        try:
-            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
-        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
-            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
-        if sandbox.instance_id:
-            await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
-        await sandbox.link.close()
-        sandbox.link.remove_folder()
-        sandbox.move(SandboxState.ENDED)
-        del self._sandboxes[sandbox_id]
-
-    def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
-        """Releases a sandbox, even where whoever asks for it is gone before that is done."""
-        task = self._tasks.create_task(_guarded(self.release(sandbox_id, reason, message)))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-        return task
-
-    # Inside
-
-    async def _create(self, settings: KernelSettings) -> Sandbox:
-        runtime = self.catalogue.runtime(settings.runtime)
-        template = self.catalogue.template(settings.template, settings.network)
-        sandbox_id = new_sandbox_id()
-        sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
-        self._sandboxes[sandbox_id] = sandbox
-        sandbox.attach_link(self._link(sandbox), self._greeting(0))
-        try:
-            row = (sandbox_id, runtime.name, template.name, sandbox.uid, template.network)
-            await self._store.write(lambda c: records.add(c, *row))
-            await sandbox.link.open()
-        except BaseException:
-            await sandbox.link.close()
-            del self._sandboxes[sandbox_id]
-            raise
-        return sandbox
-
-    async def _bring_up(self, sandbox: Sandbox, settings: KernelSettings, report: Report) -> None:
-        spec = SandboxSpec(
-            sandbox_id=sandbox.sandbox_id,
-            controller_id=self._store.controller_id,
-            template=sandbox.template,
-            link_dir=sandbox.link.folder,
-            uid=sandbox.uid,
-        )
-        starting = asyncio.ensure_future(sandbox.runtime.start(spec))
-        try:
-            sandbox.instance_id = await asyncio.shield(starting)
-        except RuntimeFailed as failed:
-            raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
-        except asyncio.CancelledError:
-            # The runtime goes on all the same: what it makes has to be known to be removed.
-            with suppress(RuntimeFailed):
-                sandbox.instance_id = await starting
-            raise
-        instance_id = sandbox.instance_id
-        await self._store.write(lambda c: records.change(c, sandbox.sandbox_id, instance_id=instance_id))
-        # It may have ended before its id was known here, and then nobody else would notice.
-        self._spawn(self._look_after(sandbox))
-        report("kernel", "starting the kernel")
-        await within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
-        await attest(sandbox, spec)  # before it hears of anything that is secret
-        sandbox.kernel_type = settings.kernel_type
-        proxy = settings.network == "allowlist"
-        sandbox.link.start_kernel(settings.kernel_type, dict(settings.env), proxy=proxy)
-        await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
-        sandbox.move(SandboxState.WARM)
-        if settings.files:
-            report("files", f"bringing {len(settings.files)} files in")
-        for name, content in settings.files.items():
-            await within(_CONNECT_WITHIN, bring_in(sandbox, name, content), "a file did not come in")
-
-    async def _give(self, sandbox: Sandbox, request: ClaimRequest) -> None:
+    async def _give(self, sandbox: Sandbox, request: ClaimRequest, listener: Listener) -> None:
+        """A warm sandbox becomes a notebook's: one message to it and a commit, where nothing else is asked for."""
         settings = request.settings
-        sandbox.env_source = settings.env_source
+        self.catalogue.check_proven(settings, sandbox)
+        if settings.files:
+            listener.progress("files", f"bringing {len(settings.files)} files in")
+        for name, content in settings.files.items():
+            await within(_FILES_WITHIN, bring_in(sandbox, name, content), "a file did not come in")
         if settings.network == "allowlist":
             await self._open_way_out(sandbox)
         sandbox.claimed_at = time.time()
+        sandbox.link.claim(settings.env, proxy=settings.network == "allowlist")
         await self._store.write(
             lambda c: records.set_claimed(
                 c,
                 sandbox.sandbox_id,
                 request.notebook,
-                kernel_type=settings.kernel_type,
+                kernel_type=sandbox.kernel_type,
                 env_source=sandbox.env_source,
                 capabilities=sandbox.capabilities,
+                network=settings.network,
                 generation=sandbox.kernel.generation,
                 at=sandbox.claimed_at,
             )
         )
-        sandbox.notebook = request.ref
+
+    def _out_of_patience(self, claim: Claim) -> None:
+        if claim.state is ClaimState.QUEUED and claim.waited is not None:
+            claim.refuse(out_of_patience(claim.waited, claim.request.settings.start_timeout_s))
+
+    # Scheduling
+
+    def _schedule(self) -> None:
+        """Does what follows from how things are. Called whenever they have changed."""
+        if self._stopping:
+            return
+        found = plan(self._snapshot())
+        for decision in found.decisions:
+            if isinstance(decision, Give):
+                self._grant(decision)
+            elif isinstance(decision, Make):
+                self._make(decision)
+            elif isinstance(decision, Promise):
+                self._promised[decision.sandbox] = decision.claim
+            elif decision.evicted:
+                self._evict(decision.sandbox)
+            else:
+                self._end(decision.sandbox, EndReason.EVICTED, "nobody had it, and it was in the way")
+        for number, wait in found.waits.items():
+            claim = self._claims.get(number)
+            if claim is not None and claim.state is ClaimState.QUEUED:
+                claim.tell_wait(wait, self._pace)
+
+    def _snapshot(self) -> Snapshot:
+        now = time.monotonic()
+        waiting = [claim.as_waiting() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]
+        known = [self._as_known(sandbox) for sandbox in self._stock.all()]
+        tenants = {each.tenant for each in waiting} | {each.tenant for each in known if each.tenant is not None}
+        return Snapshot(
+            now=time.time(),
+            machine=self._machine,
+            waiting=waiting,
+            known=known,
+            quotas={tenant: self.quotas(tenant) for tenant in tenants},
+            served=self._served,
+            targets=self._targets(now, known),
+            making_at_once=self._config.sandboxes.engine_calls,
+            evict_after=self._config.sandboxes.evict_after,
+        )
+
+    def _as_known(self, sandbox: Sandbox) -> Known:
+        template = sandbox.template
+        need = Need(1, template.memory_bytes, template.cpus)
+        stage = _STAGES[sandbox.state]
+        if sandbox.sandbox_id in self._ending:
+            stage = Stage.ENDING
+        number = self._promised.get(sandbox.sandbox_id)
+        tenant = sandbox.notebook.tenant if sandbox.notebook is not None else None
+        if stage is Stage.MAKING and number is not None and number in self._claims:
+            tenant = self._claims[number].request.ref.tenant
+        return Known(
+            sandbox.sandbox_id,
+            sandbox.kind,
+            need,
+            stage,
+            sandbox.created_at,
+            tenant=tenant,
+            claim=number,
+            unused_since=sandbox.unused_since,
+            outdated=sandbox.outdated,
+        )
+
+    def _targets(self, now: float, known: Sequence[Known]) -> dict[Kind, tuple[int, Need]]:
+        targets = {}
+        for kind, bounds in self._pools.items():
+            in_use = sum(each.kind == kind and each.stage is Stage.HELD for each in known)
+            target = self.demand[kind].target(now, bounds, in_use)
+            if self.demand[kind].pause(now):
+                there = sum(each.kind == kind and each.stage in (Stage.MAKING, Stage.WARM) for each in known)
+                target = min(target, there)
+            targets[kind] = target, self.catalogue.need(kind)
+        return targets
+
+    def _grant(self, decision: Give) -> None:
+        claim, sandbox = self._claims.pop(decision.claim), self._stock.find(decision.sandbox)
+        assert sandbox is not None, "the plan was made from what there is"
         sandbox.move(SandboxState.CLAIMED)
+        sandbox.notebook = claim.request.ref
+        self._promised.pop(decision.sandbox, None)
+        self._serve(claim.request.ref.tenant)
+        if claim.waited is not None:
+            now = time.monotonic()
+            if self._last_waiter is not None:
+                gap = now - self._last_waiter
+                self._pace = gap if self._pace is None else self._pace + _NEW_PACE * (gap - self._pace)
+            self._last_waiter = now
+        claim.grant(sandbox)
+
+    def _serve(self, tenant: TenantName) -> None:
+        self._served[tenant] = next(self._servings)
+
+    def _make(self, decision: Make) -> None:
+        try:
+            sandbox = self._maker.begin(decision.kind, self._stock.all())
+        except Refused as refused:  # a template that is gone
+            # Later: the plan that this comes from is still being carried out.
+            asyncio.get_running_loop().call_soon(self._not_made, decision.kind, decision.claim, refused)
+            return
+        self._stock.add(sandbox)
+        self._promised[sandbox.sandbox_id] = decision.claim
+        if decision.claim is not None:
+            self._serve(self._claims[decision.claim].request.ref.tenant)
+        sandbox.on_change = partial(self._warm_changed, sandbox)
+        making = self._stock.spawn(self._bring_up(sandbox))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+
+    async def _bring_up(self, sandbox: Sandbox) -> None:
+        began = time.monotonic()
+        kind = sandbox.kind
+        try:
+            await self._maker.bring_up(
+                sandbox,
+                partial(self._report, sandbox),
+                # It may have ended before its id was known here, and then nobody else would notice.
+                lambda: self._stock.spawn(self._stock.look_after(sandbox)),
+            )
+        except (SandboxGone, Refused, StoreFailed) as failed:
+            number = self._promised.pop(sandbox.sandbox_id, None)
+            reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
+            await self._forget(sandbox, reason, str(failed))
+            self._not_made(kind, number, failed)
+        except BaseException:
+            self._promised.pop(sandbox.sandbox_id, None)
+            await self._forget(sandbox, EndReason.SHUTDOWN, "the controller was stopped")
+            raise
+        else:
+            sandbox.move(SandboxState.WARM)
+            self.demand[kind].made(time.monotonic() - began)
+            self._warm_changed(sandbox)
+
+    async def _forget(self, sandbox: Sandbox, reason: EndReason, message: str) -> None:
+        """Nothing of a sandbox that did not come up is left; it may have ended by itself meanwhile."""
+        await asyncio.shield(self.let_go(sandbox.sandbox_id, reason, message))
+
+    def _not_made(self, kind: Kind, number: ClaimNumber | None, failed: Exception) -> None:
+        claim = self._claims.pop(number, None) if number is not None else None
+        if claim is not None and claim.state is ClaimState.QUEUED:
+            claim.refuse(failed)
+        else:
+            now, demand = time.monotonic(), self.demand[kind]
+            demand.failed(now)
+            log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
+        self._schedule()
+
+    def _report(self, sandbox: Sandbox, stage: str, message: str) -> None:
+        number = self._promised.get(sandbox.sandbox_id)
+        claim = self._claims.get(number) if number is not None else None
+        if claim is not None:
+            claim.tell_progress(stage, message)
+
+    def _warm_changed(self, sandbox: Sandbox) -> None:
+        """The link or the kernel of one that nobody has came or went."""
+        if sandbox.state is not SandboxState.WARM:
+            return
+        if sandbox.kernel.state == "dead":
+            self._end(sandbox.sandbox_id, EndReason.START_FAILED, "its kernel died while nobody had it")
+        elif not sandbox.link.up:
+            self._end(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "its agent went away while nobody had it")
+        self._schedule()
+
+    def _end(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
+        self._ending.add(sandbox_id)  # at once: nobody is given it any more
+        self.let_go(sandbox_id, reason, message)
+
+    def _evict(self, sandbox_id: SandboxId) -> None:
+        self._ending.add(sandbox_id)
+        sandbox = self._stock.find(sandbox_id)
+        owner = sandbox.owner if sandbox is not None else None
+
+        async def ask() -> None:
+            if owner is None or not await owner.evict(sandbox_id):
+                self._ending.discard(sandbox_id)  # it is used again
+                self._schedule()
+
+        self._stock.spawn(ask())
+
+    def _gone(self, sandbox_id: SandboxId) -> None:
+        self._ending.discard(sandbox_id)
+        self._promised.pop(sandbox_id, None)
+        self._schedule()
+
+    async def _tend(self) -> None:
+        """What only time brings about: pools that shrink, sandboxes that get too old or whose image was replaced."""
+        while True:
+            self._schedule()
+            await asyncio.sleep(self._config.pool.review_interval)
+            await self._find_outdated()
+
+    async def _find_outdated(self) -> None:
+        now = time.time()
+        makes: dict[tuple[str, Template], str] = {}
+        for sandbox in self.sandboxes():
+            if sandbox.state is not SandboxState.WARM:
+                continue
+            if now - sandbox.created_at > self._config.pool.max_age:
+                sandbox.outdated = True
+            key = (sandbox.runtime.name, sandbox.template)
+            try:
+                if key not in makes:
+                    makes[key] = await sandbox.runtime.makings(sandbox.template)
+            except RuntimeFailed:
+                continue  # the engine does not answer: what is warm stays so
+            sandbox.outdated = sandbox.outdated or makes[key] != sandbox.made_of
+
+    # Inside
 
     async def _open_way_out(self, sandbox: Sandbox) -> None:
         """Its template's list, from now to its end. Raises SandboxGone."""
@@ -260,18 +457,20 @@ class Supervisor:
             raise SandboxGone(EndReason.START_FAILED, str(failed)) from failed
 
     def _denied(self, sandbox_id: str, denial: Denial) -> None:
-        sandbox = self._sandboxes.get(SandboxId(sandbox_id))
+        sandbox = self._stock.find(SandboxId(sandbox_id))
         if sandbox is not None:
             details = {"host": denial.host, "port": str(denial.port), "reason": denial.reason}
             sandbox.warned(Warned("network_denied", str(denial), details))
 
     def _adopt(self, record: records.SandboxRecord) -> None:
-        sandbox = Sandbox(
+        sandbox = self._maker.sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
             self._template_of(record),
             record.uid,
-            record.created_at,
+            Kind(record.runtime, record.template, record.network, record.kernel_type, record.env_source),
+            created_at=record.created_at,
+            committed=record.committed_number,
         )
         sandbox.state = SandboxState.CLAIMED
         sandbox.instance_id = record.instance_id
@@ -279,10 +478,9 @@ class Supervisor:
         sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
         sandbox.claimed_at = record.claimed_at
         sandbox.kernel = KernelReport("ready", record.generation, "")
-        sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
-        self._sandboxes[record.sandbox_id] = sandbox
+        self._stock.add(sandbox)
         if record.network == "allowlist":
-            self._spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
+            self._stock.spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
 
     def _template_of(self, record: records.SandboxRecord) -> Template:
@@ -295,87 +493,9 @@ class Supervisor:
         except EgressFailed as failed:  # it stays wanted, and the proxy is started again and again
             log.warning("a sandbox is without its way out", sandbox=sandbox.sandbox_id, why=str(failed))
 
-    def _link(self, sandbox: Sandbox) -> AgentLink:
-        folder = self._config.data / "link" / sandbox.sandbox_id
-        return AgentLink(sandbox.sandbox_id, folder, sandbox.uid, sandbox)
-
-    def _greeting(self, committed: int) -> Greeting:
-        limits = self._config.limits
-        return Greeting(committed, limits.output_bytes, limits.output_count, self._config.sandboxes.link_grace)
-
-    def _free_uid(self) -> int:
-        used = {sandbox.uid for sandbox in self._sandboxes.values()}
-        return next(uid for uid in range(_FIRST_UID, _FIRST_UID + len(used) + 1) if uid not in used)
-
-    async def _remove_instance(self, runtime: str, instance_id: str) -> None:
-        """Removes an instance, again and again while the engine does not."""
-        for attempt in range(1_000_000):
-            try:
-                await self._runtimes[runtime].stop(instance_id)
-            except RuntimeFailed as failed:
-                pause = _STOP_AGAIN_AFTER[min(attempt, len(_STOP_AGAIN_AFTER) - 1)]
-                log.warning("a sandbox is not removed yet", instance=instance_id, why=str(failed))
-                await asyncio.sleep(pause)
-            else:
-                return
-
-    def _on_exit(self, instance_id: str) -> None:
-        for sandbox in self._sandboxes.values():
-            if sandbox.instance_id == instance_id and sandbox.state is not SandboxState.STOPPING:
-                self._spawn(self._look_after(sandbox))
-
-    async def _look_after(self, sandbox: Sandbox) -> None:
-        """Ends a sandbox whose instance has ended, with the reason that the runtime knows."""
-        try:
-            instance = await sandbox.runtime.inspect(sandbox.instance_id)
-        except RuntimeFailed as failed:
-            log.warning("a sandbox cannot be inspected", sandbox=sandbox.sandbox_id, why=str(failed))
-            return
-        if instance is None:
-            await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
-        elif not instance.running:
-            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance, sandbox.template))
-
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for every template's capabilities before anybody does: a canary takes some seconds."""
         for name in self._config.templates:
             template = self.catalogue.template(name)
             if (await runtime.readiness(template)).ready:
                 await runtime.capabilities(template)
-
-    async def _ping_all(self) -> None:
-        interval = self._config.sandboxes.ping_interval
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(interval)
-            for sandbox in self.sandboxes():
-                if not sandbox.link.up:
-                    continue
-                if loop.time() - sandbox.link.last_heard > (_MISSED_PINGS + 1) * interval:
-                    message = "the agent does not answer"
-                    self._spawn(self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, message))
-                else:
-                    sandbox.link.ping()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._tasks.create_task(_guarded(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-
-async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    """A defect in the care for one sandbox ends neither the others nor the controller."""
-    try:
-        await work
-    except Exception:  # whatever it is: the others have their own
-        log.exception("the supervisor's work failed")
-
-
-def _why_ended(instance: Instance) -> EndReason:
-    return EndReason.OOM if instance.oom_killed else EndReason.EXIT
-
-
-def _describe(instance: Instance, template: Template) -> str:
-    if instance.oom_killed:
-        return endings.out_of_memory(template)
-    return f"the sandbox ended with exit code {instance.exit_code}"

@@ -103,7 +103,8 @@ async def test_restarts_in_a_row_end_with_one_kernel(kernel: Controller) -> None
 
 
 async def test_a_kernel_that_cannot_start_says_why(controller: Controller, agent: AgentProcess) -> None:
-    controller.send(start_kernel=link_pb2.StartKernelHost(env={"PYTHONHOME": "/nowhere"}))
+    controller.claim({"PYTHONHOME": "/nowhere"})
+    controller.send(start_kernel=link_pb2.StartKernelHost())
     await controller.until(lambda: controller.kernel.state == link_pb2.HOST_STATE_DEAD)
     assert controller.kernel.reason.startswith("start_failed: exit code 1: ")
     assert "encodings" in controller.kernel.reason

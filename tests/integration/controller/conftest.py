@@ -62,7 +62,7 @@ class Yard:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runtime = FakeRuntime(name="docker")
-        self.config: dict[str, Any] = {"runtime": ("docker",)}
+        self.config: dict[str, Any] = {"runtime": ("docker",), "pool": {"size": 0}}
         self._running: list[tuple[Controller, grpc.aio.Channel]] = []
 
     async def start(self, **config: Any) -> Stubs:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.follower import Follower, plain
 
@@ -262,6 +262,7 @@ def played(module_folder: Path) -> Iterator[Played]:
 
 
 @given(acts=st.lists(ACT, max_size=25))
+@example(acts=[("run_new", ["exit 1"])])
 @settings(max_examples=120, deadline=None)
 def test_a_follower_has_the_notebook_as_it_is(played: Played, acts: list[tuple[Any, ...]]) -> None:
     played(acts)

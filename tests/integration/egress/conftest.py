@@ -40,7 +40,6 @@ class Yard:
         folder.mkdir(mode=0o711, exist_ok=True)
         await self.egress.open(name, folder, os.getuid(), allow)
         forwarder = Forwarder(str(folder / SOCKET_NAME))
-        await forwarder.listen()
         self._forwarders.append(forwarder)
         return forwarder
 

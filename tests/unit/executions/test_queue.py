@@ -94,7 +94,7 @@ def test_a_kernel_restarted_by_a_timeout_takes_its_queue_along() -> None:
 def test_waiting_has_a_deadline_and_running_has_none() -> None:
     queue = queue_of(entry("a", deadline=5), entry("b", deadline=5), entry("c", deadline=9))
     assert q.next_deadline(queue) == 5
-    queue, decisions = q.time_passed(queue, 5)
+    queue, decisions = q.time_passed(queue, 5, "start_timeout")
     assert decisions == [q.Finish(ExecutionId("b"), End.CANCELLED, "start_timeout")]
 
 
@@ -179,7 +179,7 @@ class EveryExecutionEndsOnce(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 10))
     def wait(self, seconds: int) -> None:
         self.now += seconds
-        self.take(q.time_passed(self.queue, self.now))
+        self.take(q.time_passed(self.queue, self.now, "start_timeout"))
 
     @rule(reason=st.sampled_from(["oom", "shutdown"]))
     def lose(self, reason: str) -> None:

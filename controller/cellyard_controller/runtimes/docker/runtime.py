@@ -115,6 +115,11 @@ class DockerRuntime:
                 known = self._proven[key] = await self._probe(template)
             return list(known)
 
+    async def makings(self, template: Template) -> str:
+        """The image's id, and what else the engine would make a container of. Raises RuntimeFailed."""
+        found = survey.readiness(await self._look(self._image(template)), template)
+        return json.dumps(found.details, sort_keys=True)
+
     async def start(self, spec: SandboxSpec) -> str:
         """Starts a sandbox and returns its container's id.
 

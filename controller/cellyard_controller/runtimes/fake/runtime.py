@@ -52,6 +52,9 @@ class FakeRuntime:
         self.clock = clock or LoopClock()
         self.granted = granted
         self.not_ready_reason = ""
+        self.image = "fake"
+        self.calls = 0
+        """How many calls its engine was asked."""
         self.starts = 0
         """How many sandboxes were asked for."""
         self._gates = Gates()
@@ -81,6 +84,11 @@ class FakeRuntime:
         if template.network == "open":
             said["network_isolation"] = False, "the network policy is open"
         return [CapabilityFact(name, granted, evidence, time.time()) for name, (granted, evidence) in said.items()]
+
+    async def makings(self, template: Template) -> str:
+        """What `image` says."""
+        await self._engine()
+        return self.image
 
     async def start(self, spec: SandboxSpec) -> str:
         """Starts an agent that dials spec.link_dir/agent.sock."""
@@ -218,6 +226,7 @@ class FakeRuntime:
             self._exits.put_nowait(instance_id)
 
     async def _engine(self) -> None:
+        self.calls += 1
         if self._answering.is_set():
             return
         answered = asyncio.create_task(self._answering.wait())

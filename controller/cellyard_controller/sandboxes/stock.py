@@ -1,0 +1,166 @@
+"""The sandboxes that there are: watched, and ended in one way, whoever wants it and whatever happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from cellyard_controller.ids import SandboxId
+from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
+from cellyard_controller.sandboxes import endings, records
+from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.sandbox import Sandbox
+from cellyard_controller.store import Store, StoreFailed
+
+_STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
+_MISSED_PINGS = 3
+
+log = structlog.get_logger()
+
+
+class Stock:
+    """All sandboxes of one controller that have not ended."""
+
+    def __init__(
+        self,
+        store: Store,
+        runtimes: Mapping[str, Runtime],
+        tasks: asyncio.TaskGroup,
+        *,
+        on_ending: Callable[[SandboxId], None],
+        on_gone: Callable[[SandboxId], None],
+    ) -> None:
+        """`on_ending` is called when a sandbox begins to end, `on_gone` when it has."""
+        self._store, self._runtimes, self._tasks = store, runtimes, tasks
+        self._on_ending, self._on_gone = on_ending, on_gone
+        self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    def all(self) -> list[Sandbox]:
+        """Every sandbox, oldest first."""
+        return sorted(self._sandboxes.values(), key=lambda sandbox: sandbox.created_at)
+
+    def find(self, sandbox_id: SandboxId) -> Sandbox | None:
+        """One of them."""
+        return self._sandboxes.get(sandbox_id)
+
+    def add(self, sandbox: Sandbox) -> None:
+        """One more."""
+        self._sandboxes[sandbox.sandbox_id] = sandbox
+
+    async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
+        """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None or sandbox.state is SandboxState.STOPPING:
+            return
+        sandbox.move(SandboxState.STOPPING)
+        await sandbox.ended(reason, message)
+        sandbox.link.goodbye(reason)
+        self._on_ending(sandbox_id)
+        try:
+            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
+        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
+            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
+        if sandbox.instance_id:
+            await self.remove_instance(sandbox.runtime.name, sandbox.instance_id)
+        await sandbox.link.close()
+        sandbox.link.remove_folder()
+        sandbox.move(SandboxState.ENDED)
+        del self._sandboxes[sandbox_id]
+        self._on_gone(sandbox_id)
+
+    def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
+        """Releases a sandbox, even where whoever asks for it is gone before that is done."""
+        task = self._tasks.create_task(_guarded(self.release(sandbox_id, reason, message)))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+        return task
+
+    async def remove_instance(self, runtime: str, instance_id: str) -> None:
+        """Removes an instance, again and again while the engine does not."""
+        for attempt in range(1_000_000):
+            try:
+                await self._runtimes[runtime].stop(instance_id)
+            except RuntimeFailed as failed:
+                pause = _STOP_AGAIN_AFTER[min(attempt, len(_STOP_AGAIN_AFTER) - 1)]
+                log.warning("a sandbox is not removed yet", instance=instance_id, why=str(failed))
+                await asyncio.sleep(pause)
+            else:
+                return
+
+    def on_exit(self, instance_id: str) -> None:
+        """A runtime says that an instance has ended."""
+        for sandbox in self._sandboxes.values():
+            if sandbox.instance_id == instance_id and sandbox.state is not SandboxState.STOPPING:
+                self.spawn(self.look_after(sandbox))
+
+    async def look_after(self, sandbox: Sandbox) -> None:
+        """Ends a sandbox whose instance has ended, with the reason that the runtime knows."""
+        try:
+            instance = await sandbox.runtime.inspect(sandbox.instance_id)
+        except RuntimeFailed as failed:
+            log.warning("a sandbox cannot be inspected", sandbox=sandbox.sandbox_id, why=str(failed))
+            return
+        if instance is None:
+            await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
+        elif not instance.running:
+            await self.release(sandbox.sandbox_id, why_ended(instance), describe(instance, sandbox.template))
+
+    async def ping_all(self, interval: float) -> None:
+        """Asks every agent for signs of life; one that gives none for three intervals is ended."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval)
+            for sandbox in self.all():
+                if not sandbox.link.up:
+                    continue
+                if loop.time() - sandbox.link.last_heard > (_MISSED_PINGS + 1) * interval:
+                    message = "the agent does not answer"
+                    self.spawn(self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, message))
+                else:
+                    sandbox.link.ping()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Does something beside everything else, until `close`."""
+        task = self._tasks.create_task(_guarded(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def close(self, *, keep_claimed: bool) -> None:
+        """Ends every sandbox, or all but claimed ones, which a successor adopts; then what is done beside."""
+        ending = []
+        for sandbox in self.all():
+            if keep_claimed and sandbox.state is SandboxState.CLAIMED:
+                await sandbox.link.close()
+            else:
+                ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
+        await asyncio.gather(*ending, *self._releases)
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    """A defect in the care for one sandbox ends neither the others nor the controller."""
+    try:
+        await work
+    except Exception:  # whatever it is: the others have their own
+        log.exception("the supervisor's work failed")
+
+
+def why_ended(instance: Instance) -> EndReason:
+    """The reason by which an instance has ended."""
+    return EndReason.OOM if instance.oom_killed else EndReason.EXIT
+
+
+def describe(instance: Instance, template: Template) -> str:
+    """The same in a sentence."""
+    if instance.oom_killed:
+        return endings.out_of_memory(template)
+    return f"the sandbox ended with exit code {instance.exit_code}"
