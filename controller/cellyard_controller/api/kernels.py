@@ -72,6 +72,15 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
             return responses.kernel(await room.driving.restart(request, session))
 
     @unary
+    async def Extend(self, message: pb.ExtendKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
+        """Lets the kernel live on."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        request = requests.request(message, message.request_id, self._config)
+        ttl = requests.seconds(message.ttl_s, "ttl") if message.ttl_s else None
+        async with self._rooms.use(ref, create=False) as room:
+            return responses.kernel(await room.driving.extend(request, ttl))
+
+    @unary
     async def Complete(self, message: pb.CompleteRequest, caller: Caller) -> pb.CompleteResponse:  # noqa: N802
         """What could stand at a place in code."""
         return responses.completion(await self._place(message, "complete", caller))

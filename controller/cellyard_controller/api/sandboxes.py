@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from cellyard_controller.api.access import Access, Caller, unary
+from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.errors import PermissionDenied
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.sandboxes.lifecycle import EndReason
-from cellyard_controller.sandboxes.sandbox import Sandbox
-from cellyard_controller.sandboxes.supervisor import Supervisor
+from cellyard_controller.sandboxes.stock import SandboxView
+from cellyard_controller.sandboxes.supervisor import PoolView, Supervisor
 from cellyard_proto.v1 import sandboxes_pb2 as pb
 from cellyard_proto.v1 import sandboxes_pb2_grpc
 
@@ -48,31 +50,70 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
     @unary
     async def List(self, message: pb.ListSandboxes, caller: Caller) -> pb.ListSandboxesResponse:  # noqa: N802
         """The caller's sandboxes; for the operator all."""
-        return pb.ListSandboxesResponse(
-            sandboxes=[_sandbox(each) for each in self._supervisor.sandboxes() if _may_see(caller, each)]
-        )
+        return pb.ListSandboxesResponse(sandboxes=[_sandbox(each) for each in self._views() if _may_see(caller, each)])
 
     @unary
     async def Stop(self, message: pb.StopSandbox, caller: Caller) -> pb.StopSandboxResponse:  # noqa: N802
         """Ends one sandbox; one that is not there is no error."""
         sandbox = self._supervisor.find(SandboxId(message.sandbox_id))
-        if sandbox is not None and _may_see(caller, sandbox):
+        if sandbox is not None and _may_see(caller, SandboxView.of(sandbox)):
             await self._supervisor.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the sandbox was stopped by hand")
         return pb.StopSandboxResponse()
 
+    @stream
+    async def Watch(self, message: pb.WatchSandboxes, caller: Caller) -> AsyncIterator[pb.SandboxEvent]:  # noqa: N802
+        """The caller's sandboxes, and what becomes of them; for the operator all."""
+        async with aclosing(self._supervisor.watch()) as views:
+            async for view in views:
+                if view is None:
+                    yield pb.SandboxEvent(caught_up=pb.CaughtUp())
+                elif _may_see(caller, view):
+                    yield pb.SandboxEvent(sandbox=_sandbox(view))
 
-def _may_see(caller: Caller, sandbox: Sandbox) -> bool:
+    @unary
+    async def ListPools(self, message: pb.ListPoolsRequest, caller: Caller) -> pb.ListPoolsResponse:  # noqa: N802
+        """The pools of warm sandboxes."""
+        caller.must_be_operator()
+        return pb.ListPoolsResponse(pools=[_pool(view) for view in self._supervisor.pools()])
+
+    def _views(self) -> list[SandboxView]:
+        return [SandboxView.of(each) for each in self._supervisor.sandboxes()]
+
+
+def _may_see(caller: Caller, sandbox: SandboxView) -> bool:
     return caller.operator or (sandbox.notebook is not None and sandbox.notebook.tenant == caller.tenant)
 
 
-def _sandbox(sandbox: Sandbox) -> pb.Sandbox:
+def _sandbox(sandbox: SandboxView) -> pb.Sandbox:
     return pb.Sandbox(
         sandbox_id=sandbox.sandbox_id,
         container_id=sandbox.instance_id,
         notebook_id=sandbox.notebook.notebook_id if sandbox.notebook else "",
         tenant=sandbox.notebook.tenant if sandbox.notebook else "",
         state=pb.SandboxState.Value(f"SANDBOX_STATE_{sandbox.state.upper()}"),
-        template=sandbox.template.name,
+        template=sandbox.template,
         age_s=max(0.0, time.time() - sandbox.created_at),
-        runtime=sandbox.runtime.name,
+        runtime=sandbox.runtime,
+        end_reason=sandbox.end_reason,
+        end_message=sandbox.end_message,
+        claimed_at=sandbox.claimed_at,
+    )
+
+
+def _pool(pool: PoolView) -> pb.Pool:
+    return pb.Pool(
+        template=pool.kind.template,
+        runtime=pool.kind.runtime,
+        kernel_type=pool.kind.kernel_type,
+        env_source=pool.kind.env_source,
+        target=pool.target,
+        warm=pool.warm,
+        making=pool.making,
+        claimed=pool.claimed,
+        hits=pool.demand.hits,
+        misses=pool.demand.misses,
+        failures=pool.demand.failures,
+        claim_rate=pool.claim_rate,
+        lead_s=pool.demand.lead_s,
+        oldest_s=pool.oldest_s,
     )

@@ -80,6 +80,24 @@ class Driving:
                 return item
         raise NoKernel("the kernel was shut down while it started")
 
+    async def extend(self, request: Request, ttl_s: float | None) -> KernelView:
+        """The kernel's ttl counts anew, from now. Raises NoKernel."""
+
+        async def attempt() -> KernelView:
+            change = Change()
+            self._ledger.remember(request, "", change)
+            self._seating.extend(ttl_s, change)
+            await self._ledger.commit(change)
+            return self._kernel.view()
+
+        async def again(_: str) -> KernelView:
+            return self._kernel.view()
+
+        async def work() -> KernelView:
+            return await self._ledger.once(request, attempt, again)
+
+        return await self._inbox.ask(work)
+
     async def view(self) -> KernelView:
         """The kernel as it stands."""
 
@@ -189,3 +207,4 @@ class Driving:
                     return
         finally:
             self._seating.unwatch(news)
+            self._inbox.post(self._seating.watcher_left)

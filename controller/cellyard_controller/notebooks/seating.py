@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -163,6 +165,10 @@ class Seating:
             self._claim = self._waited = None
             self._kernel.move(KernelState.NONE)
 
+    async def watcher_left(self) -> None:
+        """One less waits for the kernel's start."""
+        self.withdraw_unless_wanted()
+
     def note_use(self) -> None:
         """Tells the supervisor since when the sandbox is not used."""
         kernel = self._kernel
@@ -179,6 +185,17 @@ class Seating:
         self.lose(EndReason.EVICTED, "it was idle, and somebody else needed the room")
         await self._ledger.flush()
         return True
+
+    def extend(self, ttl_s: float | None, change: Change) -> None:
+        """The kernel lives this long from now, or as long again as it was meant to at first. Raises NoKernel."""
+        settings, sandbox = self._kernel.settings, self._kernel.sandbox
+        if settings is None or sandbox is None:
+            raise NoKernel(f"notebook {self._ref.notebook_id!r} has no kernel to extend")
+        lives = time.time() - sandbox.claimed_at + (settings.extension_s if ttl_s is None else ttl_s)
+        longer = replace(settings, ttl_s=lives, first_ttl_s=settings.extension_s)
+        sealed = self._seal.close(settings_to_json(longer))
+        change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
+        change.done.append(partial(setattr, self._kernel, "settings", longer))
 
     def deadline(self) -> float | None:
         """When `time_passed` has something to do at the earliest."""

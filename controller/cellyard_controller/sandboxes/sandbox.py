@@ -36,6 +36,13 @@ class KernelSettings:
     start_timeout_s: float = 300.0
     idle_timeout_s: float = 1800.0
     ttl_s: float = 86400.0
+    first_ttl_s: float | None = None
+    """What `ttl_s` was before it was extended."""
+
+    @property
+    def extension_s(self) -> float:
+        """By how much an extension extends that does not say it."""
+        return self.ttl_s if self.first_ttl_s is None else self.first_ttl_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,8 @@ class Sandbox:
         """Nobody should be given it any more."""
         self.unused_since: float | None = None
         """Of a claimed one: since when its room does nothing with it, in seconds since the epoch."""
+        self.on_move: Callable[[], None] = lambda: None
+        """Called after each step of its life."""
         self.on_change: Callable[[], None] = lambda: None
         """Called before a claim, when the link comes or goes or the kernel changes."""
         self.link: AgentLink
@@ -112,6 +121,7 @@ class Sandbox:
     def move(self, state: SandboxState) -> None:
         """One step of its life."""
         self.state = step(SANDBOX, self.state, state)
+        self.on_move()
 
     def hand_over(self, owner: SandboxOwner) -> None:
         """From now on the link speaks with this room."""
@@ -143,6 +153,7 @@ class Sandbox:
             if self.end is not None:
                 return
             self.end = (reason, message)
+            self.on_move()
             self._changed.notify_all()
         if self.owner is not None:
             await self.owner.sandbox_ended(self.sandbox_id, reason, message)

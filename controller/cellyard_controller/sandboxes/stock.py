@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
-from cellyard_controller.ids import SandboxId
+from cellyard_controller.errors import SandboxAway
+from cellyard_controller.ids import NotebookRef, SandboxId
 from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
 from cellyard_controller.sandboxes import endings, records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
@@ -19,7 +21,45 @@ from cellyard_controller.store import Store, StoreFailed
 _STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
 _MISSED_PINGS = 3
 
+_END_WITHIN = 60.0
+"""Seconds that ending everything may take."""
+_MAX_NEWS = 1_000
+"""What one who watches has to read at most."""
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxView:
+    """A sandbox as it is told."""
+
+    sandbox_id: SandboxId
+    instance_id: str
+    notebook: NotebookRef | None
+    state: SandboxState
+    template: str
+    runtime: str
+    created_at: float
+    claimed_at: float
+    end_reason: str
+    end_message: str
+
+    @classmethod
+    def of(cls, sandbox: Sandbox) -> SandboxView:
+        """As it is now."""
+        reason, message = sandbox.end if sandbox.end is not None else ("", "")
+        return cls(
+            sandbox.sandbox_id,
+            sandbox.instance_id,
+            sandbox.notebook,
+            sandbox.state,
+            sandbox.template.name,
+            sandbox.runtime.name,
+            sandbox.created_at,
+            sandbox.claimed_at,
+            str(reason),
+            message,
+        )
 
 
 class Stock:
@@ -38,6 +78,7 @@ class Stock:
         self._store, self._runtimes, self._tasks = store, runtimes, tasks
         self._on_ending, self._on_gone = on_ending, on_gone
         self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._watching: set[asyncio.Queue[SandboxView | None]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
 
@@ -52,6 +93,36 @@ class Stock:
     def add(self, sandbox: Sandbox) -> None:
         """One more."""
         self._sandboxes[sandbox.sandbox_id] = sandbox
+        sandbox.on_move = partial(self._moved, sandbox)
+        self._moved(sandbox)
+
+    async def watch(self) -> AsyncGenerator[SandboxView | None, None]:
+        """Every sandbox as it is, None, and from then on each one whenever it has changed.
+
+        Raises Unavailable for whoever does not read in time: watching anew tells how things are.
+        """
+        news: asyncio.Queue[SandboxView | None] = asyncio.Queue(_MAX_NEWS)
+        self._watching.add(news)
+        try:
+            for sandbox in self.all():
+                yield SandboxView.of(sandbox)
+            yield None
+            while (view := await news.get()) is not None:
+                yield view
+            raise SandboxAway("too much has happened since this watcher has read: watch anew")
+        finally:
+            self._watching.discard(news)
+
+    def _moved(self, sandbox: Sandbox) -> None:
+        if not self._watching:
+            return
+        view = SandboxView.of(sandbox)
+        for news in list(self._watching):
+            if news.qsize() >= _MAX_NEWS - 1:
+                self._watching.discard(news)
+                news.put_nowait(None)
+            else:
+                news.put_nowait(view)
 
     async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
         """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
@@ -140,7 +211,12 @@ class Stock:
                 await sandbox.link.close()
             else:
                 ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
-        await asyncio.gather(*ending, *self._releases)
+        work = [*(asyncio.ensure_future(end) for end in ending), *self._releases]
+        if work:
+            _, left = await asyncio.wait(work, timeout=_END_WITHIN)
+            for task in left:  # an engine that hangs: whoever starts on this data folder next removes what is left
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -42,7 +43,7 @@ from cellyard_controller.sandboxes.scheduler import (
     Stage,
     plan,
 )
-from cellyard_controller.sandboxes.stock import Stock, describe, why_ended
+from cellyard_controller.sandboxes.stock import SandboxView, Stock, describe, why_ended
 from cellyard_controller.store import Store, StoreFailed
 
 _FILES_WITHIN = 60.0
@@ -57,6 +58,22 @@ _STAGES = {
 }
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool as it stands."""
+
+    kind: Kind
+    demand: pool.Demand
+    target: int
+    warm: int
+    making: int
+    claimed: int
+    claim_rate: float
+    """Claims a second."""
+    oldest_s: float
+    """Age of the oldest warm one."""
 
 
 class Supervisor:
@@ -103,6 +120,33 @@ class Supervisor:
     def find(self, sandbox_id: SandboxId) -> Sandbox | None:
         """One sandbox that has not ended."""
         return self._stock.find(sandbox_id)
+
+    def watch(self) -> AsyncGenerator[SandboxView | None, None]:
+        """Every sandbox as it is, None, and from then on each one whenever it has changed. Raises Unavailable."""
+        return self._stock.watch()
+
+    def pools(self) -> list[PoolView]:
+        """The pools, and how well they do."""
+        now, wall = time.monotonic(), time.time()
+        known = [self._as_known(sandbox) for sandbox in self._stock.all()]
+        targets = self._targets(now, known)
+        views = []
+        for kind in self._pools:
+            by_stage = Counter(each.stage for each in known if each.kind == kind)
+            made = [each.since for each in known if each.kind == kind and each.stage is Stage.WARM]
+            views.append(
+                PoolView(
+                    kind,
+                    self.demand[kind],
+                    target=targets[kind][0],
+                    warm=by_stage[Stage.WARM],
+                    making=by_stage[Stage.MAKING],
+                    claimed=by_stage[Stage.HELD],
+                    claim_rate=self.demand[kind].rate(now),
+                    oldest_s=wall - min(made) if made else 0.0,
+                )
+            )
+        return views
 
     async def release(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> None:
         """Ends a sandbox for good. Returns when its container is removed; ended ones are no error."""
@@ -317,8 +361,8 @@ class Supervisor:
     def _grant(self, decision: Give) -> None:
         claim, sandbox = self._claims.pop(decision.claim), self._stock.find(decision.sandbox)
         assert sandbox is not None, "the plan was made from what there is"
-        sandbox.move(SandboxState.CLAIMED)
         sandbox.notebook = claim.request.ref
+        sandbox.move(SandboxState.CLAIMED)
         self._promised.pop(decision.sandbox, None)
         self._serve(claim.request.ref.tenant)
         if claim.waited is not None:
@@ -337,7 +381,7 @@ class Supervisor:
             sandbox = self._maker.begin(decision.kind, self._stock.all())
         except Refused as refused:  # a template that is gone
             # Later: the plan that this comes from is still being carried out.
-            asyncio.get_running_loop().call_soon(self._not_made, decision.kind, decision.claim, refused)
+            asyncio.get_running_loop().call_soon(self._not_made, decision.claim, refused)
             return
         self._stock.add(sandbox)
         self._promised[sandbox.sandbox_id] = decision.claim
@@ -361,8 +405,11 @@ class Supervisor:
         except (SandboxGone, Refused, StoreFailed) as failed:
             number = self._promised.pop(sandbox.sandbox_id, None)
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
+            if number is None:
+                self.demand[kind].failed(time.monotonic())
+                log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
             await self._forget(sandbox, reason, str(failed))
-            self._not_made(kind, number, failed)
+            self._not_made(number, failed)
         except BaseException:
             self._promised.pop(sandbox.sandbox_id, None)
             await self._forget(sandbox, EndReason.SHUTDOWN, "the controller was stopped")
@@ -376,14 +423,10 @@ class Supervisor:
         """Nothing of a sandbox that did not come up is left; it may have ended by itself meanwhile."""
         await asyncio.shield(self.let_go(sandbox.sandbox_id, reason, message))
 
-    def _not_made(self, kind: Kind, number: ClaimNumber | None, failed: Exception) -> None:
+    def _not_made(self, number: ClaimNumber | None, failed: Exception) -> None:
         claim = self._claims.pop(number, None) if number is not None else None
         if claim is not None and claim.state is ClaimState.QUEUED:
             claim.refuse(failed)
-        else:
-            now, demand = time.monotonic(), self.demand[kind]
-            demand.failed(now)
-            log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
         self._schedule()
 
     def _report(self, sandbox: Sandbox, stage: str, message: str) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cellyard_proto.v1 import outputs_pb2 as cellyard__proto_dot_v1_dot_outputs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/kernels.proto\x12\x0b\x63\x65llyard.v1\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xc5\x02\n\x0eKernelSettings\x12\x13\n\x0bkernel_type\x18\x01 \x01(\t\x12\x12\n\nenv_source\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x10\n\x08template\x18\x04 \x01(\t\x12\x0f\n\x07network\x18\x05 \x01(\t\x12\x0f\n\x07require\x18\x06 \x03(\t\x12\x31\n\x03\x65nv\x18\x07 \x03(\x0b\x32$.cellyard.v1.KernelSettings.EnvEntry\x12&\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x17.cellyard.v1.InlineFile\x12\x17\n\x0fstart_timeout_s\x18\t \x01(\x01\x12\x16\n\x0eidle_timeout_s\x18\n \x01(\x01\x12\r\n\x05ttl_s\x18\x0b \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\nInlineFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"y\n\x0bStartKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.cellyard.v1.KernelSettings\" \n\tGetKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"9\n\x0eShutdownKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x80\x01\n\x0fInterruptKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1c\n\x0frestart_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_restart_after_s\"L\n\rRestartKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"T\n\x0f\x43ompleteRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x13\n\x06\x63ursor\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\t\n\x07_cursor\"d\n\x10\x43ompleteResponse\x12\x0f\n\x07matches\x18\x01 \x03(\t\x12\x14\n\x0c\x63ursor_start\x18\x02 \x01(\x03\x12\x12\n\ncursor_end\x18\x03 \x01(\x03\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\"i\n\x0eInspectRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x13\n\x06\x63ursor\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65tail_level\x18\x04 \x01(\x05\x42\t\n\x07_cursor\"\xb2\x01\n\x0fInspectResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x34\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32&.cellyard.v1.InspectResponse.DataEntry\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"4\n\x0eHistoryRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"=\n\x0fHistoryResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.HistoryEntry\"7\n\x0cHistoryEntry\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\x12\x0e\n\x06source\x18\x02 \x01(\t\"[\n\x0fSendCommRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1f\n\x04\x63omm\x18\x03 \x01(\x0b\x32\x11.cellyard.v1.Comm\"\x12\n\x10SendCommResponse\"h\n\x0bKernelEvent\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.cellyard.v1.ProgressH\x00\x12%\n\x06kernel\x18\x02 \x01(\x0b\x32\x13.cellyard.v1.KernelH\x00\x42\x07\n\x05\x65vent\"N\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\x88\x02\n\x06Kernel\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.cellyard.v1.KernelState\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x13\n\x0bkernel_type\x18\x03 \x01(\t\x12\x12\n\nenv_source\x18\x04 \x01(\t\x12\x12\n\nsandbox_id\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\t \x03(\t\x12\x12\n\nend_reason\x18\n \x01(\t\x12\x12\n\nclaimed_at\x18\x0b \x01(\x01\x12\x12\n\nexpires_at\x18\x0c \x01(\x01*\xbf\x01\n\x0bKernelState\x12\x1c\n\x18KERNEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KERNEL_STATE_NONE\x10\x01\x12\x19\n\x15KERNEL_STATE_STARTING\x10\x02\x12\x15\n\x11KERNEL_STATE_IDLE\x10\x03\x12\x15\n\x11KERNEL_STATE_BUSY\x10\x04\x12\x1b\n\x17KERNEL_STATE_RESTARTING\x10\x05\x12\x15\n\x11KERNEL_STATE_DEAD\x10\x06\x32\xd4\x04\n\x07Kernels\x12=\n\x05Start\x12\x18.cellyard.v1.StartKernel\x1a\x18.cellyard.v1.KernelEvent0\x01\x12\x32\n\x03Get\x12\x16.cellyard.v1.GetKernel\x1a\x13.cellyard.v1.Kernel\x12<\n\x08Shutdown\x12\x1b.cellyard.v1.ShutdownKernel\x1a\x13.cellyard.v1.Kernel\x12>\n\tInterrupt\x12\x1c.cellyard.v1.InterruptKernel\x1a\x13.cellyard.v1.Kernel\x12:\n\x07Restart\x12\x1a.cellyard.v1.RestartKernel\x1a\x13.cellyard.v1.Kernel\x12G\n\x08\x43omplete\x12\x1c.cellyard.v1.CompleteRequest\x1a\x1d.cellyard.v1.CompleteResponse\x12\x44\n\x07Inspect\x12\x1b.cellyard.v1.InspectRequest\x1a\x1c.cellyard.v1.InspectResponse\x12\x44\n\x07History\x12\x1b.cellyard.v1.HistoryRequest\x1a\x1c.cellyard.v1.HistoryResponse\x12G\n\x08SendComm\x12\x1c.cellyard.v1.SendCommRequest\x1a\x1d.cellyard.v1.SendCommResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/kernels.proto\x12\x0b\x63\x65llyard.v1\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xc5\x02\n\x0eKernelSettings\x12\x13\n\x0bkernel_type\x18\x01 \x01(\t\x12\x12\n\nenv_source\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x10\n\x08template\x18\x04 \x01(\t\x12\x0f\n\x07network\x18\x05 \x01(\t\x12\x0f\n\x07require\x18\x06 \x03(\t\x12\x31\n\x03\x65nv\x18\x07 \x03(\x0b\x32$.cellyard.v1.KernelSettings.EnvEntry\x12&\n\x05\x66iles\x18\x08 \x03(\x0b\x32\x17.cellyard.v1.InlineFile\x12\x17\n\x0fstart_timeout_s\x18\t \x01(\x01\x12\x16\n\x0eidle_timeout_s\x18\n \x01(\x01\x12\r\n\x05ttl_s\x18\x0b \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"+\n\nInlineFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"y\n\x0bStartKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12-\n\x08settings\x18\x04 \x01(\x0b\x32\x1b.cellyard.v1.KernelSettings\" \n\tGetKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"9\n\x0eShutdownKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x80\x01\n\x0fInterruptKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1c\n\x0frestart_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x12\n\x10_restart_after_s\"L\n\rRestartKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\"F\n\x0c\x45xtendKernel\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x01\"T\n\x0f\x43ompleteRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x13\n\x06\x63ursor\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\t\n\x07_cursor\"d\n\x10\x43ompleteResponse\x12\x0f\n\x07matches\x18\x01 \x03(\t\x12\x14\n\x0c\x63ursor_start\x18\x02 \x01(\x03\x12\x12\n\ncursor_end\x18\x03 \x01(\x03\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\"i\n\x0eInspectRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x13\n\x06\x63ursor\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65tail_level\x18\x04 \x01(\x05\x42\t\n\x07_cursor\"\xb2\x01\n\x0fInspectResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\x34\n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32&.cellyard.v1.InspectResponse.DataEntry\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x1a\x43\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.MimeValue:\x02\x38\x01\"4\n\x0eHistoryRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\"=\n\x0fHistoryResponse\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.HistoryEntry\"7\n\x0cHistoryEntry\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\x12\x0e\n\x06source\x18\x02 \x01(\t\"[\n\x0fSendCommRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x1f\n\x04\x63omm\x18\x03 \x01(\x0b\x32\x11.cellyard.v1.Comm\"\x12\n\x10SendCommResponse\"h\n\x0bKernelEvent\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.cellyard.v1.ProgressH\x00\x12%\n\x06kernel\x18\x02 \x01(\x0b\x32\x13.cellyard.v1.KernelH\x00\x42\x07\n\x05\x65vent\"N\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\x08\x66raction\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0b\n\t_fraction\"\x88\x02\n\x06Kernel\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.cellyard.v1.KernelState\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x13\n\x0bkernel_type\x18\x03 \x01(\t\x12\x12\n\nenv_source\x18\x04 \x01(\t\x12\x12\n\nsandbox_id\x18\x05 \x01(\t\x12\x0f\n\x07runtime\x18\x06 \x01(\t\x12\x10\n\x08template\x18\x07 \x01(\t\x12\x0f\n\x07network\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\t \x03(\t\x12\x12\n\nend_reason\x18\n \x01(\t\x12\x12\n\nclaimed_at\x18\x0b \x01(\x01\x12\x12\n\nexpires_at\x18\x0c \x01(\x01*\xbf\x01\n\x0bKernelState\x12\x1c\n\x18KERNEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11KERNEL_STATE_NONE\x10\x01\x12\x19\n\x15KERNEL_STATE_STARTING\x10\x02\x12\x15\n\x11KERNEL_STATE_IDLE\x10\x03\x12\x15\n\x11KERNEL_STATE_BUSY\x10\x04\x12\x1b\n\x17KERNEL_STATE_RESTARTING\x10\x05\x12\x15\n\x11KERNEL_STATE_DEAD\x10\x06\x32\x8e\x05\n\x07Kernels\x12=\n\x05Start\x12\x18.cellyard.v1.StartKernel\x1a\x18.cellyard.v1.KernelEvent0\x01\x12\x32\n\x03Get\x12\x16.cellyard.v1.GetKernel\x1a\x13.cellyard.v1.Kernel\x12<\n\x08Shutdown\x12\x1b.cellyard.v1.ShutdownKernel\x1a\x13.cellyard.v1.Kernel\x12>\n\tInterrupt\x12\x1c.cellyard.v1.InterruptKernel\x1a\x13.cellyard.v1.Kernel\x12:\n\x07Restart\x12\x1a.cellyard.v1.RestartKernel\x1a\x13.cellyard.v1.Kernel\x12\x38\n\x06\x45xtend\x12\x19.cellyard.v1.ExtendKernel\x1a\x13.cellyard.v1.Kernel\x12G\n\x08\x43omplete\x12\x1c.cellyard.v1.CompleteRequest\x1a\x1d.cellyard.v1.CompleteResponse\x12\x44\n\x07Inspect\x12\x1b.cellyard.v1.InspectRequest\x1a\x1c.cellyard.v1.InspectResponse\x12\x44\n\x07History\x12\x1b.cellyard.v1.HistoryRequest\x1a\x1c.cellyard.v1.HistoryResponse\x12G\n\x08SendComm\x12\x1c.cellyard.v1.SendCommRequest\x1a\x1d.cellyard.v1.SendCommResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KERNELSETTINGS_ENVENTRY']._serialized_options = b'8\001'
   _globals['_INSPECTRESPONSE_DATAENTRY']._loaded_options = None
   _globals['_INSPECTRESPONSE_DATAENTRY']._serialized_options = b'8\001'
-  _globals['_KERNELSTATE']._serialized_start=2096
-  _globals['_KERNELSTATE']._serialized_end=2287
+  _globals['_KERNELSTATE']._serialized_start=2168
+  _globals['_KERNELSTATE']._serialized_end=2359
   _globals['_KERNELSETTINGS']._serialized_start=82
   _globals['_KERNELSETTINGS']._serialized_end=407
   _globals['_KERNELSETTINGS_ENVENTRY']._serialized_start=365
@@ -54,32 +54,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTERRUPTKERNEL']._serialized_end=799
   _globals['_RESTARTKERNEL']._serialized_start=801
   _globals['_RESTARTKERNEL']._serialized_end=877
-  _globals['_COMPLETEREQUEST']._serialized_start=879
-  _globals['_COMPLETEREQUEST']._serialized_end=963
-  _globals['_COMPLETERESPONSE']._serialized_start=965
-  _globals['_COMPLETERESPONSE']._serialized_end=1065
-  _globals['_INSPECTREQUEST']._serialized_start=1067
-  _globals['_INSPECTREQUEST']._serialized_end=1172
-  _globals['_INSPECTRESPONSE']._serialized_start=1175
-  _globals['_INSPECTRESPONSE']._serialized_end=1353
-  _globals['_INSPECTRESPONSE_DATAENTRY']._serialized_start=1286
-  _globals['_INSPECTRESPONSE_DATAENTRY']._serialized_end=1353
-  _globals['_HISTORYREQUEST']._serialized_start=1355
-  _globals['_HISTORYREQUEST']._serialized_end=1407
-  _globals['_HISTORYRESPONSE']._serialized_start=1409
-  _globals['_HISTORYRESPONSE']._serialized_end=1470
-  _globals['_HISTORYENTRY']._serialized_start=1472
-  _globals['_HISTORYENTRY']._serialized_end=1527
-  _globals['_SENDCOMMREQUEST']._serialized_start=1529
-  _globals['_SENDCOMMREQUEST']._serialized_end=1620
-  _globals['_SENDCOMMRESPONSE']._serialized_start=1622
-  _globals['_SENDCOMMRESPONSE']._serialized_end=1640
-  _globals['_KERNELEVENT']._serialized_start=1642
-  _globals['_KERNELEVENT']._serialized_end=1746
-  _globals['_PROGRESS']._serialized_start=1748
-  _globals['_PROGRESS']._serialized_end=1826
-  _globals['_KERNEL']._serialized_start=1829
-  _globals['_KERNEL']._serialized_end=2093
-  _globals['_KERNELS']._serialized_start=2290
-  _globals['_KERNELS']._serialized_end=2886
+  _globals['_EXTENDKERNEL']._serialized_start=879
+  _globals['_EXTENDKERNEL']._serialized_end=949
+  _globals['_COMPLETEREQUEST']._serialized_start=951
+  _globals['_COMPLETEREQUEST']._serialized_end=1035
+  _globals['_COMPLETERESPONSE']._serialized_start=1037
+  _globals['_COMPLETERESPONSE']._serialized_end=1137
+  _globals['_INSPECTREQUEST']._serialized_start=1139
+  _globals['_INSPECTREQUEST']._serialized_end=1244
+  _globals['_INSPECTRESPONSE']._serialized_start=1247
+  _globals['_INSPECTRESPONSE']._serialized_end=1425
+  _globals['_INSPECTRESPONSE_DATAENTRY']._serialized_start=1358
+  _globals['_INSPECTRESPONSE_DATAENTRY']._serialized_end=1425
+  _globals['_HISTORYREQUEST']._serialized_start=1427
+  _globals['_HISTORYREQUEST']._serialized_end=1479
+  _globals['_HISTORYRESPONSE']._serialized_start=1481
+  _globals['_HISTORYRESPONSE']._serialized_end=1542
+  _globals['_HISTORYENTRY']._serialized_start=1544
+  _globals['_HISTORYENTRY']._serialized_end=1599
+  _globals['_SENDCOMMREQUEST']._serialized_start=1601
+  _globals['_SENDCOMMREQUEST']._serialized_end=1692
+  _globals['_SENDCOMMRESPONSE']._serialized_start=1694
+  _globals['_SENDCOMMRESPONSE']._serialized_end=1712
+  _globals['_KERNELEVENT']._serialized_start=1714
+  _globals['_KERNELEVENT']._serialized_end=1818
+  _globals['_PROGRESS']._serialized_start=1820
+  _globals['_PROGRESS']._serialized_end=1898
+  _globals['_KERNEL']._serialized_start=1901
+  _globals['_KERNEL']._serialized_end=2165
+  _globals['_KERNELS']._serialized_start=2362
+  _globals['_KERNELS']._serialized_end=3016
 # @@protoc_insertion_point(module_scope)

@@ -296,6 +296,34 @@ class RestartKernel(_message.Message):
 Global___RestartKernel: _TypeAlias = RestartKernel  # noqa: Y015
 
 @_typing.final
+class ExtendKernel(_message.Message):
+    """Names the notebook whose kernel lives on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TTL_S_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    request_id: _builtins.str
+    ttl_s: _builtins.float
+    """Seconds from now; 0 means the ttl that it was started with."""
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        ttl_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id", "request_id", b"request_id", "ttl_s", b"ttl_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendKernel: _TypeAlias = ExtendKernel  # noqa: Y015
+
+@_typing.final
 class CompleteRequest(_message.Message):
     """Asks what could stand at a place in code."""
 

@@ -60,6 +60,11 @@ class KernelsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
                 _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/cellyard.v1.Kernels/Extend',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.ExtendKernel.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
+                _registered_method=True)
         self.Complete = channel.unary_unary(
                 '/cellyard.v1.Kernels/Complete',
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.CompleteRequest.SerializeToString,
@@ -122,6 +127,13 @@ class KernelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Extend(self, request, context):
+        """Lets the kernel live on: its ttl counts anew, from now. NO_KERNEL where none runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Complete(self, request, context):
         """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT.
         """
@@ -176,6 +188,11 @@ def add_KernelsServicer_to_server(servicer, server):
             'Restart': grpc.unary_unary_rpc_method_handler(
                     servicer.Restart,
                     request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.SerializeToString,
+            ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.ExtendKernel.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.SerializeToString,
             ),
             'Complete': grpc.unary_unary_rpc_method_handler(
@@ -334,6 +351,33 @@ class Kernels:
             target,
             '/cellyard.v1.Kernels/Restart',
             cellyard__proto_dot_v1_dot_kernels__pb2.RestartKernel.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Extend',
+            cellyard__proto_dot_v1_dot_kernels__pb2.ExtendKernel.SerializeToString,
             cellyard__proto_dot_v1_dot_kernels__pb2.Kernel.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,8 @@ class KernelsStub:
     """Interrupts the running cell and cancels what the same session had queued behind it."""
     Restart: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]
     """A fresh kernel in the same sandbox."""
+    Extend: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.ExtendKernel, _kernels_pb2.Kernel]
+    """Lets the kernel live on: its ttl counts anew, from now. NO_KERNEL where none runs."""
     Complete: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]
     """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT."""
     Inspect: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]
@@ -71,6 +73,8 @@ class KernelsAsyncStub(KernelsStub):
     """Interrupts the running cell and cancels what the same session had queued behind it."""
     Restart: _aio.UnaryUnaryMultiCallable[_kernels_pb2.RestartKernel, _kernels_pb2.Kernel]  # type: ignore[assignment]
     """A fresh kernel in the same sandbox."""
+    Extend: _aio.UnaryUnaryMultiCallable[_kernels_pb2.ExtendKernel, _kernels_pb2.Kernel]  # type: ignore[assignment]
+    """Lets the kernel live on: its ttl counts anew, from now. NO_KERNEL where none runs."""
     Complete: _aio.UnaryUnaryMultiCallable[_kernels_pb2.CompleteRequest, _kernels_pb2.CompleteResponse]  # type: ignore[assignment]
     """What could stand at a place in code. A kernel that runs a cell for longer than 5 s answers EXECUTION_TIMEOUT."""
     Inspect: _aio.UnaryUnaryMultiCallable[_kernels_pb2.InspectRequest, _kernels_pb2.InspectResponse]  # type: ignore[assignment]
@@ -124,6 +128,14 @@ class KernelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kernels_pb2.Kernel, _abc.Awaitable[_kernels_pb2.Kernel]]:
         """A fresh kernel in the same sandbox."""
+
+    @_abc_1.abstractmethod
+    def Extend(
+        self,
+        request: _kernels_pb2.ExtendKernel,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.Kernel, _abc.Awaitable[_kernels_pb2.Kernel]]:
+        """Lets the kernel live on: its ttl counts anew, from now. NO_KERNEL where none runs."""
 
     @_abc_1.abstractmethod
     def Complete(

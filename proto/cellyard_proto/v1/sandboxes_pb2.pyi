@@ -193,6 +193,9 @@ class Sandbox(_message.Message):
     TEMPLATE_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
+    END_REASON_FIELD_NUMBER: _builtins.int
+    END_MESSAGE_FIELD_NUMBER: _builtins.int
+    CLAIMED_AT_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
     container_id: _builtins.str
     notebook_id: _builtins.str
@@ -202,6 +205,12 @@ class Sandbox(_message.Message):
     template: _builtins.str
     age_s: _builtins.float
     runtime: _builtins.str
+    end_reason: _builtins.str
+    """Why it ends or has ended: "shutdown", "idle", "ttl", "oom", ...; empty while it lives."""
+    end_message: _builtins.str
+    """The same in a sentence."""
+    claimed_at: _builtins.float
+    """Seconds since the epoch; 0 while nobody has claimed it."""
     def __init__(
         self,
         *,
@@ -213,14 +222,185 @@ class Sandbox(_message.Message):
         template: _builtins.str = ...,
         age_s: _builtins.float = ...,
         runtime: _builtins.str = ...,
+        end_reason: _builtins.str = ...,
+        end_message: _builtins.str = ...,
+        claimed_at: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "container_id", b"container_id", "notebook_id", b"notebook_id", "runtime", b"runtime", "sandbox_id", b"sandbox_id", "state", b"state", "template", b"template", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "claimed_at", b"claimed_at", "container_id", b"container_id", "end_message", b"end_message", "end_reason", b"end_reason", "notebook_id", b"notebook_id", "runtime", b"runtime", "sandbox_id", b"sandbox_id", "state", b"state", "template", b"template", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sandbox: _TypeAlias = Sandbox  # noqa: Y015
+
+@_typing.final
+class WatchSandboxes(_message.Message):
+    """Asks for the sandboxes and what becomes of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSandboxes: _TypeAlias = WatchSandboxes  # noqa: Y015
+
+@_typing.final
+class SandboxEvent(_message.Message):
+    """A sandbox, or the mark behind those that were there at first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SANDBOX_FIELD_NUMBER: _builtins.int
+    CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sandbox(self) -> Global___Sandbox: ...
+    @_builtins.property
+    def caught_up(self) -> Global___CaughtUp: ...
+    def __init__(
+        self,
+        *,
+        sandbox: Global___Sandbox | None = ...,
+        caught_up: Global___CaughtUp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "event", b"event", "sandbox", b"sandbox"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "event", b"event", "sandbox", b"sandbox"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["sandbox", "caught_up"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___SandboxEvent: _TypeAlias = SandboxEvent  # noqa: Y015
+
+@_typing.final
+class CaughtUp(_message.Message):
+    """What follows happens from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaughtUp: _TypeAlias = CaughtUp  # noqa: Y015
+
+@_typing.final
+class ListPoolsRequest(_message.Message):
+    """Asks for the pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsRequest: _TypeAlias = ListPoolsRequest  # noqa: Y015
+
+@_typing.final
+class ListPoolsResponse(_message.Message):
+    """Pools by template."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]: ...
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___Pool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
+
+@_typing.final
+class Pool(_message.Message):
+    """Warm sandboxes of one kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    KERNEL_TYPE_FIELD_NUMBER: _builtins.int
+    ENV_SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    WARM_FIELD_NUMBER: _builtins.int
+    MAKING_FIELD_NUMBER: _builtins.int
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    CLAIM_RATE_FIELD_NUMBER: _builtins.int
+    LEAD_S_FIELD_NUMBER: _builtins.int
+    OLDEST_S_FIELD_NUMBER: _builtins.int
+    template: _builtins.str
+    runtime: _builtins.str
+    kernel_type: _builtins.str
+    env_source: _builtins.str
+    target: _builtins.int
+    """How many warm ones there are to be, how many there are, and how many are being made."""
+    warm: _builtins.int
+    making: _builtins.int
+    claimed: _builtins.int
+    """How many of this kind notebooks have."""
+    hits: _builtins.int
+    """Claims that found a warm one, and that did not."""
+    misses: _builtins.int
+    failures: _builtins.int
+    """Sandboxes that did not come up."""
+    claim_rate: _builtins.float
+    """Claims a second, of late."""
+    lead_s: _builtins.float
+    """Seconds that making one takes, of late."""
+    oldest_s: _builtins.float
+    """Seconds since the oldest warm one was made; 0 where there is none."""
+    def __init__(
+        self,
+        *,
+        template: _builtins.str = ...,
+        runtime: _builtins.str = ...,
+        kernel_type: _builtins.str = ...,
+        env_source: _builtins.str = ...,
+        target: _builtins.int = ...,
+        warm: _builtins.int = ...,
+        making: _builtins.int = ...,
+        claimed: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        claim_rate: _builtins.float = ...,
+        lead_s: _builtins.float = ...,
+        oldest_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_rate", b"claim_rate", "claimed", b"claimed", "env_source", b"env_source", "failures", b"failures", "hits", b"hits", "kernel_type", b"kernel_type", "lead_s", b"lead_s", "making", b"making", "misses", b"misses", "oldest_s", b"oldest_s", "runtime", b"runtime", "target", b"target", "template", b"template", "warm", b"warm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pool: _TypeAlias = Pool  # noqa: Y015
 
 @_typing.final
 class StopSandbox(_message.Message):

@@ -50,6 +50,16 @@ class SandboxesStub:
                 request_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandbox.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandboxResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/cellyard.v1.Sandboxes/Watch',
+                request_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.WatchSandboxes.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.SandboxEvent.FromString,
+                _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/cellyard.v1.Sandboxes/ListPools',
+                request_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
 
 
 class SandboxesServicer:
@@ -77,6 +87,21 @@ class SandboxesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The sandboxes that exist, each once, then a mark, and from then on each one whenever it has changed, its end the
+        last. Whom a tenant sees is as for List: a sandbox appears when it is claimed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPools(self, request, context):
+        """The pools of warm sandboxes, and how well they do. For the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SandboxesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +119,16 @@ def add_SandboxesServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandbox.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandboxResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.WatchSandboxes.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.SandboxEvent.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +213,60 @@ class Sandboxes:
             '/cellyard.v1.Sandboxes/Stop',
             cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandbox.SerializeToString,
             cellyard__proto_dot_v1_dot_sandboxes__pb2.StopSandboxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellyard.v1.Sandboxes/Watch',
+            cellyard__proto_dot_v1_dot_sandboxes__pb2.WatchSandboxes.SerializeToString,
+            cellyard__proto_dot_v1_dot_sandboxes__pb2.SandboxEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Sandboxes/ListPools',
+            cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_sandboxes__pb2.ListPoolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,12 @@ class SandboxesStub:
     """The sandboxes that exist; a tenant sees its own, the operator all."""
     Stop: _grpc.UnaryUnaryMultiCallable[_sandboxes_pb2.StopSandbox, _sandboxes_pb2.StopSandboxResponse]
     """Ends one sandbox."""
+    Watch: _grpc.UnaryStreamMultiCallable[_sandboxes_pb2.WatchSandboxes, _sandboxes_pb2.SandboxEvent]
+    """The sandboxes that exist, each once, then a mark, and from then on each one whenever it has changed, its end the
+    last. Whom a tenant sees is as for List: a sandbox appears when it is claimed.
+    """
+    ListPools: _grpc.UnaryUnaryMultiCallable[_sandboxes_pb2.ListPoolsRequest, _sandboxes_pb2.ListPoolsResponse]
+    """The pools of warm sandboxes, and how well they do. For the operator."""
 
 @_typing.type_check_only
 class SandboxesAsyncStub(SandboxesStub):
@@ -51,6 +57,12 @@ class SandboxesAsyncStub(SandboxesStub):
     """The sandboxes that exist; a tenant sees its own, the operator all."""
     Stop: _aio.UnaryUnaryMultiCallable[_sandboxes_pb2.StopSandbox, _sandboxes_pb2.StopSandboxResponse]  # type: ignore[assignment]
     """Ends one sandbox."""
+    Watch: _aio.UnaryStreamMultiCallable[_sandboxes_pb2.WatchSandboxes, _sandboxes_pb2.SandboxEvent]  # type: ignore[assignment]
+    """The sandboxes that exist, each once, then a mark, and from then on each one whenever it has changed, its end the
+    last. Whom a tenant sees is as for List: a sandbox appears when it is claimed.
+    """
+    ListPools: _aio.UnaryUnaryMultiCallable[_sandboxes_pb2.ListPoolsRequest, _sandboxes_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """The pools of warm sandboxes, and how well they do. For the operator."""
 
 class SandboxesServicer(metaclass=_abc_1.ABCMeta):
     """The places where kernels run, and what has been proven of them."""
@@ -78,5 +90,23 @@ class SandboxesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sandboxes_pb2.StopSandboxResponse, _abc.Awaitable[_sandboxes_pb2.StopSandboxResponse]]:
         """Ends one sandbox."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _sandboxes_pb2.WatchSandboxes,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sandboxes_pb2.SandboxEvent], _abc.AsyncIterator[_sandboxes_pb2.SandboxEvent]]:
+        """The sandboxes that exist, each once, then a mark, and from then on each one whenever it has changed, its end the
+        last. Whom a tenant sees is as for List: a sandbox appears when it is claimed.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPools(
+        self,
+        request: _sandboxes_pb2.ListPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandboxes_pb2.ListPoolsResponse, _abc.Awaitable[_sandboxes_pb2.ListPoolsResponse]]:
+        """The pools of warm sandboxes, and how well they do. For the operator."""
 
 def add_SandboxesServicer_to_server(servicer: SandboxesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from cellyard._async.core import AsyncSessionCore
 from cellyard._async.transport import Connection
 from cellyard._markers import property_when_sync
 from cellyard.errors import InvalidRequest, KernelDied
+from cellyard.info import KernelInfo, kernel_info
 from cellyard.results import Capability, Completion
 from cellyard_proto.outputs import data_to_nbformat, metadata_to_nbformat
 from cellyard_proto.v1 import kernels_pb2, outputs_pb2, sandboxes_pb2
@@ -83,6 +84,19 @@ class AsyncKernelCalls(AsyncSessionCore):
         request = kernels_pb2.ShutdownKernel(notebook_id=self._notebook_id, request_id=_requests.request_id())
         await self._transport.call(lambda s: s.kernels.Shutdown, request)
         self._kernel_seen = False
+
+    async def extend(self, ttl: float | None = None) -> KernelInfo:
+        """Lets the kernel live on: `ttl` seconds from now, without it as long as it was started with.
+
+        Raises NoKernel where none runs.
+        """
+        request = kernels_pb2.ExtendKernel(
+            notebook_id=self._notebook_id,
+            request_id=_requests.request_id(),
+            ttl_s=_requests.seconds("ttl", ttl) or 0.0,
+        )
+        await self._connected()
+        return kernel_info(await self._transport.call(lambda s: s.kernels.Extend, request))
 
     async def restart_kernel(self) -> None:
         """Replaces the kernel by a fresh one in the same sandbox. Raises NoKernel where none runs.

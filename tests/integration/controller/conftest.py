@@ -89,6 +89,7 @@ class Yard:
 
     async def close(self) -> None:
         """Stops what runs."""
+        self.runtime.resume_engine()
         while self._running:
             await self.stop()
 
