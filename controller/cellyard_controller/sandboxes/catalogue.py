@@ -24,6 +24,11 @@ class Catalogue:
         """The runtime of kernels that name none."""
         return self._config.runtime[0]
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The names of all templates."""
+        return tuple(self._config.templates)
+
     def runtime(self, name: str) -> Runtime:
         """A runtime that is served. Raises InvalidRequest, CapabilityUnavailable."""
         name = name or self.default_runtime
@@ -83,9 +88,9 @@ class Catalogue:
         readiness = await self.runtime(runtimes[0]).readiness(self.template("default"))
         return readiness.ready, readiness.reason
 
-    async def capabilities(self, runtime: str, template: str) -> list[CapabilityFact]:
-        """What has been proven for this runtime's sandboxes of this template."""
-        return await self.runtime(runtime).capabilities(self.template(template))
+    async def capabilities(self, runtime: str, template: str, network: str = "") -> list[CapabilityFact]:
+        """What has been proven for this runtime's sandboxes of this template, with this policy or its own."""
+        return await self.runtime(runtime).capabilities(self.template(template, network))
 
     async def require(self, settings: KernelSettings) -> tuple[str, ...]:
         """The capabilities that are granted. Raises CapabilityUnavailable where a required one is not."""

@@ -26,6 +26,7 @@ from cellyard_controller.runtimes import (
 from cellyard_controller.sandboxes import endings, records
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.coming_up import attest, bring_in, within
+from cellyard_controller.sandboxes.counts import Counts
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink
 from cellyard_controller.sandboxes.link_messages import Greeting, KernelReport
@@ -60,6 +61,8 @@ class Supervisor:
         self._tasks = tasks
         self.catalogue = Catalogue(runtimes, config)
         self.egress = Egress(config.network, self._denied)
+        self.counts = Counts()
+        """What happened to sandboxes."""
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -155,6 +158,7 @@ class Supervisor:
         if sandbox is None or sandbox.state is SandboxState.STOPPING:
             return
         sandbox.move(SandboxState.STOPPING)
+        self.counts.ended(sandbox.template.name, reason)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
         self.egress.close(sandbox_id)
@@ -184,6 +188,7 @@ class Supervisor:
         sandbox_id = new_sandbox_id()
         sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
         self._sandboxes[sandbox_id] = sandbox
+        self.counts.begun(template.name)
         sandbox.attach_link(self._link(sandbox), self._greeting(0))
         try:
             row = (sandbox_id, runtime.name, template.name, sandbox.uid, template.network)
@@ -225,6 +230,7 @@ class Supervisor:
         sandbox.link.start_kernel(settings.kernel_type, dict(settings.env), proxy=proxy)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.move(SandboxState.WARM)
+        self.counts.ready(sandbox.created_at)
         if settings.files:
             report("files", f"bringing {len(settings.files)} files in")
         for name, content in settings.files.items():
@@ -260,6 +266,7 @@ class Supervisor:
             raise SandboxGone(EndReason.START_FAILED, str(failed)) from failed
 
     def _denied(self, sandbox_id: str, denial: Denial) -> None:
+        self.counts.denials.add(denial.reason)
         sandbox = self._sandboxes.get(SandboxId(sandbox_id))
         if sandbox is not None:
             details = {"host": denial.host, "port": str(denial.port), "reason": denial.reason}
