@@ -213,7 +213,7 @@ class Room:
             self._seating.adopt(sandbox, committed)
         elif any(execution.state is not State.QUEUED for execution in unfinished):
             self._seating.lose(*lost)
-            await self._ledger.commit()
+            await self._ledger.flush()  # a full disk does not keep the others from going on
         self._seating.start_if_wanted()
         self._set_wake()
 

@@ -67,7 +67,7 @@ class AgentLink:
         self.folder = folder
         self.owner = owner
         self.last_heard = 0.0
-        """Loop time of the last frame."""
+        """Loop time of the last frame, or of the moment since which the agent could have dialled."""
         self.flows = Flows(self._send, lambda: self._greeted)
         """What is done in the sandbox beside its kernel."""
         self._uid = uid
@@ -81,12 +81,18 @@ class AgentLink:
         """Whether the agent is connected and greeted."""
         return self._greeted
 
+    @property
+    def held(self) -> bool:
+        """Whether the agent is connected and waits to be greeted."""
+        return self._writer is not None and not self._greeted
+
     async def open(self) -> None:
         """Makes the folder and listens. The path stays the same over restarts of the controller."""
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         path = self.folder / SOCKET_NAME
         path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, str(path))
+        self.last_heard = asyncio.get_running_loop().time()
         if os.geteuid() == 0:
             os.chown(path, self._uid, self._uid)
             path.chmod(0o600)
@@ -244,6 +250,7 @@ class AgentLink:
         finally:
             self._writer = None
             self._greeted = False
+            self.last_heard = asyncio.get_running_loop().time()
             self.flows.broken()
             await self.owner.link_down()
 

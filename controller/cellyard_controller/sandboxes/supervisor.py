@@ -23,13 +23,15 @@ from cellyard_controller.runtimes import (
     SandboxSpec,
     Template,
 )
-from cellyard_controller.sandboxes import endings, records
+from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes.attesting import Attesting
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.coming_up import attest, bring_in, within
 from cellyard_controller.sandboxes.counts import Counts
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import AgentLink
 from cellyard_controller.sandboxes.link_messages import Greeting, KernelReport
+from cellyard_controller.sandboxes.reconciling import Rounds, describe, plan, why_ended
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.store import Store, StoreFailed
 
@@ -66,6 +68,7 @@ class Supervisor:
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
+        self._rounds: dict[str, Rounds] = {}
 
     # What there is
 
@@ -85,38 +88,25 @@ class Supervisor:
         Known means that the container's id stands in the store, whatever labels say. Returns why the sandboxes of
         notebooks ended that were claimed and are gone.
         """
-        lost: dict[NotebookKey, tuple[EndReason, str]] = {}
-        living = await self._store.read(records.living)
-        found: dict[str, tuple[str, Instance | None]] = {}
-        for runtime in self._runtimes.values():
-            try:
-                for listed in await runtime.instances(self._store.controller_id):
-                    found[listed.instance_id] = (runtime.name, listed)
-            except RuntimeFailed as failed:
-                log.warning("runtime does not answer at start", runtime=runtime.name, why=str(failed))
-        nothing: tuple[str, Instance | None] = ("", None)
-        for record in living:
-            runtime_name, instance = found.pop(record.instance_id, nothing)
-            if record.state is SandboxState.CLAIMED and instance is not None and instance.running:
-                self._adopt(record)
-                continue
-            reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
-            if instance is not None and not instance.running:
-                reason, message = _why_ended(instance), _describe(instance, self._template_of(record))
-            if record.notebook is not None:
-                lost[record.notebook] = (reason, message)
-            await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
-            if instance is not None:
-                self._spawn(self._remove_instance(runtime_name, instance.instance_id))
-        for instance_id, (runtime_name, _) in found.items():
-            log.info("removing an unknown sandbox of ours", instance=instance_id)
-            self._spawn(self._remove_instance(runtime_name, instance_id))
-        for runtime in self._runtimes.values():
+        found = {name: await self._listed(runtime) for name, runtime in self._runtimes.items()}
+        made = plan(await self._store.read(records.living), found)
+        for record in made.adopt:
+            self._adopt(record)
+        for record, reason, _ in made.gone:
+            self.counts.ended(record.template, reason)
+            await self._note_end(record.sandbox_id, reason)
+        for runtime_name, instance_id in made.remove:
+            self.remove(runtime_name, instance_id)
+        for name, runtime in self._runtimes.items():
+            rounds = self._rounds[name] = Rounds(runtime, self._store.controller_id, self)
+            if found[name] is None:
+                rounds.want()
+            self._spawn(rounds.run())
             self._spawn(runtime.watch(self._on_exit))
             self._spawn(self._probe(runtime))
         self._spawn(self.egress.run())
         self._spawn(self._ping_all())
-        return lost
+        return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
 
     async def stop(self, *, keep_claimed: bool) -> None:
         """Ends everything, or all but claimed sandboxes, which a successor adopts."""
@@ -162,10 +152,7 @@ class Supervisor:
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
         self.egress.close(sandbox_id)
-        try:
-            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
-        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
-            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
+        await self._note_end(sandbox_id, reason)
         if sandbox.instance_id:
             await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
         await sandbox.link.close()
@@ -191,7 +178,7 @@ class Supervisor:
         self.counts.begun(template.name)
         sandbox.attach_link(self._link(sandbox), self._greeting(0))
         try:
-            row = (sandbox_id, runtime.name, template.name, sandbox.uid, template.network)
+            row = (sandbox_id, runtime.name, template, sandbox.uid)
             await self._store.write(lambda c: records.add(c, *row))
             await sandbox.link.open()
         except BaseException:
@@ -201,17 +188,12 @@ class Supervisor:
         return sandbox
 
     async def _bring_up(self, sandbox: Sandbox, settings: KernelSettings, report: Report) -> None:
-        spec = SandboxSpec(
-            sandbox_id=sandbox.sandbox_id,
-            controller_id=self._store.controller_id,
-            template=sandbox.template,
-            link_dir=sandbox.link.folder,
-            uid=sandbox.uid,
-        )
+        spec = self._spec(sandbox)
         starting = asyncio.ensure_future(sandbox.runtime.start(spec))
         try:
             sandbox.instance_id = await asyncio.shield(starting)
         except RuntimeFailed as failed:
+            self._want_round(sandbox)  # it may come to be after all
             raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
         except asyncio.CancelledError:
             # The runtime goes on all the same: what it makes has to be known to be removed.
@@ -221,7 +203,7 @@ class Supervisor:
         instance_id = sandbox.instance_id
         await self._store.write(lambda c: records.change(c, sandbox.sandbox_id, instance_id=instance_id))
         # It may have ended before its id was known here, and then nobody else would notice.
-        self._spawn(self._look_after(sandbox))
+        self.look_after(sandbox)
         report("kernel", "starting the kernel")
         await within(_CONNECT_WITHIN, sandbox.wait_connected(), "the agent did not connect")
         await attest(sandbox, spec)  # before it hears of anything that is secret
@@ -287,12 +269,18 @@ class Supervisor:
         sandbox.claimed_at = record.claimed_at
         sandbox.kernel = KernelReport("ready", record.generation, "")
         sandbox.attach_link(self._link(sandbox), self._greeting(record.committed_number))
+        sandbox.gate = partial(Attesting, sandbox, self._spec(sandbox), partial(self._deviates, sandbox))
         self._sandboxes[record.sandbox_id] = sandbox
         if record.network == "allowlist":
             self._spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
 
+    def _deviates(self, sandbox: Sandbox, gone: SandboxGone) -> None:
+        self.let_go(sandbox.sandbox_id, gone.reason, str(gone))
+
     def _template_of(self, record: records.SandboxRecord) -> Template:
+        if record.asked is not None:
+            return record.asked
         known = record.template if record.template in self._config.templates else "default"
         return self.catalogue.template(known, record.network)
 
@@ -310,9 +298,38 @@ class Supervisor:
         limits = self._config.limits
         return Greeting(committed, limits.output_bytes, limits.output_count, self._config.sandboxes.link_grace)
 
+    def _spec(self, sandbox: Sandbox) -> SandboxSpec:
+        return SandboxSpec(
+            sandbox_id=sandbox.sandbox_id,
+            controller_id=self._store.controller_id,
+            template=sandbox.template,
+            link_dir=sandbox.link.folder,
+            uid=sandbox.uid,
+        )
+
+    async def _listed(self, runtime: Runtime) -> list[Instance] | None:
+        try:
+            return await runtime.instances(self._store.controller_id)
+        except RuntimeFailed as failed:
+            log.warning("a runtime does not answer at the start", runtime=runtime.name, why=str(failed))
+            return None
+
+    def _want_round(self, sandbox: Sandbox) -> None:
+        self._rounds[sandbox.runtime.name].want()
+
+    async def _note_end(self, sandbox_id: SandboxId, reason: EndReason) -> None:
+        try:
+            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
+        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
+            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
+
     def _free_uid(self) -> int:
         used = {sandbox.uid for sandbox in self._sandboxes.values()}
         return next(uid for uid in range(_FIRST_UID, _FIRST_UID + len(used) + 1) if uid not in used)
+
+    def remove(self, runtime: str, instance_id: str) -> None:
+        """Removes an instance that is nobody's, sooner or later."""
+        self._spawn(self._remove_instance(runtime, instance_id))
 
     async def _remove_instance(self, runtime: str, instance_id: str) -> None:
         """Removes an instance, again and again while the engine does not."""
@@ -329,7 +346,11 @@ class Supervisor:
     def _on_exit(self, instance_id: str) -> None:
         for sandbox in self._sandboxes.values():
             if sandbox.instance_id == instance_id and sandbox.state is not SandboxState.STOPPING:
-                self._spawn(self._look_after(sandbox))
+                self.look_after(sandbox)
+
+    def look_after(self, sandbox: Sandbox) -> None:
+        """Ends a sandbox whose instance has ended, sooner or later."""
+        self._spawn(self._look_after(sandbox))
 
     async def _look_after(self, sandbox: Sandbox) -> None:
         """Ends a sandbox whose instance has ended, with the reason that the runtime knows."""
@@ -337,11 +358,12 @@ class Supervisor:
             instance = await sandbox.runtime.inspect(sandbox.instance_id)
         except RuntimeFailed as failed:
             log.warning("a sandbox cannot be inspected", sandbox=sandbox.sandbox_id, why=str(failed))
+            self._want_round(sandbox)
             return
         if instance is None:
             await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
         elif not instance.running:
-            await self.release(sandbox.sandbox_id, _why_ended(instance), _describe(instance, sandbox.template))
+            await self.release(sandbox.sandbox_id, why_ended(instance), describe(instance, sandbox.template))
 
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for every template's capabilities before anybody does: a canary takes some seconds."""
@@ -356,7 +378,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(interval)
             for sandbox in self.sandboxes():
-                if not sandbox.link.up:
+                away = sandbox.state is SandboxState.CLAIMED and not sandbox.link.held
+                if not sandbox.link.up and not away:
                     continue
                 if loop.time() - sandbox.link.last_heard > (_MISSED_PINGS + 1) * interval:
                     message = "the agent does not answer"
@@ -376,13 +399,3 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:  # whatever it is: the others have their own
         log.exception("the supervisor's work failed")
-
-
-def _why_ended(instance: Instance) -> EndReason:
-    return EndReason.OOM if instance.oom_killed else EndReason.EXIT
-
-
-def _describe(instance: Instance, template: Template) -> str:
-    if instance.oom_killed:
-        return endings.out_of_memory(template)
-    return f"the sandbox ended with exit code {instance.exit_code}"
