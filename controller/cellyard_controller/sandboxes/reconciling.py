@@ -92,7 +92,7 @@ def describe(instance: Instance, template: Template | None) -> str:
     """An instance's end in a sentence."""
     if instance.oom_killed:
         return endings.out_of_memory(template)
-    return f"the sandbox ended with exit code {instance.exit_code}"
+    return "the sandbox ended" + (f" with exit code {instance.exit_code}" if instance.exit_code is not None else "")
 
 
 class Keeper(Protocol):

@@ -43,6 +43,7 @@ _CONNECT_WITHIN = 60.0
 _KERNEL_WITHIN = 60.0
 _STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
 _MISSED_PINGS = 3
+_STOP_WITHIN = 30.0
 
 log = structlog.get_logger()
 
@@ -115,13 +116,26 @@ class Supervisor:
             if keep_claimed and sandbox.state is SandboxState.CLAIMED:
                 await sandbox.link.close()
             else:
-                ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
-        await asyncio.gather(*ending, *self._releases)
+                ending.append(self.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
+        await self._ended_in_time({*ending, *self._releases})
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         for runtime in self._runtimes.values():
             await runtime.close()
+
+    async def _ended_in_time(self, releases: set[asyncio.Task[None]]) -> None:
+        """Waits for what is being removed. What a silent runtime does not remove, the next start does."""
+        if not releases:
+            return
+        _, late = await asyncio.wait(releases, timeout=_STOP_WITHIN)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for sandbox in self.sandboxes():
+            if sandbox.state is SandboxState.STOPPING:
+                log.error("a sandbox is left behind until the next start", sandbox=sandbox.sandbox_id)
+                await sandbox.link.close()
 
     # Claims
 
