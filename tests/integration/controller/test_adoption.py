@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from cellyard_controller.runtimes import SandboxSpec, ToldFacts
 from cellyard_controller.runtimes.fake import FakeRuntime
+from cellyard_controller.sandboxes import supervisor
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_proto.v1 import executions_pb2 as ex
 
@@ -213,3 +216,33 @@ async def test_an_instance_that_came_of_a_start_that_failed_is_removed(yard: Yar
     await until(lambda: late_id not in runtime.list_of_ids())
     assert foreign_id in runtime.list_of_ids()
     assert (await stubs.run("other", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
+
+
+async def test_a_controller_that_stops_while_the_runtime_is_silent_ends_and_the_next_one_tidies(
+    yard: Yard, runtime: Outliving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubs = await yard.start()
+    before = await stubs.run("nb", "value 1")
+    runtime.hang_engine()
+    monkeypatch.setattr(supervisor, "_STOP_WITHIN", 0.1)
+    async with asyncio.timeout(WITHIN):
+        await yard.stop()
+    assert runtime.list_of_ids() == ["fake-1"]
+    runtime.resume_engine()
+    stubs = await yard.start()
+    await until(lambda: not runtime.list_of_ids())
+    again = await stubs.executions.Get(ex.GetExecution(notebook_id="nb", execution_id=before.execution_id))
+    assert again.end == ex.EXECUTION_END_SUCCEEDED
+
+
+async def test_a_sandbox_of_a_release_that_did_not_note_its_template_is_adopted(yard: Yard, runtime: Outliving) -> None:
+    stubs = await yard.start(on_stop="keep")
+    await stubs.run("nb", "value 1")
+    await yard.stop()
+    database = sqlite3.connect(yard.folder / "data" / "cellyard.sqlite")
+    with closing(database), database:
+        database.execute("UPDATE sandboxes SET asked = ''")
+    stubs = await yard.start(on_stop="keep")
+    assert (await stubs.run("nb", "value 2")).end == ex.EXECUTION_END_SUCCEEDED
+    assert runtime.starts == 1
+    assert runtime.specs[0].template == runtime.specs[1].template
