@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -20,9 +21,11 @@ log = structlog.get_logger()
 MAX_LINE = MAX_FIELD = 8 * 1024
 MAX_HEADERS = 64
 MAX_BODY = 64 * 1024
+MAX_CONNECTIONS = 64
 TOKEN_FILE = "http.token"
 _KEEP_ALIVE_S = 30.0
 _STOP_WITHIN_S = 2.0
+_HANDSHAKE_WITHIN_S = 10.0
 _BACKLOG = 64
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -47,6 +50,7 @@ class HttpServer:
         self._socket: socket.socket | None = None
         self._token: TokenFile | None = None
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
 
     @property
     def address(self) -> str:
@@ -86,10 +90,15 @@ class HttpServer:
             max_headers=MAX_HEADERS,
         )
         await runner.setup()
-        await web.SockSite(runner, self._socket, ssl_context=self._tls, backlog=_BACKLOG).start()
+        handshake = _HANDSHAKE_WITHIN_S if self._tls is not None else None
+        self._listening = await asyncio.get_running_loop().create_server(
+            self._connection, sock=self._socket, ssl=self._tls, ssl_handshake_timeout=handshake, backlog=_BACKLOG
+        )
 
     async def stop(self) -> None:
         """Ends open connections."""
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
         self.close()
@@ -98,6 +107,16 @@ class HttpServer:
         """Lets go of the address."""
         if self._socket is not None:
             self._socket.close()
+
+    def _connection(self) -> asyncio.Protocol:
+        """The protocol of a new connection. Who opens many and says nothing loses the oldest; nobody is kept out."""
+        assert self._runner is not None
+        server = self._runner.server
+        assert server is not None
+        there = [each for each in server.connections if each.transport is not None]
+        for oldest in there[: max(0, len(there) + 1 - MAX_CONNECTIONS)]:
+            oldest.force_close()
+        return server()
 
 
 def application(registry: CollectorRegistry, ready: Ready, token: TokenFile) -> web.Application:

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from cellyard_controller.api.server import CannotListen
-from cellyard_controller.web import standing
+from cellyard_controller.web import server, standing
 
 from .conftest import Stubs, Yard
 
@@ -267,6 +267,19 @@ async def test_what_is_no_proper_request_is_refused_and_the_next_one_answered(sc
     assert said.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400")), said[:100]
     assert b"Traceback" not in said
     assert (await scraper.get("/healthz"))[0] == OK
+
+
+async def test_connections_that_say_nothing_keep_nobody_out_and_are_bounded(scraper: Scraper) -> None:
+    host, _, port = scraper.url.removeprefix("http://").rpartition(":")
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(3 * server.MAX_CONNECTIONS)]
+    try:
+        assert (await scraper.get("/healthz"))[0] == OK
+        async with asyncio.timeout(WITHIN):
+            for reader, _ in opened[: 2 * server.MAX_CONNECTIONS]:
+                assert await reader.read() == b""
+    finally:
+        for _, writer in opened:
+            writer.close()
 
 
 @pytest.mark.parametrize(
