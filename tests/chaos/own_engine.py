@@ -15,7 +15,10 @@ _PAUSE = 0.1
 
 
 class OwnEngine:
-    """A dockerd on folders of its own, without a bridge: nothing of it meets another engine's."""
+    """A dockerd on folders of its own and in a network namespace of its own: nothing of it meets another engine's.
+
+    The namespace is needed: a dockerd that is told to have no bridge removes the interface `docker0`, whosever that is.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,11 +28,14 @@ class OwnEngine:
 
     def start(self, *, live_restore: bool) -> None:
         """Starts it and waits until it answers."""
-        command = ["dockerd", "-H", self.address, "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        command = ["unshare", "--net", "dockerd", "-H", self.address]
+        command += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
         command += ["--config-file", str(self.folder / "none.json"), f"--live-restore={str(live_restore).lower()}"]
         for option, name in (("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")):
             command += [option, str(self.folder / name)]
         (self.folder / "none.json").write_text("{}")
+        bridge = Path("/sys/class/net/docker0")
+        had_bridge = bridge.exists()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         give_up = time.monotonic() + _WITHIN
@@ -37,6 +43,7 @@ class OwnEngine:
             assert self._process.poll() is None, self._log.read_text()[-4000:]
             assert time.monotonic() < give_up, self._log.read_text()[-4000:]
             time.sleep(_PAUSE)
+        assert bridge.exists() or not had_bridge, "another engine's bridge is not ours to remove"
 
     def load(self, image: str) -> None:
         """Takes an image over from the machine's engine."""

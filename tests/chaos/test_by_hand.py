@@ -15,8 +15,8 @@ from tests.controller_process import Process
 pytestmark = pytest.mark.docker
 
 SLEEPS = ["python3", "-c", "import time; time.sleep(600)"]
-EARLIER = {"CELLYARD_SANDBOXES__PING_INTERVAL": "2"}
-"""An agent that does not answer is given up after 8 s instead of 20."""
+EARLIER = {"CELLYARD_SANDBOXES__PING_INTERVAL": "3"}
+"""An agent that does not answer is given up after 12 s instead of 20."""
 
 
 @pytest.fixture

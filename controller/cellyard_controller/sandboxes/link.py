@@ -74,6 +74,7 @@ class AgentLink:
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._greeted = False
+        self._closed = False
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -101,6 +102,7 @@ class AgentLink:
 
     async def close(self) -> None:
         """Stops listening and hangs up."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -200,6 +202,9 @@ class AgentLink:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._closed:  # it came in the moment in which everything was closed
+            writer.transport.abort()
+            return
         self._connections.add(task)
         try:
             await self._serve(reader, writer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,7 +23,9 @@ from cellyard_controller.sandboxes.sandbox import Sandbox
 NOT_OUTLIVED = "the sandbox did not outlive the controller"
 ROUND_EVERY = 300.0
 """Seconds between two rounds where nobody asks for one."""
-_AGAIN_AFTER = (0.5, 1.0, 2.0, 5.0, 10.0)
+AGAIN_AFTER = (10.0, 60.0)
+"""Seconds after a round that was asked for: a runtime that was silent may do late what it was told before."""
+_RETRY_AFTER = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 log = structlog.get_logger()
 
@@ -122,10 +123,15 @@ class Rounds:
     async def run(self) -> None:
         """Goes its rounds until cancelled."""
         failures = 0
+        since_wanted = len(AGAIN_AFTER)
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ROUND_EVERY):
+            pause = AGAIN_AFTER[since_wanted] if since_wanted < len(AGAIN_AFTER) else ROUND_EVERY
+            try:
+                async with asyncio.timeout(pause):
                     await self._wanted.wait()
+                since_wanted = 0
+            except TimeoutError:
+                since_wanted += 1
             self._wanted.clear()
             try:
                 await self._round()
@@ -134,7 +140,7 @@ class Rounds:
                 if not failures:
                     log.warning("a runtime does not answer", runtime=self._runtime.name, why=str(failed))
                 self._wanted.set()
-                await asyncio.sleep(_AGAIN_AFTER[min(failures, len(_AGAIN_AFTER) - 1)])
+                await asyncio.sleep(_RETRY_AFTER[min(failures, len(_RETRY_AFTER) - 1)])
                 failures += 1
 
     async def _round(self) -> None:

@@ -173,6 +173,8 @@ class Supervisor:
         sandbox.link.remove_folder()
         sandbox.move(SandboxState.ENDED)
         del self._sandboxes[sandbox_id]
+        if not sandbox.instance_id:
+            self._want_round(sandbox)  # it may come to be after all
 
     def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
         """Releases a sandbox, even where whoever asks for it is gone before that is done."""
@@ -207,7 +209,6 @@ class Supervisor:
         try:
             sandbox.instance_id = await asyncio.shield(starting)
         except RuntimeFailed as failed:
-            self._want_round(sandbox)  # it may come to be after all
             raise SandboxGone(EndReason(failed.reason), str(failed)) from failed
         except asyncio.CancelledError:
             # The runtime goes on all the same: what it makes has to be known to be removed.
