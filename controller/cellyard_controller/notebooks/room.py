@@ -209,6 +209,8 @@ class Room:
         """
         unfinished = await self._journal.recover()
         self._runner.recover(unfinished)
+        if sandbox is not None and sandbox.end is not None:  # since it was adopted, and before anybody could be told
+            lost, sandbox = sandbox.end, None
         if sandbox is not None and self._kernel.settings is not None:
             self._seating.adopt(sandbox, committed)
         elif any(execution.state is not State.QUEUED for execution in unfinished):

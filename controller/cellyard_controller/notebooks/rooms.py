@@ -98,7 +98,7 @@ class Rooms:
             except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
                 log.error("a notebook cannot be read", notebook=record.ref.notebook_id, why=str(damaged))
                 continue
-            if sandbox is not None:
+            if sandbox is not None and sandbox.end is None:
                 sandbox.notebook = record.ref
                 await sandbox.link.open()
             self._drop_later(record.ref, seat)

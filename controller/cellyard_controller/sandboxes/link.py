@@ -8,6 +8,7 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import struct
@@ -66,7 +67,7 @@ class AgentLink:
         self.sandbox_id = sandbox_id
         self.folder = folder
         self.owner = owner
-        self.last_heard = 0.0
+        self.last_heard = math.inf  # nobody is silent who could not speak yet
         """Loop time of the last frame, or of the moment since which the agent could have dialled."""
         self.flows = Flows(self._send, lambda: self._greeted)
         """What is done in the sandbox beside its kernel."""

@@ -259,3 +259,46 @@ async def test_a_sandbox_of_a_release_that_did_not_note_its_template_is_adopted(
     assert (await stubs.run("nb", "value 2")).end == ex.EXECUTION_END_SUCCEEDED
     assert runtime.starts == 1
     assert runtime.specs[0].template == runtime.specs[1].template
+
+
+async def test_a_sandbox_that_ends_before_its_notebook_is_back_in_memory_is_told(
+    yard: Yard, runtime: Outliving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stubs = await yard.start(on_stop="keep")
+    running = await begin(stubs, "gate never")
+    await runtime.reached("never")
+    await yard.stop()
+    reconcile = supervisor.Supervisor.reconcile
+
+    async def and_dies(self: supervisor.Supervisor) -> Any:
+        lost = await reconcile(self)
+        (sandbox,) = self.sandboxes()
+        await runtime.kill("fake-1", exit_code=3)
+        await until(lambda: sandbox.end)
+        return lost
+
+    monkeypatch.setattr(supervisor.Supervisor, "reconcile", and_dies)
+    stubs = await yard.start(on_stop="keep")
+    lost = await ended(stubs, running)
+    assert lost.end == ex.EXECUTION_END_LOST
+    assert lost.end_reason in ("exit", "runtime_lost")  # the latter where it was forgotten already
+    assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
+
+
+async def test_no_agent_is_given_up_before_it_could_dial(
+    yard: Yard, runtime: Outliving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where many notebooks have to be read first."""
+    stubs = await yard.start(on_stop="keep")
+    await stubs.run("nb", "value 1")
+    await yard.stop()
+    reconcile = supervisor.Supervisor.reconcile
+
+    async def and_takes_long(self: supervisor.Supervisor) -> Any:
+        lost = await reconcile(self)
+        await asyncio.sleep(2.5)  # longer than an agent may be silent
+        return lost
+
+    monkeypatch.setattr(supervisor.Supervisor, "reconcile", and_takes_long)
+    stubs = await yard.start(on_stop="keep", sandboxes={"ping_interval": 0.5})
+    assert only(yard).instance_id == "fake-1"
