@@ -19,7 +19,9 @@ NO_POOL = {"CELLYARD_POOL__SIZE": "0"}
 class Process:
     """A controller that runs as its own process on a data folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = "") -> None:
+        """`engine`: the address of another engine than the usual one."""
+        self.engine = engine
         self.folder = folder
         self.data = folder / "data"
         self.endpoint = f"unix:{folder}/c.sock"
@@ -39,7 +41,11 @@ class Process:
         command += ["--listen", self.endpoint, "--ready-fd", str(writer), *flags]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, pass_fds=(writer,), env={**os.environ, **NO_POOL, **(env or {})}
+                command,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writer,),
+                env={**os.environ, **NO_POOL, **self._host(), **(env or {})},
             )
         os.close(writer)
         return os.fdopen(reader, "rb")
@@ -65,7 +71,7 @@ class Process:
 
     def containers(self) -> list[docker.models.containers.Container]:
         """What the engine has of this controller, ended ones too."""
-        client = docker.from_env(timeout=30)
+        client = docker.from_env(timeout=30, environment={**os.environ, **self._host()})
         try:
             mine = []
             for container in client.containers.list(
@@ -79,3 +85,6 @@ class Process:
             return mine
         finally:
             client.close()
+
+    def _host(self) -> dict[str, str]:
+        return {"DOCKER_HOST": self.engine} if self.engine else {}

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -42,6 +43,9 @@ from cellyard_proto.v1 import (
     tenants_pb2_grpc,
 )
 
+if TYPE_CHECKING:
+    from cellyard_controller.web.side import HttpSide
+
 log = structlog.get_logger()
 
 Runtimes = Callable[[Config, str], Mapping[str, Runtime]]
@@ -63,6 +67,12 @@ class Controller:
         self.stopping = asyncio.Event()
 
     @property
+    def http_address(self) -> str:
+        """Where HTTP is served, as a URL."""
+        assert self._http is not None
+        return self._http.address
+
+    @property
     def addresses(self) -> list[str]:
         """Where it listens, ports filled in."""
         return self._server.addresses
@@ -71,9 +81,12 @@ class Controller:
         """Opens the data folder, adopts what is there, and listens. Raises CannotListen, StoreFailed."""
         config = self._config
         addresses = [Address.parse(text) for text in config.listen]
+        self._http = _http(config)
         self._open_folder(config.data)
         self._server = Server(config)
         self._server.bind([*addresses, Address(control_socket(config.data))])
+        if self._http is not None:
+            self._http.bind()
         self._store = Store.open(config.data / "cellyard.sqlite", used=Seal.made(config.data))
         await self._tasks.__aenter__()
         runtimes = self._make_runtimes(config, self._store.controller_id)
@@ -85,6 +98,8 @@ class Controller:
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())
         await self._server.start()
+        if self._http is not None:
+            await self._http.start(self.supervisor, self.rooms, self._store)
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
@@ -97,10 +112,14 @@ class Controller:
         if self._config.linger:
             self._linger.cancel()
         self._access.stopping.set()
+        if self._http is not None:
+            self._http.not_ready()
         await self.supervisor.stop(keep_claimed=self._config.on_stop == "keep")
         await self.rooms.close()
         await self.replicas.close()
         await self._server.stop(_GRACE_S)
+        if self._http is not None:
+            await self._http.stop()
         await self._tasks.__aexit__(None, None, None)
         self._store.close()
         (self._config.data / "controller.pid").unlink(missing_ok=True)
@@ -162,6 +181,15 @@ class Controller:
                 self.stopping.set()
                 return
             await asyncio.sleep(left)
+
+
+def _http(config: Config) -> HttpSide | None:
+    """The side that speaks HTTP, where one is configured. Raises CannotListen."""
+    if not config.http.listen:
+        return None
+    from cellyard_controller.web.side import HttpSide  # a controller without HTTP starts without its libraries
+
+    return HttpSide(config)
 
 
 def control_socket(data: Path) -> Path:

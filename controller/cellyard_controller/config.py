@@ -186,6 +186,15 @@ class ReplicasConfig(_Section):
     document: Size = Field(default=64 * MIB, description="All changes of a document that replicas may add to.")
 
 
+class HttpConfig(_Section):
+    """Health and metrics over HTTP."""
+
+    listen: str = Field(default="", description="HOST:PORT; empty for no HTTP.")
+    token_file: Path | None = Field(
+        default=None, description="File with the token for metrics; where none is named, DATA/http.token, made once."
+    )
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
@@ -216,6 +225,7 @@ class Config(BaseSettings):
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
+    http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 

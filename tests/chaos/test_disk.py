@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import cellyard
+from tests.chaos.cells import Running, until
 from tests.chaos.small_disk import SmallDisk, small_disk
 from tests.controller_process import Process
 
@@ -122,6 +123,27 @@ def test_a_full_disk_refuses_new_work_and_loses_none(process: Process, disk: Sma
     assert other.get_cell(edited).source == "# begins; now"
     session.close()
     other.close()
+
+
+def test_a_sandbox_that_ends_while_the_disk_is_full_ends_its_notebooks_cell_when_there_is_room(
+    process: Process, disk: SmallDisk
+) -> None:
+    process.start()
+    told, left = Running(process, "told"), Running(process, "left")
+    unseen = Running(process, "unseen")
+    disk.fill()
+    told.container.kill()
+    until(lambda: told.container.id not in [each.id for each in process.containers()])
+    process.kill()
+    unseen.container.kill()
+    disk.fill()
+    process.start()  # nothing can be noted, and the others go on all the same
+    assert left.session.kernel_started
+    disk.clear()
+    assert told.end()[0] == "lost"
+    assert unseen.end()[0] == "lost"
+    assert left.same_kernel()
+    until(lambda: [each.id for each in process.containers()] == [left.container.id])
 
 
 def serve(process: Process) -> tuple[int, str]:

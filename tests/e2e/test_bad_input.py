@@ -163,6 +163,23 @@ def test_serve_says_what_it_cannot_do(folder: Path, shared_controller: Process) 
     code, _, err = cellyard("serve", "--data", folder / "d", "--listen", "0.0.0.0:0")
     assert code == USAGE
     assert "tls" in err.lower()
+    unix = f"unix:{folder}/s.sock"
+    for http, says in (
+        ("0.0.0.0:0", "tls"),
+        ("nonsense", "no address"),
+        (unix, "HOST:PORT"),
+        ("127.0.0.1:x", "no add"),
+    ):
+        code, _, err = cellyard("serve", "--data", folder / "d", "--listen", unix, "--http", http)
+        assert code == USAGE
+        assert says in err.lower() or says in err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = cellyard("serve", "--data", folder / "d", "--listen", unix, "--http", f"127.0.0.1:{port}")
+        assert code == NO_CONTROLLER
+        assert "in use" in err.lower()
     code, _, err = cellyard("serve", "--data", shared_controller.data, "--listen", f"unix:{folder}/s.sock")
     assert code == NO_CONTROLLER
     assert "in use by another controller" in err

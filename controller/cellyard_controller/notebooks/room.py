@@ -14,6 +14,7 @@ import time
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
+from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import State
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef
@@ -61,6 +62,7 @@ class Room:
         seal: Seal,
         config: Config,
         replicas: ReplicaWorker,
+        counts: Counts,
     ) -> None:
         """`document`: it, or why there is none; executions and kernel do without."""
         self.key: NotebookKey = record.key
@@ -104,6 +106,7 @@ class Room:
             ledger=self._ledger,
             calling=self._calling,
             widgets=self._widgets,
+            counts=counts,
             on_accepted=self.watchers.accepted,
             on_started=self._pages.last_by_cell.__setitem__,
         )
@@ -206,11 +209,13 @@ class Room:
         """
         unfinished = await self._journal.recover()
         self._runner.recover(unfinished)
+        if sandbox is not None and sandbox.end is not None:  # since it was adopted, and before anybody could be told
+            lost, sandbox = sandbox.end, None
         if sandbox is not None and self._kernel.settings is not None:
             self._seating.adopt(sandbox, committed)
         elif any(execution.state is not State.QUEUED for execution in unfinished):
             self._seating.lose(*lost)
-            await self._ledger.commit()
+            await self._ledger.flush()  # a full disk does not keep the others from going on
         self._seating.start_if_wanted()
         self._set_wake()
 
@@ -239,6 +244,11 @@ class Room:
             and self._ledger.empty
             and self._inbox.empty
         )
+
+    @property
+    def waiting(self) -> int:
+        """Executions that wait for the kernel, or for their turn in it."""
+        return len(self._runner.queue.waiting)
 
     # Inside
 

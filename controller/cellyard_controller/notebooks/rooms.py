@@ -24,6 +24,7 @@ from cellyard_controller.errors import (
 )
 from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
+from cellyard_controller.executions.counts import Counts
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
@@ -62,6 +63,8 @@ class Rooms:
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
         self._replicas = replicas
+        self.counts = Counts()
+        """What happened to executions."""
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: dict[NotebookRef, asyncio.Lock] = {}
         self._last_busy = time.monotonic()
@@ -95,7 +98,7 @@ class Rooms:
             except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
                 log.error("a notebook cannot be read", notebook=record.ref.notebook_id, why=str(damaged))
                 continue
-            if sandbox is not None:
+            if sandbox is not None and sandbox.end is None:
                 sandbox.notebook = record.ref
                 await sandbox.link.open()
             self._drop_later(record.ref, seat)
@@ -155,6 +158,16 @@ class Rooms:
             seat.room.watchers.end(Stopping("the controller is stopping"))
 
     @property
+    def loaded(self) -> int:
+        """Notebooks in memory."""
+        return len(self._seats)
+
+    @property
+    def waiting(self) -> int:
+        """Executions of all notebooks that wait for their turn."""
+        return sum(seat.room.waiting for seat in self._seats.values())
+
+    @property
     def unused_since(self) -> float | None:
         """Since when (monotonic time) nobody is here and no room holds anything; None while somebody is."""
         return None if self._seats else self._last_busy
@@ -198,6 +211,7 @@ class Rooms:
             seal=self._seal,
             config=self._config,
             replicas=self._replicas,
+            counts=self.counts,
         )
         await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))

@@ -14,6 +14,7 @@ from cellyard_controller.errors import Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
 from cellyard_controller.executions.calls import NOTHING, Offers
+from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import End, Execution, Notice, Outcome, State
@@ -79,13 +80,14 @@ class Runner:
         ledger: Ledger,
         calling: Calling,
         widgets: Widgets,
+        counts: Counts,
         on_accepted: Callable[[Execution], None],
         on_started: Callable[[CellId, ExecutionId], None],
     ) -> None:
         self.queue = q.Queue()
         self._notebook = notebook
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
-        self._calling, self._widgets = calling, widgets
+        self._calling, self._widgets, self._counts = calling, widgets, counts
         self._on_accepted, self._on_started = on_accepted, on_started
         self.died = ""
         """What the agent says of its kernel's end, where a report has brought it ahead of the kernel's own state."""
@@ -157,6 +159,7 @@ class Runner:
                 live = self._journal.live(decision.execution_id)
                 said = _limit_of(live.execution, decision) or message
                 live.finish(decision.end, decision.reason, said, of_report)
+                self._counts.ended(live.execution)
         self.tell_positions()
 
     def lose_kernel(self, reason: EndReason, message: str) -> None:

@@ -26,6 +26,11 @@ class Catalogue:
         """The runtime of kernels that name none."""
         return self._config.runtime[0]
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The names of all templates."""
+        return tuple(self._config.templates)
+
     def runtime(self, name: str) -> Runtime:
         """A runtime that is served. Raises InvalidRequest, CapabilityUnavailable."""
         name = name or self.default_runtime
@@ -111,9 +116,9 @@ class Catalogue:
         readiness = await self.runtime(runtimes[0]).readiness(self.template("default"))
         return readiness.ready, readiness.reason
 
-    async def capabilities(self, runtime: str, template: str) -> list[CapabilityFact]:
-        """What has been proven for this runtime's sandboxes of this template."""
-        return await self.runtime(runtime).capabilities(self.template(template))
+    async def capabilities(self, runtime: str, template: str, network: str = "") -> list[CapabilityFact]:
+        """What has been proven for this runtime's sandboxes of this template, with this policy or its own."""
+        return await self.runtime(runtime).capabilities(self.template(template, network))
 
     async def granted(self, runtime: Runtime, template: Template) -> tuple[str, ...]:
         """The names of the capabilities that have been proven."""

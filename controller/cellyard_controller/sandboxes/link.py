@@ -8,6 +8,7 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import struct
@@ -67,14 +68,15 @@ class AgentLink:
         self.sandbox_id = sandbox_id
         self.folder = folder
         self.owner = owner
-        self.last_heard = 0.0
-        """Loop time of the last frame."""
+        self.last_heard = math.inf  # nobody is silent who could not speak yet
+        """Loop time of the last frame, or of the moment since which the agent could have dialled."""
         self.flows = Flows(self._send, lambda: self._greeted)
         """What is done in the sandbox beside its kernel."""
         self._uid = uid
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._greeted = False
+        self._closed = False
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -82,12 +84,18 @@ class AgentLink:
         """Whether the agent is connected and greeted."""
         return self._greeted
 
+    @property
+    def held(self) -> bool:
+        """Whether the agent is connected and waits to be greeted."""
+        return self._writer is not None and not self._greeted
+
     async def open(self) -> None:
         """Makes the folder and listens. The path stays the same over restarts of the controller."""
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         path = self.folder / SOCKET_NAME
         path.unlink(missing_ok=True)
         self._server = await asyncio.start_unix_server(self._accept, str(path))
+        self.last_heard = asyncio.get_running_loop().time()
         if os.geteuid() == 0:
             os.chown(path, self._uid, self._uid)
             path.chmod(0o600)
@@ -96,6 +104,7 @@ class AgentLink:
 
     async def close(self) -> None:
         """Stops listening and hangs up."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):
@@ -201,6 +210,9 @@ class AgentLink:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self._closed:  # it came in the moment in which everything was closed
+            writer.transport.abort()
+            return
         self._connections.add(task)
         try:
             await self._serve(reader, writer)
@@ -251,6 +263,7 @@ class AgentLink:
         finally:
             self._writer = None
             self._greeted = False
+            self.last_heard = asyncio.get_running_loop().time()
             self.flows.broken()
             await self.owner.link_down()
 

@@ -67,16 +67,10 @@ class Maker:
         `on_instance` is called once there is something that can end.
         """
         report("create", "starting a sandbox")
-        row = (sandbox.sandbox_id, sandbox.runtime.name, sandbox.template.name, sandbox.uid, sandbox.template.network)
+        row = (sandbox.sandbox_id, sandbox.runtime.name, sandbox.template, sandbox.uid)
         await self._store.write(lambda c: records.add(c, *row))
         await sandbox.link.open()
-        spec = SandboxSpec(
-            sandbox_id=sandbox.sandbox_id,
-            controller_id=self._store.controller_id,
-            template=sandbox.template,
-            link_dir=sandbox.link.folder,
-            uid=sandbox.uid,
-        )
+        spec = self.spec(sandbox)
         with suppress(RuntimeFailed):  # which the start will say with better words
             sandbox.made_of = await sandbox.runtime.makings(sandbox.template)
         await self._start(sandbox, spec)
@@ -89,6 +83,16 @@ class Maker:
         sandbox.link.start_kernel(sandbox.kernel_type)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+
+    def spec(self, sandbox: Sandbox) -> SandboxSpec:
+        """What its runtime is asked for."""
+        return SandboxSpec(
+            sandbox_id=sandbox.sandbox_id,
+            controller_id=self._store.controller_id,
+            template=sandbox.template,
+            link_dir=sandbox.link.folder,
+            uid=sandbox.uid,
+        )
 
     async def _start(self, sandbox: Sandbox, spec: SandboxSpec) -> None:
         starting = asyncio.ensure_future(sandbox.runtime.start(spec))

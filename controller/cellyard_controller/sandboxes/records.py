@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from cellyard_controller.ids import NotebookKey, SandboxId
+from cellyard_controller.runtimes import Template
 from cellyard_controller.sandboxes.lifecycle import SandboxState
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import sandboxes
@@ -35,18 +36,19 @@ class SandboxRecord:
     generation: int
     committed_number: int
     end_reason: str
+    asked: Template | None
+    """What it was made from; None of sandboxes of earlier releases."""
 
 
-def add(
-    connection: Connection, sandbox_id: SandboxId, runtime: str, template: str, uid: int, network: str = "none"
-) -> None:
+def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: Template, uid: int) -> None:
     """A sandbox is about to be created."""
     connection.execute(
         insert(sandboxes).values(
             sandbox_id=sandbox_id,
             runtime=runtime,
-            template=template,
-            network=network,
+            template=template.name,
+            network=template.network,
+            asked=json.dumps(asdict(template)),
             uid=uid,
             state=SandboxState.CREATING,
             created_at=time.time(),
@@ -127,4 +129,12 @@ def _record(row: Row[Any]) -> SandboxRecord:
         generation=row.generation,
         committed_number=row.committed_number,
         end_reason=row.end_reason,
+        asked=_template(row.asked),
     )
+
+
+def _template(text: str) -> Template | None:
+    if not text:
+        return None
+    known = {each.name for each in fields(Template)}
+    return Template(**{name: value for name, value in json.loads(text).items() if name in known})

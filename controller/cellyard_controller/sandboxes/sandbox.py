@@ -106,6 +106,8 @@ class Sandbox:
         """Called before a claim, when the link comes or goes or the kernel changes."""
         self.link: AgentLink
         self.owner: SandboxOwner | None = None
+        self.gate: Callable[[LinkOwner], LinkOwner] | None = None
+        """Stands between link and room until the sandbox may be spoken to."""
         self.kernel = KernelReport("none", 0, "")
         self.told = NOTHING_TOLD
         """What its agent said of itself when it last connected, before a room took over."""
@@ -124,9 +126,9 @@ class Sandbox:
         self.on_move()
 
     def hand_over(self, owner: SandboxOwner) -> None:
-        """From now on the link speaks with this room."""
+        """From now on the link speaks with this room, by way of its gate where it has one."""
         self.owner = owner
-        self.link.owner = owner
+        self.link.owner = self.gate(owner) if self.gate is not None else owner
 
     def take_back(self) -> None:
         """What its agent still says is not the room's any more, which may have another sandbox by then."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,16 +12,18 @@ import structlog
 
 from cellyard_controller.errors import SandboxAway
 from cellyard_controller.ids import NotebookRef, SandboxId
-from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
-from cellyard_controller.sandboxes import endings, records
+from cellyard_controller.runtimes import Runtime, RuntimeFailed
+from cellyard_controller.sandboxes import records
+from cellyard_controller.sandboxes.counts import Counts
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.reconciling import Rounds, describe, why_ended
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.store import Store, StoreFailed
 
 _STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
 _MISSED_PINGS = 3
 
-_END_WITHIN = 60.0
+_STOP_WITHIN = 30.0
 """Seconds that ending everything may take."""
 _MAX_NEWS = 1_000
 """What one who watches has to read at most."""
@@ -77,12 +79,15 @@ class Stock:
         """`on_ending` is called when a sandbox begins to end, `on_gone` when it has."""
         self._store, self._runtimes, self._tasks = store, runtimes, tasks
         self._on_ending, self._on_gone = on_ending, on_gone
+        self.counts = Counts()
+        """What happened to sandboxes."""
         self._sandboxes: dict[SandboxId, Sandbox] = {}
+        self._rounds: dict[str, Rounds] = {}
         self._watching: set[asyncio.Queue[SandboxView | None]] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._releases: set[asyncio.Task[None]] = set()
 
-    def all(self) -> list[Sandbox]:
+    def sandboxes(self) -> list[Sandbox]:
         """Every sandbox, oldest first."""
         return sorted(self._sandboxes.values(), key=lambda sandbox: sandbox.created_at)
 
@@ -96,6 +101,15 @@ class Stock:
         sandbox.on_move = partial(self._moved, sandbox)
         self._moved(sandbox)
 
+    def watch_over(self, controller_id: str, silent: Collection[str]) -> None:
+        """Notices whatever becomes of sandboxes, from now on. `silent`: runtimes that did not answer yet."""
+        for name, runtime in self._runtimes.items():
+            rounds = self._rounds[name] = Rounds(runtime, controller_id, self)
+            if name in silent:
+                rounds.want()
+            self.spawn(rounds.run())
+            self.spawn(runtime.watch(self.on_exit))
+
     async def watch(self) -> AsyncGenerator[SandboxView | None, None]:
         """Every sandbox as it is, None, and from then on each one whenever it has changed.
 
@@ -104,7 +118,7 @@ class Stock:
         news: asyncio.Queue[SandboxView | None] = asyncio.Queue(_MAX_NEWS)
         self._watching.add(news)
         try:
-            for sandbox in self.all():
+            for sandbox in self.sandboxes():
                 yield SandboxView.of(sandbox)
             yield None
             while (view := await news.get()) is not None:
@@ -130,19 +144,19 @@ class Stock:
         if sandbox is None or sandbox.state is SandboxState.STOPPING:
             return
         sandbox.move(SandboxState.STOPPING)
+        self.counts.ended(sandbox.template.name, reason)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
         self._on_ending(sandbox_id)
-        try:
-            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
-        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
-            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
+        await self.note_end(sandbox_id, reason)
         if sandbox.instance_id:
-            await self.remove_instance(sandbox.runtime.name, sandbox.instance_id)
+            await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
         await sandbox.link.close()
         sandbox.link.remove_folder()
         sandbox.move(SandboxState.ENDED)
         del self._sandboxes[sandbox_id]
+        if not sandbox.instance_id:
+            self._want_round(sandbox)  # it may come to be after all
         self._on_gone(sandbox_id)
 
     def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
@@ -152,7 +166,18 @@ class Stock:
         task.add_done_callback(self._releases.discard)
         return task
 
-    async def remove_instance(self, runtime: str, instance_id: str) -> None:
+    async def note_end(self, sandbox_id: SandboxId, reason: EndReason) -> None:
+        """Stores that a sandbox is over, where the store takes writes."""
+        try:
+            await self._store.write(partial(records.set_ended, sandbox_id=sandbox_id, reason=reason))
+        except StoreFailed as failed:  # the next start finds its container gone, and notes the end then
+            log.error("a sandbox's end is not stored", sandbox=sandbox_id, why=str(failed))
+
+    def remove(self, runtime: str, instance_id: str) -> None:
+        """Removes an instance that is nobody's, sooner or later."""
+        self.spawn(self._remove_instance(runtime, instance_id))
+
+    async def _remove_instance(self, runtime: str, instance_id: str) -> None:
         """Removes an instance, again and again while the engine does not."""
         for attempt in range(1_000_000):
             try:
@@ -168,14 +193,19 @@ class Stock:
         """A runtime says that an instance has ended."""
         for sandbox in self._sandboxes.values():
             if sandbox.instance_id == instance_id and sandbox.state is not SandboxState.STOPPING:
-                self.spawn(self.look_after(sandbox))
+                self.look_after(sandbox)
 
-    async def look_after(self, sandbox: Sandbox) -> None:
+    def look_after(self, sandbox: Sandbox) -> None:
+        """Ends a sandbox whose instance has ended, sooner or later."""
+        self.spawn(self._look_after(sandbox))
+
+    async def _look_after(self, sandbox: Sandbox) -> None:
         """Ends a sandbox whose instance has ended, with the reason that the runtime knows."""
         try:
             instance = await sandbox.runtime.inspect(sandbox.instance_id)
         except RuntimeFailed as failed:
             log.warning("a sandbox cannot be inspected", sandbox=sandbox.sandbox_id, why=str(failed))
+            self._want_round(sandbox)
             return
         if instance is None:
             await self.release(sandbox.sandbox_id, EndReason.RUNTIME_LOST, "the container is gone")
@@ -187,8 +217,9 @@ class Stock:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval)
-            for sandbox in self.all():
-                if not sandbox.link.up:
+            for sandbox in self.sandboxes():
+                away = sandbox.state is SandboxState.CLAIMED and not sandbox.link.held
+                if not sandbox.link.up and not away:
                     continue
                 if loop.time() - sandbox.link.last_heard > (_MISSED_PINGS + 1) * interval:
                     message = "the agent does not answer"
@@ -205,21 +236,32 @@ class Stock:
 
     async def close(self, *, keep_claimed: bool) -> None:
         """Ends every sandbox, or all but claimed ones, which a successor adopts; then what is done beside."""
-        ending = []
-        for sandbox in self.all():
+        ending = set(self._releases)
+        for sandbox in self.sandboxes():
             if keep_claimed and sandbox.state is SandboxState.CLAIMED:
                 await sandbox.link.close()
             else:
-                ending.append(self.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
-        work = [*(asyncio.ensure_future(end) for end in ending), *self._releases]
-        if work:
-            _, left = await asyncio.wait(work, timeout=_END_WITHIN)
-            for task in left:  # an engine that hangs: whoever starts on this data folder next removes what is left
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+                ending.add(self.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
+        await self._ended_in_time(ending)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+    async def _ended_in_time(self, releases: set[asyncio.Task[None]]) -> None:
+        """Waits for what is being removed. What a silent runtime does not remove, the next start does."""
+        if not releases:
+            return
+        _, late = await asyncio.wait(releases, timeout=_STOP_WITHIN)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        for sandbox in self.sandboxes():
+            if sandbox.state is SandboxState.STOPPING:
+                log.error("a sandbox is left behind until the next start", sandbox=sandbox.sandbox_id)
+                await sandbox.link.close()
+
+    def _want_round(self, sandbox: Sandbox) -> None:
+        self._rounds[sandbox.runtime.name].want()
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:
@@ -228,15 +270,3 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:  # whatever it is: the others have their own
         log.exception("the supervisor's work failed")
-
-
-def why_ended(instance: Instance) -> EndReason:
-    """The reason by which an instance has ended."""
-    return EndReason.OOM if instance.oom_killed else EndReason.EXIT
-
-
-def describe(instance: Instance, template: Template) -> str:
-    """The same in a sentence."""
-    if instance.oom_killed:
-        return endings.out_of_memory(template)
-    return f"the sandbox ended with exit code {instance.exit_code}"

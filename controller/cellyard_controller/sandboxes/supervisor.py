@@ -22,7 +22,8 @@ from cellyard_controller.errors import InvalidRequest, Refused
 from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, SandboxId, TenantName
 from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
-from cellyard_controller.sandboxes import pool, records
+from cellyard_controller.sandboxes import pool, reconciling, records
+from cellyard_controller.sandboxes.attesting import Attesting
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.claims import Claim, Listener, out_of_patience
 from cellyard_controller.sandboxes.coming_up import bring_in, within
@@ -43,7 +44,7 @@ from cellyard_controller.sandboxes.scheduler import (
     Stage,
     plan,
 )
-from cellyard_controller.sandboxes.stock import SandboxView, Stock, describe, why_ended
+from cellyard_controller.sandboxes.stock import SandboxView, Stock
 from cellyard_controller.store import Store, StoreFailed
 
 _FILES_WITHIN = 60.0
@@ -92,6 +93,8 @@ class Supervisor:
         self.catalogue = Catalogue(runtimes, config)
         self.egress = Egress(config.network, self._denied)
         self._stock = Stock(store, runtimes, tasks, on_ending=self.egress.close, on_gone=self._gone)
+        self.counts = self._stock.counts
+        """What happened to sandboxes."""
         self._maker = Maker(store, self.catalogue, config)
         self.quotas: Callable[[TenantName], Bounds] = lambda _tenant: Bounds()
         """What a tenant may have."""
@@ -115,7 +118,7 @@ class Supervisor:
 
     def sandboxes(self) -> list[Sandbox]:
         """Every sandbox that has not ended, oldest first."""
-        return self._stock.all()
+        return self._stock.sandboxes()
 
     def find(self, sandbox_id: SandboxId) -> Sandbox | None:
         """One sandbox that has not ended."""
@@ -128,7 +131,7 @@ class Supervisor:
     def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
         now, wall = time.monotonic(), time.time()
-        known = [self._as_known(sandbox) for sandbox in self._stock.all()]
+        known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
         targets = self._targets(now, known)
         views = []
         for kind in self._pools:
@@ -164,39 +167,22 @@ class Supervisor:
         Known means that the container's id stands in the store, whatever labels say. Returns why the sandboxes of
         notebooks ended that were claimed and are gone.
         """
-        lost: dict[NotebookKey, tuple[EndReason, str]] = {}
-        living = await self._store.read(records.living)
-        found: dict[str, tuple[str, Instance | None]] = {}
+        found = {name: await self._listed(runtime) for name, runtime in self._runtimes.items()}
+        made = reconciling.plan(await self._store.read(records.living), found)
+        for record in made.adopt:
+            self._adopt(record)
+        for record, reason, _ in made.gone:
+            self.counts.ended(record.template, reason)
+            await self._stock.note_end(record.sandbox_id, reason)
+        for runtime_name, instance_id in made.remove:
+            self._stock.remove(runtime_name, instance_id)
+        self._stock.watch_over(self._store.controller_id, {name for name, listed in found.items() if listed is None})
         for runtime in self._runtimes.values():
-            try:
-                for listed in await runtime.instances(self._store.controller_id):
-                    found[listed.instance_id] = (runtime.name, listed)
-            except RuntimeFailed as failed:
-                log.warning("runtime does not answer at start", runtime=runtime.name, why=str(failed))
-        nothing: tuple[str, Instance | None] = ("", None)
-        for record in living:
-            runtime_name, instance = found.pop(record.instance_id, nothing)
-            if record.state is SandboxState.CLAIMED and instance is not None and instance.running:
-                self._adopt(record)
-                continue
-            reason, message = EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller"
-            if instance is not None and not instance.running:
-                reason, message = why_ended(instance), describe(instance, self._template_of(record))
-            if record.notebook is not None:
-                lost[record.notebook] = (reason, message)
-            await self._store.write(partial(records.set_ended, sandbox_id=record.sandbox_id, reason=reason))
-            if instance is not None:
-                self._stock.spawn(self._stock.remove_instance(runtime_name, instance.instance_id))
-        for instance_id, (runtime_name, _) in found.items():
-            log.info("removing an unknown sandbox of ours", instance=instance_id)
-            self._stock.spawn(self._stock.remove_instance(runtime_name, instance_id))
-        for runtime in self._runtimes.values():
-            self._stock.spawn(runtime.watch(self._stock.on_exit))
             self._stock.spawn(self._probe(runtime))
         self._stock.spawn(self.egress.run())
         self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
         self._stock.spawn(self._tend())
-        return lost
+        return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
 
     async def stop(self, *, keep_claimed: bool) -> None:
         """Ends everything, or all but claimed sandboxes, which a successor adopts, and claims, which it takes up."""
@@ -226,7 +212,7 @@ class Supervisor:
             )
         if settings.require and not any(
             sandbox.state is SandboxState.WARM and settings.require <= set(sandbox.capabilities)
-            for sandbox in self._stock.all()
+            for sandbox in self._stock.sandboxes()
             if sandbox.kind == kind
         ):
             await self.catalogue.require(settings)
@@ -311,7 +297,7 @@ class Supervisor:
     def _snapshot(self) -> Snapshot:
         now = time.monotonic()
         waiting = [claim.as_waiting() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]
-        known = [self._as_known(sandbox) for sandbox in self._stock.all()]
+        known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
         tenants = {each.tenant for each in waiting} | {each.tenant for each in known if each.tenant is not None}
         return Snapshot(
             now=time.time(),
@@ -378,12 +364,13 @@ class Supervisor:
 
     def _make(self, decision: Make) -> None:
         try:
-            sandbox = self._maker.begin(decision.kind, self._stock.all())
+            sandbox = self._maker.begin(decision.kind, self._stock.sandboxes())
         except Refused as refused:  # a template that is gone
             # Later: the plan that this comes from is still being carried out.
             asyncio.get_running_loop().call_soon(self._not_made, decision.claim, refused)
             return
         self._stock.add(sandbox)
+        self.counts.begun(sandbox.template.name)
         self._promised[sandbox.sandbox_id] = decision.claim
         if decision.claim is not None:
             self._serve(self._claims[decision.claim].request.ref.tenant)
@@ -400,7 +387,7 @@ class Supervisor:
                 sandbox,
                 partial(self._report, sandbox),
                 # It may have ended before its id was known here, and then nobody else would notice.
-                lambda: self._stock.spawn(self._stock.look_after(sandbox)),
+                lambda: self._stock.look_after(sandbox),
             )
         except (SandboxGone, Refused, StoreFailed) as failed:
             number = self._promised.pop(sandbox.sandbox_id, None)
@@ -417,6 +404,7 @@ class Supervisor:
         else:
             sandbox.move(SandboxState.WARM)
             self.demand[kind].made(time.monotonic() - began)
+            self.counts.ready(sandbox.created_at)
             self._warm_changed(sandbox)
 
     async def _forget(self, sandbox: Sandbox, reason: EndReason, message: str) -> None:
@@ -500,6 +488,7 @@ class Supervisor:
             raise SandboxGone(EndReason.START_FAILED, str(failed)) from failed
 
     def _denied(self, sandbox_id: str, denial: Denial) -> None:
+        self.counts.denials.add(denial.reason)
         sandbox = self._stock.find(SandboxId(sandbox_id))
         if sandbox is not None:
             details = {"host": denial.host, "port": str(denial.port), "reason": denial.reason}
@@ -521,12 +510,18 @@ class Supervisor:
         sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
         sandbox.claimed_at = record.claimed_at
         sandbox.kernel = KernelReport("ready", record.generation, "")
+        sandbox.gate = partial(Attesting, sandbox, self._maker.spec(sandbox), partial(self._deviates, sandbox))
         self._stock.add(sandbox)
         if record.network == "allowlist":
             self._stock.spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
         log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
 
+    def _deviates(self, sandbox: Sandbox, gone: SandboxGone) -> None:
+        self.let_go(sandbox.sandbox_id, gone.reason, str(gone))
+
     def _template_of(self, record: records.SandboxRecord) -> Template:
+        if record.asked is not None:
+            return record.asked
         known = record.template if record.template in self._config.templates else "default"
         return self.catalogue.template(known, record.network)
 
@@ -535,6 +530,13 @@ class Supervisor:
             await self.egress.open(sandbox.sandbox_id, sandbox.link.folder, sandbox.uid, allow)
         except EgressFailed as failed:  # it stays wanted, and the proxy is started again and again
             log.warning("a sandbox is without its way out", sandbox=sandbox.sandbox_id, why=str(failed))
+
+    async def _listed(self, runtime: Runtime) -> list[Instance] | None:
+        try:
+            return await runtime.instances(self._store.controller_id)
+        except RuntimeFailed as failed:
+            log.warning("a runtime does not answer at the start", runtime=runtime.name, why=str(failed))
+            return None
 
     async def _probe(self, runtime: Runtime) -> None:
         """Asks for every template's capabilities before anybody does: a canary takes some seconds."""

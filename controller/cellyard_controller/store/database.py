@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from cellyard_controller.store import migrations, schema
 from cellyard_controller.store.blobs import Blobs
 from cellyard_controller.store.errors import StoreDamaged, StoreFailed
+from cellyard_controller.tallies import Durations, Tally
 
 T = TypeVar("T")
 
 _READERS = 2
+_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 
 @dataclass(slots=True)
@@ -32,6 +35,8 @@ class _Job:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     alone: bool
+    posted: float
+    """Monotonic time."""
 
 
 class Store:
@@ -52,6 +57,12 @@ class Store:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
         self._writer = threading.Thread(target=self._write_loop, name="store-write", daemon=True)
         self.controller_id = ""
+        self.commit_seconds = Durations(*_BOUNDS)
+        """Of each transaction on disk, however many writes shared it."""
+        self.write_seconds = Durations(*_BOUNDS)
+        """Of each write, from its posting until it was on disk or refused."""
+        self.failures = Tally()
+        """Writes that the database did not take."""
 
     @classmethod
     def open(cls, path: Path, *, used: bool = False) -> Store:
@@ -89,7 +100,7 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.put(_Job(work, loop, future, alone))
+        self._jobs.put(_Job(work, loop, future, alone, time.monotonic()))
         return await future
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -113,6 +124,14 @@ class Store:
         self._readers.shutdown(wait=True)
         self._dispose()
 
+    def _count(self, began: float, outcomes: list[_Outcome]) -> None:
+        now = time.monotonic()
+        self.commit_seconds.observe(now - began)
+        for job, _, error in outcomes:
+            self.write_seconds.observe(now - job.posted)
+            if isinstance(error, StoreFailed):
+                self.failures.add()
+
     def _dispose(self) -> None:
         self._write_engine.dispose()
         self._read_engine.dispose()
@@ -129,7 +148,10 @@ class Store:
                         break
                     jobs.append(job)
                 for batch in _batches(jobs):
-                    _settle(_commit(connection, batch))
+                    began = time.monotonic()
+                    outcomes = _commit(connection, batch)
+                    self._count(began, outcomes)
+                    _settle(outcomes)
                 if stop:
                     return
 

@@ -27,7 +27,17 @@ def _networks(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN network TEXT NOT NULL DEFAULT 'none'")
 
 
-STEPS: Mapping[int, Callable[[Connection], None]] = {1: _retention, 2: _calls_and_widgets, 3: _blobs, 4: _networks}
+def _asked(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN asked TEXT NOT NULL DEFAULT ''")
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {
+    1: _retention,
+    2: _calls_and_widgets,
+    3: _blobs,
+    4: _networks,
+    5: _asked,
+}
 """By the version that a step starts from."""
 
 

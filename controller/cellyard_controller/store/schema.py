@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 metadata = MetaData()
 
@@ -169,6 +169,8 @@ sandboxes = Table(
     Column("generation", Integer, nullable=False, default=0),
     # The last event of its agent that is committed.
     Column("committed_number", BigInteger, nullable=False, default=0),
+    # The template as it was when the sandbox was made: the operator may define it anew meanwhile.
+    Column("asked", Text, nullable=False, default=""),
 )
 
 tenants = Table(

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from tests.integration.agent.controller import AgentProcess, Controller
 
-from cellyard_proto.v1 import link_pb2
-
 ASK = (
     "import os, socket, urllib.parse\n"
     "def ask(said):\n"

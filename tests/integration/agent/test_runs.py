@@ -265,9 +265,9 @@ async def test_a_claim_of_a_kernel_that_is_up_shows_in_the_first_cell(
     agent: AgentProcess, controller: Controller
 ) -> None:
     await controller.start_kernel()
-    controller.claim({"GREETING": "it's \"here\"\n"})
+    controller.claim({"GREETING": 'it\'s "here"\n'})
     run = await controller.run("a", "import os\nprint(os.environ['GREETING'])")
-    assert run.text() == "it's \"here\"\n\n"
+    assert run.text() == 'it\'s "here"\n\n'
     assert run.events[0].started.execution_count == 1
 
 

@@ -175,11 +175,13 @@ async def test_whoever_is_past_a_quota_waits_and_is_told_and_served_when_it_has_
     anne, bert = await tenant(stubs, "anne"), await tenant(stubs, "bert")
     first = await begin(stubs, "one", "value 1", anne)
     await event(first, "finished")
-    second, third = await begin(stubs, "two", "value 2", anne), await begin(stubs, "three", "value 3", anne)
+    second = await begin(stubs, "two", "value 2", anne)
     waiting = (await event(second, "waiting")).waiting
     assert (waiting.reason, waiting.position) == ("sandboxes", 0)
+    third = await begin(stubs, "three", "value 3", anne)
     assert (await event(third, "waiting")).waiting.position == 1
-    assert (await event(await begin(stubs, "other", "value 4", bert), "finished")).finished.end == ex.EXECUTION_END_SUCCEEDED
+    other = await begin(stubs, "other", "value 4", bert)
+    assert (await event(other, "finished")).finished.end == ex.EXECUTION_END_SUCCEEDED
     await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="one"), metadata=anne)
     assert (await event(second, "finished")).finished.end == ex.EXECUTION_END_SUCCEEDED
     assert (await event(third, "waiting")).waiting.position == 0
@@ -192,7 +194,7 @@ async def test_after_its_start_timeout_a_claim_is_refused_for_the_quota(yard: Ya
     assert (late.end, late.end_reason) == (ex.EXECUTION_END_CANCELLED, "quota_exceeded")
     assert "the machine has no room for another sandbox" in late.end_message
     start = ker.StartKernel(notebook_id="three", settings=ker.KernelSettings(start_timeout_s=0.2))
-    with pytest.raises(grpc.aio.AioRpcError, match="no sandbox within the start_timeout of 0.2 s") as refused:
+    with pytest.raises(grpc.aio.AioRpcError, match=r"no sandbox within the start_timeout of 0\.2 s") as refused:
         async for _ in stubs.kernels.Start(start):
             pass
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -202,9 +204,10 @@ async def test_after_its_start_timeout_a_claim_is_refused_for_the_quota(yard: Ya
 async def test_what_is_cancelled_leaves_the_queue_at_once(yard: Yard) -> None:
     stubs = await yard.start(capacity={"sandboxes": 1})
     await stubs.run("one", "value 1")
-    second, third = await begin(stubs, "two", "value 2"), await begin(stubs, "three", "value 3")
+    second = await begin(stubs, "two", "value 2")
     execution_id = (await event(second, "accepted")).accepted.execution_id
     await event(second, "waiting")
+    third = await begin(stubs, "three", "value 3")
     assert (await event(third, "waiting")).waiting.position == 1
     await stubs.executions.Cancel(ex.CancelExecution(notebook_id="two", execution_id=execution_id))
     assert (await event(third, "waiting")).waiting.position == 0
@@ -233,7 +236,8 @@ async def test_an_idle_sandbox_makes_room_for_a_tenant_with_less_and_its_next_us
     await event(await begin(stubs, "idle", "value 1", anne), "finished")
     busy = await begin(stubs, "busy", "hang", anne)
     await event(busy, "started")
-    assert (await event(await begin(stubs, "mine", "value 2", bert), "finished")).finished.end == ex.EXECUTION_END_SUCCEEDED
+    mine = await begin(stubs, "mine", "value 2", bert)
+    assert (await event(mine, "finished")).finished.end == ex.EXECUTION_END_SUCCEEDED
     evicted = await stubs.kernels.Get(ker.GetKernel(notebook_id="idle"), metadata=anne)
     assert (evicted.state, evicted.end_reason) == (ker.KERNEL_STATE_DEAD, "evicted")
     await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="busy"), metadata=anne)

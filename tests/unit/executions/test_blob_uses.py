@@ -354,6 +354,7 @@ async def test_rows_of_the_schema_before_stay_as_they_are(yard: Yard) -> None:
             connection.exec_driver_sql(sql)
         connection.exec_driver_sql("DROP TABLE blob_uses")
         connection.exec_driver_sql("ALTER TABLE sandboxes DROP COLUMN network")
+        connection.exec_driver_sql("ALTER TABLE sandboxes DROP COLUMN asked")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
 
     await yard.store.write(as_before)

@@ -16,7 +16,7 @@ from cellyard_controller.runtimes.docker.container import CONTROLLER_LABEL, OPEN
 _REMOVED_WITHIN = 22
 """Seconds that somebody else's removal of a container may take."""
 _LOG_LINES, _LOG_BYTES = 20, 4096
-_ENDED = frozenset({"exited", "dead"})
+_ENDED = frozenset({"exited", "dead", "removing"})
 
 
 def create_and_start(client: APIClient, *, name: str, settings: Mapping[str, Any], image_missing: str) -> str:

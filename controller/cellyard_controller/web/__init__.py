@@ -1,0 +1,1 @@
+"""HTTP: health for whoever watches the controller, and metrics for its operator."""
