@@ -30,6 +30,7 @@ from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
+from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
     executions_pb2_grpc,
@@ -61,6 +62,8 @@ class Controller:
         self._tasks = asyncio.TaskGroup()
         self._data_lock = -1
         self.stopping = asyncio.Event()
+        self.quotas = Quotas(config.quotas.quota)
+        """What each tenant may have; in memory, refreshed whenever it is changed."""
 
     @property
     def addresses(self) -> list[str]:
@@ -80,12 +83,13 @@ class Controller:
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
         self.replicas = ReplicaWorker(config)
         self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas)
-        self._access = Access(self._store)
+        self._access = Access(self._store, self.quotas)
         self._add_services()
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())
         await self._server.start()
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
+        self._keep_access = self._tasks.create_task(self._access.keep())
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
         log.info("ready", version=__version__, listen=self.addresses, data=str(config.data))
@@ -94,6 +98,7 @@ class Controller:
         """Ends what is open, commits, and lets go of the data folder."""
         log.info("stopping", sandboxes=self._config.on_stop)
         self._upkeep.cancel()
+        self._keep_access.cancel()
         if self._config.linger:
             self._linger.cancel()
         self._access.stopping.set()
@@ -101,6 +106,7 @@ class Controller:
         await self.rooms.close()
         await self.replicas.close()
         await self._server.stop(_GRACE_S)
+        await self._access.note_used()
         await self._tasks.__aexit__(None, None, None)
         self._store.close()
         (self._config.data / "controller.pid").unlink(missing_ok=True)

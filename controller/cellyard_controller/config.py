@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from cellyard_controller.egress.names import AllowList, host_name
 from cellyard_controller.runtimes import MIB, Template
+from cellyard_controller.tenants import quotas
 
 Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(gt=0)]
@@ -142,6 +143,29 @@ class ReplicasConfig(_Section):
     document: Size = Field(default=64 * MIB, description="All changes of a document that replicas may add to.")
 
 
+class QuotasConfig(_Section):
+    """What each tenant may have for whom nothing else was set; null, or "unlimited", is no limit. Not of `local`."""
+
+    sandboxes: int | None = Field(default=None, description="Sandboxes that run or start.")
+    memory: int | None = Field(default=None, description="Memory of its sandboxes, all together.")
+    cpu: float | None = Field(default=None, description="Processors of its sandboxes, all together.")
+    queued: int | None = Field(default=None, description="Executions that wait, in all of its notebooks.")
+    notebooks: int | None = Field(default=None, description="Notebooks that are kept.")
+    storage: int | None = Field(default=None, description="What is kept of documents, sources and outputs.")
+    rate: float | None = Field(default=None, description="Requests a second.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_operators_write_it(cls, value: object, info: ValidationInfo) -> quotas.Limit:
+        assert info.field_name is not None
+        return quotas.parse(info.field_name, value)
+
+    @property
+    def quota(self) -> quotas.Quota:
+        """The quotas as the rest of the controller takes them."""
+        return quotas.Quota(**self.model_dump())
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
@@ -170,6 +194,7 @@ class Config(BaseSettings):
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
+    quotas: QuotasConfig = QuotasConfig()
     log: LogConfig = LogConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 

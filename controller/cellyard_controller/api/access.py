@@ -1,107 +1,28 @@
-"""Who calls: a tenant, proven by a token, or the operator over a unix socket. Wraps every method of every service."""
+"""Wraps every method of every service: who calls, may they, and what they are told where something goes wrong."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import structlog
 
+from cellyard_controller.api.callers import Access, Caller, Context
 from cellyard_controller.api.status import abort
 from cellyard_controller.api.unreadable import Unreadable
-from cellyard_controller.errors import PermissionDenied, Refused, Stopping, Unauthenticated, Unavailable
-from cellyard_controller.ids import LOCAL, TenantName
-from cellyard_controller.store import Store, StoreFailed
-from cellyard_controller.tenants import tokens
+from cellyard_controller.errors import Refused, Unavailable
+from cellyard_controller.store import StoreFailed
+
+__all__ = ["Access", "Caller", "duplex", "stream", "unary"]
 
 log = structlog.get_logger()
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
 _Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, and how they came."""
-
-    tenant: TenantName
-    over_unix: bool
-
-    @property
-    def operator(self) -> bool:
-        """The operator: over a unix socket, without a token."""
-        return self.tenant == LOCAL and self.over_unix
-
-    def must_be_operator(self) -> None:
-        """Raises PermissionDenied for everybody else."""
-        if not self.operator:
-            raise PermissionDenied("only the operator may do this, over a unix socket without a token")
-
-
-class Access:
-    """Tokens in force, and the streams that are open under them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._tenants: dict[bytes, TenantName] = {}
-        self._streams: dict[TenantName, set[asyncio.Task[Any]]] = {}
-        self.stopping = asyncio.Event()
-        """Set when the controller goes: new calls are refused, idle streams end."""
-
-    async def load(self) -> None:
-        """Reads the tokens in force; streams of tenants that have none left are ended."""
-        self._tenants = await self._store.read(tokens.in_force)
-        valid = {LOCAL, *self._tenants.values()}
-        for tenant, streams in self._streams.items():
-            if tenant not in valid:
-                for stream in streams:
-                    stream.cancel()
-
-    def caller(self, context: Context) -> Caller:
-        """Who calls. Raises Stopping, Unauthenticated; a wrong token and a missing one answer alike."""
-        if self.stopping.is_set():
-            raise Stopping("the controller is stopping")
-        over_unix = context.peer().startswith("unix:")
-        given = None
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                given = value
-        if given is None:
-            if over_unix:
-                return Caller(LOCAL, over_unix)
-            raise Unauthenticated
-        text = given if isinstance(given, str) else given.decode("latin-1")
-        scheme, _, token = text.partition(" ")
-        if scheme.lower() != "bearer" or len(token) > tokens.MAX_TOKEN:
-            raise Unauthenticated
-        tenant = self._tenants.get(tokens.digest(token))
-        if tenant is None:
-            raise Unauthenticated
-        return Caller(tenant, over_unix)
-
-    @contextmanager
-    def stream(self, caller: Caller) -> Iterator[None]:
-        """While a stream is open it can be ended by revoking the tenant."""
-        task = asyncio.current_task()
-        assert task is not None
-        streams = self._streams.setdefault(caller.tenant, set())
-        streams.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if caller.tenant != LOCAL and caller.tenant not in self._tenants.values():
-                raise Unauthenticated from None
-            raise
-        finally:
-            streams.discard(task)
 
 
 class Guarded(Protocol):
@@ -120,7 +41,7 @@ def unary(
         try:
             if isinstance(request, Unreadable):
                 raise request.refusal()
-            return await method(self, request, self.access.caller(context))
+            return await method(self, request, self.access.caller(context, method.__qualname__))
         except (Refused, StoreFailed) as refused:
             await abort(context, _refusal(refused))
         except Exception:
@@ -140,7 +61,7 @@ def stream(
         try:
             if isinstance(request, Unreadable):
                 raise request.refusal()
-            caller = self.access.caller(context)
+            caller = self.access.caller(context, method.__qualname__)
             with self.access.stream(caller):
                 async for item in method(self, request, caller):
                     yield item
@@ -161,7 +82,7 @@ def duplex(
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
         try:
-            caller = self.access.caller(context)
+            caller = self.access.caller(context, method.__qualname__)
             with self.access.stream(caller):
                 async with aclosing(method(self, requests, caller)) as items:
                     async for item in items:
