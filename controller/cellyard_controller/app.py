@@ -30,6 +30,7 @@ from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
+from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
@@ -82,8 +83,9 @@ class Controller:
         runtimes = self._make_runtimes(config, self._store.controller_id)
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
         self.replicas = ReplicaWorker(config)
-        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas)
-        self._access = Access(self._store, self.quotas)
+        allowances = Allowances(self.quotas, self._store)
+        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances)
+        self._access = Access(self._store, self.quotas, allowances)
         self._add_services()
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())

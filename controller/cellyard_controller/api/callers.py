@@ -19,6 +19,7 @@ from cellyard_controller.errors import PermissionDenied, Stopping, Unauthenticat
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
 from cellyard_controller.tenants import records, tokens
+from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.tenants.tokens import Scope, Token
 
@@ -59,9 +60,9 @@ class Caller:
 class Access:
     """Tokens in force, and the streams that are open under them."""
 
-    def __init__(self, store: Store, quotas: Quotas) -> None:
+    def __init__(self, store: Store, quotas: Quotas, allowances: Allowances) -> None:
         """`quotas` is refreshed whenever tenants change."""
-        self._store = store
+        self._store, self._allowances = store, allowances
         self.quotas = quotas
         self._tokens: dict[bytes, Token] = {}
         self._by_id: dict[str, Token] = {}
@@ -99,8 +100,8 @@ class Access:
     def caller(self, context: Context, method: str) -> Caller:
         """Who calls this method (`Notebooks.GetCell`).
 
-        Raises Stopping, PermissionDenied where the token's scope is too small, and Unauthenticated: a wrong token and
-        a missing one answer alike.
+        Raises Stopping, PermissionDenied where the token's scope is too small, QuotaExceeded where the tenant has made
+        too many requests, and Unauthenticated: a wrong token and a missing one answer alike.
         """
         if self.stopping.is_set():
             raise Stopping("the controller is stopping")
@@ -116,6 +117,7 @@ class Access:
             raise Unauthenticated
         token = self._token(given if isinstance(given, str) else given.decode("latin-1"), context)
         caller = Caller(token.tenant, over_unix, token, address)
+        self._allowances.request(caller.tenant)
         needed = scopes.needed(method)
         if not caller.may(needed):
             raise PermissionDenied(

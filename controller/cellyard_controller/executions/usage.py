@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
+from cellyard_controller.executions.model import Execution
 from cellyard_controller.ids import TenantName
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import usage
@@ -57,6 +58,8 @@ def by_day(connection: Connection, tenant: TenantName | None, first: str, last: 
     return [Day(**row._mapping) for row in connection.execute(query)]
 
 
-def day_of(moment: float) -> str:
-    """The day of a moment, in UTC."""
-    return time.strftime("%Y-%m-%d", time.gmtime(moment))
+def of_execution(tenant: TenantName, ended: Execution) -> Day:
+    """What one execution adds to its tenant's day."""
+    used = ended.usage
+    day = time.strftime("%Y-%m-%d", time.gmtime(ended.ended_at))
+    return Day(tenant, day, 1, used.cpu_s, used.wall_s, used.peak_memory_bytes, used.output_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +58,19 @@ def by_key(connection: Connection, key: NotebookKey) -> NotebookRecord:
     return _record(connection.execute(select(notebooks).where(notebooks.c.key == key)).one())
 
 
-def find_or_add(connection: Connection, ref: NotebookRef, document: bytes) -> NotebookRecord:
-    """The notebook of this id; where there is none, one with this document."""
+def find_or_add(
+    connection: Connection, ref: NotebookRef, document: bytes, admit: Callable[[int], None] | None = None
+) -> NotebookRecord:
+    """The notebook of this id; where there is none, one with this document.
+
+    `admit` is given the number of the tenant's notebooks first, and refuses one more by raising.
+    """
     found = find(connection, ref)
     if found is not None:
         return found
+    if admit is not None:
+        mine = select(func.count()).where(notebooks.c.tenant == ref.tenant)
+        admit(connection.execute(mine).scalar_one())
     now = time.time()
     added = connection.execute(
         insert(notebooks).values(

@@ -37,6 +37,7 @@ from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreDamaged, StoreFailed
 from cellyard_controller.store.blobs import is_digest
+from cellyard_controller.tenants.allowances import Allowances
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
@@ -58,10 +59,16 @@ class Rooms:
     """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice."""
 
     def __init__(
-        self, store: Store, supervisor: Supervisor, seal: Seal, config: Config, replicas: ReplicaWorker
+        self,
+        store: Store,
+        supervisor: Supervisor,
+        seal: Seal,
+        config: Config,
+        replicas: ReplicaWorker,
+        allowances: Allowances,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
-        self._replicas = replicas
+        self._replicas, self._allowances = replicas, allowances
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: dict[NotebookRef, asyncio.Lock] = {}
         self._last_busy = time.monotonic()
@@ -143,6 +150,7 @@ class Rooms:
                 await self._end(seat)
                 await self._store.write(partial(records.remove, key=room.key))
                 await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
+                self._allowances.measure_again(ref.tenant)
                 over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
             finally:
                 room.watchers.end(over)
@@ -179,8 +187,10 @@ class Rooms:
         if not create:
             raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
         document = Document.new().save()
+        await self._allowances.keep(ref.tenant, len(document))
+        admit = partial(self._allowances.notebook, ref.tenant)
         try:
-            return await self._store.write(partial(records.find_or_add, ref=ref, document=document))
+            return await self._store.write(partial(records.find_or_add, ref=ref, document=document, admit=admit))
         except StoreFailed as failed:
             raise Unavailable(str(failed)) from failed
 
@@ -198,6 +208,7 @@ class Rooms:
             seal=self._seal,
             config=self._config,
             replicas=self._replicas,
+            allowances=self._allowances,
         )
         await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))
