@@ -31,6 +31,7 @@ from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
@@ -84,14 +85,18 @@ class Controller:
         self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
         self.replicas = ReplicaWorker(config)
         allowances = Allowances(self.quotas, self._store)
-        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances)
-        self._access = Access(self._store, self.quotas, allowances)
+        self._audit = Audit(config.data, max_bytes=config.audit.max_bytes, files=config.audit.files)
+        self.rooms = Rooms(
+            self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances, self._audit
+        )
+        self._access = Access(self._store, self.quotas, allowances, self._audit)
         self._add_services()
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())
         await self._server.start()
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
         self._keep_access = self._tasks.create_task(self._access.keep())
+        self._keep_audit = self._tasks.create_task(self._audit.run())
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
         log.info("ready", version=__version__, listen=self.addresses, data=str(config.data))
@@ -109,6 +114,8 @@ class Controller:
         await self.replicas.close()
         await self._server.stop(_GRACE_S)
         await self._access.note_used()
+        self._keep_audit.cancel()
+        await self._audit.flush()
         await self._tasks.__aexit__(None, None, None)
         self._store.close()
         (self._config.data / "controller.pid").unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cellyard_controller.cli_audit import audit
 from cellyard_controller.cli_tenants import tenants
 from cellyard_controller.options import DONE, NO_CONTROLLER, USAGE, AsJson, Data
 from cellyard_controller.options import configuration as _configuration
@@ -27,6 +28,7 @@ commands = typer.Typer(
 images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are made from.")
 config_commands = typer.Typer(no_args_is_help=True, help="The configuration in force.")
 commands.add_typer(tenants, name="tenants")
+commands.command("audit")(audit)
 commands.add_typer(images, name="images")
 commands.add_typer(config_commands, name="config")
 

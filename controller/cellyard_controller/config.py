@@ -166,6 +166,13 @@ class QuotasConfig(_Section):
         return quotas.Quota(**self.model_dump())
 
 
+class AuditConfig(_Section):
+    """The audit log: audit.jsonl in the data folder, and the files before it."""
+
+    max_bytes: Size = Field(default=64 * MIB, description="Of one file; then another one begins.")
+    files: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, description="Files that are kept.")
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
@@ -195,6 +202,7 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     quotas: QuotasConfig = QuotasConfig()
+    audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 

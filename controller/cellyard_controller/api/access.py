@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import grpc
 import structlog
 
+from cellyard_controller.api.auditing import Noted, administers
 from cellyard_controller.api.callers import Access, Caller, Context
 from cellyard_controller.api.status import abort
 from cellyard_controller.api.unreadable import Unreadable
@@ -35,18 +36,17 @@ def unary(
     method: Callable[[Any, Any, Caller], Awaitable[_Response]],
 ) -> Callable[[Any, Any, Context], Awaitable[_Response]]:
     """A method `(request, caller) -> response` as a gRPC method."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> _Response:
-        try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            return await method(self, request, self.access.caller(context, method.__qualname__))
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted, request)
+            response = await method(self, request, caller)
+            noted.done(response)
+            if administers(name):
+                await self.access.audit.flush()
+        return response
 
     return call
 
@@ -55,21 +55,17 @@ def stream(
     method: Callable[[Any, Any, Caller], AsyncIterator[_Response]],
 ) -> Callable[[Any, Any, Context], AsyncIterator[_Response]]:
     """A method `(request, caller) -> async iterator` as a gRPC method."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> AsyncIterator[_Response]:
-        try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            caller = self.access.caller(context, method.__qualname__)
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted, request)
             with self.access.stream(caller):
                 async for item in method(self, request, caller):
+                    noted.done(item)
                     yield item
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+            noted.done()
 
     return call
 
@@ -78,23 +74,60 @@ def duplex(
     method: Callable[[Any, AsyncIterator[Any], Caller], AsyncGenerator[_Item, None]],
 ) -> Callable[[Any, AsyncIterator[Any], Context], AsyncIterator[_Item]]:
     """A method `(requests, caller) -> async generator` as a gRPC method; it is closed when the client goes."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
-        try:
-            caller = self.access.caller(context, method.__qualname__)
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted)
             with self.access.stream(caller):
-                async with aclosing(method(self, requests, caller)) as items:
+                async with aclosing(method(self, _Overheard(requests, noted), caller)) as items:
                     async for item in items:
+                        noted.done(item)
                         yield item
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+            noted.done()
 
     return call
 
 
-def _refusal(failed: Refused | StoreFailed) -> Refused:
-    return failed if isinstance(failed, Refused) else Unavailable(str(failed))
+class _Overheard:
+    """A client's messages; the first one is noted, because it says what the call is about."""
+
+    def __init__(self, messages: AsyncIterator[Any], noted: Noted) -> None:
+        self._messages, self._noted, self._first = aiter(messages), noted, True
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await anext(self._messages)
+        if self._first:
+            self._first = False
+            self._noted.about(message)
+        return message
+
+
+def _caller(access: Access, name: str, context: Context, noted: Noted, request: Any = None) -> Caller:
+    if isinstance(request, Unreadable):
+        raise request.refusal()
+    if request is not None:
+        noted.about(request)
+    noted.caller = caller = access.caller(context)
+    access.admit(caller, name)
+    return caller
+
+
+@asynccontextmanager
+async def _refusing(access: Access, name: str, context: Context) -> AsyncIterator[Noted]:
+    """Ends the call with a status where something is refused or goes wrong, and notes it."""
+    noted = Noted(access.audit, name, context)
+    try:
+        yield noted
+    except (Refused, StoreFailed) as failed:
+        refused = failed if isinstance(failed, Refused) else Unavailable(str(failed))
+        noted.refused(refused)
+        await abort(context, refused)
+    except Exception:
+        noted.failed()
+        log.exception("a call failed", method=name)
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")

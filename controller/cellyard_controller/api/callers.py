@@ -20,6 +20,7 @@ from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
 from cellyard_controller.tenants import records, tokens
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.tenants.tokens import Scope, Token
 
@@ -60,10 +61,10 @@ class Caller:
 class Access:
     """Tokens in force, and the streams that are open under them."""
 
-    def __init__(self, store: Store, quotas: Quotas, allowances: Allowances) -> None:
+    def __init__(self, store: Store, quotas: Quotas, allowances: Allowances, audit: Audit) -> None:
         """`quotas` is refreshed whenever tenants change."""
         self._store, self._allowances = store, allowances
-        self.quotas = quotas
+        self.quotas, self.audit = quotas, audit
         self._tokens: dict[bytes, Token] = {}
         self._by_id: dict[str, Token] = {}
         self._streams: dict[str, set[asyncio.Task[Any]]] = {}
@@ -97,12 +98,8 @@ class Access:
         except StoreFailed as failed:
             log.warning("the use of tokens is not noted", why=str(failed))
 
-    def caller(self, context: Context, method: str) -> Caller:
-        """Who calls this method (`Notebooks.GetCell`).
-
-        Raises Stopping, PermissionDenied where the token's scope is too small, QuotaExceeded where the tenant has made
-        too many requests, and Unauthenticated: a wrong token and a missing one answer alike.
-        """
+    def caller(self, context: Context) -> Caller:
+        """Who calls. Raises Stopping, and Unauthenticated: a wrong token and a missing one answer alike."""
         if self.stopping.is_set():
             raise Stopping("the controller is stopping")
         address = unquote(context.peer())
@@ -116,16 +113,24 @@ class Access:
                 return Caller(LOCAL, over_unix, address=address)
             raise Unauthenticated
         token = self._token(given if isinstance(given, str) else given.decode("latin-1"), context)
-        caller = Caller(token.tenant, over_unix, token, address)
+        return Caller(token.tenant, over_unix, token, address)
+
+    def admit(self, caller: Caller, method: str) -> None:
+        """Whether the caller may call this method (`Notebooks.GetCell`) now.
+
+        Raises QuotaExceeded for too many requests, PermissionDenied where the token's scope is too small.
+        """
+        if caller.token is None:
+            return
         self._allowances.request(caller.tenant)
         needed = scopes.needed(method)
         if not caller.may(needed):
+            token = caller.token
             raise PermissionDenied(
                 f"the token {token.token_id} has the scope {token.scope!s}, and {method} needs {needed!s}",
                 scope=str(token.scope),
                 needed=str(needed),
             )
-        return caller
 
     @contextmanager
     def stream(self, caller: Caller) -> Iterator[None]:

@@ -44,6 +44,7 @@ from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 
 _LONGEST_WAIT = 3600.0
 
@@ -64,6 +65,7 @@ class Room:
         config: Config,
         replicas: ReplicaWorker,
         allowances: Allowances,
+        audit: Audit,
     ) -> None:
         """`document`: it, or why there is none; executions and kernel do without."""
         self.key: NotebookKey = record.key
@@ -165,6 +167,7 @@ class Room:
             runner=self._runner,
             ledger=self._ledger,
             calling=self._calling,
+            audit=audit,
             owner=hearing,
             spawn=inbox.spawn,
             ask=inbox.ask,

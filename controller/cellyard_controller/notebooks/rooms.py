@@ -38,6 +38,7 @@ from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreDamaged, StoreFailed
 from cellyard_controller.store.blobs import is_digest
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
@@ -66,9 +67,10 @@ class Rooms:
         config: Config,
         replicas: ReplicaWorker,
         allowances: Allowances,
+        audit: Audit,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
-        self._replicas, self._allowances = replicas, allowances
+        self._replicas, self._allowances, self._audit = replicas, allowances, audit
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: dict[NotebookRef, asyncio.Lock] = {}
         self._last_busy = time.monotonic()
@@ -209,6 +211,7 @@ class Rooms:
             config=self._config,
             replicas=self._replicas,
             allowances=self._allowances,
+            audit=self._audit,
         )
         await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))
