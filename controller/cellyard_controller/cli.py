@@ -46,6 +46,9 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain for TCP, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key for TCP, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authority of certificates that clients need, PEM.")
+    ] = None,
     insecure_listen: Annotated[bool, typer.Option(help="Allow TCP beyond loopback without TLS.")] = False,
     on_stop: Annotated[str | None, typer.Option(help="Claimed sandboxes at SIGTERM: remove or keep.")] = None,
     linger: Annotated[float | None, typer.Option(help="End after this many unused seconds.")] = None,
@@ -63,6 +66,7 @@ def serve(
         "runtime": runtime,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
         "insecure_listen": insecure_listen or None,
         "on_stop": on_stop,
         "linger": linger,

@@ -190,6 +190,9 @@ class Config(BaseSettings):
     insecure_listen: bool = Field(default=False, description="Allow a TCP address beyond loopback without TLS.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain for every TCP listener, PEM.")
     tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Authority whose certificate every TCP client has to present, PEM."
+    )
     runtime: tuple[Literal["docker", "process"], ...] = Field(("docker",), description="Runtimes, default first.")
     on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of claimed sandboxes at SIGTERM.")
     linger: Annotated[float, Field(ge=0)] = Field(
