@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,9 +109,17 @@ class Rooms:
                 await sandbox.link.open()
             self._drop_later(record.ref, seat)
 
-    async def list(self, tenant: TenantName, limit: int, after: str) -> list[records.NotebookRecord]:
-        """A tenant's notebooks."""
-        return await self._store.read(partial(records.listed, tenant=tenant, limit=limit, after=after))
+    async def list(
+        self, tenant: TenantName, limit: int, after: str, labels: Mapping[str, str]
+    ) -> list[records.NotebookRecord]:
+        """A tenant's notebooks: those that have these labels, where an empty value stands for any."""
+        find = partial(records.listed, tenant=tenant, limit=limit, after=after, labels=labels)
+        return await self._store.read(find)
+
+    async def set_labels(self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str]) -> dict[str, str]:
+        """Sets and removes labels of a notebook, which comes into being with them. Raises InvalidRequest."""
+        record = await self._record(ref, create=bool(labels))
+        return await self._store.write(partial(records.set_labels, key=record.key, labels=labels, remove=remove))
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
         """A large part of the notebook's outputs, to be read and closed.
