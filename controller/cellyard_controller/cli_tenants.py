@@ -51,6 +51,8 @@ def create(
         data,
         lambda connection: records.create(connection, name, changes, grant),
         lambda stub: stub.Create(pb.CreateTenant(name=name, quotas=changes, grant=_message(grant)), timeout=_TIMEOUT),
+        noted="Tenants.Create",
+        of=name,
     )
     typer.echo(issued.token)
 
@@ -92,6 +94,8 @@ def quota(
         data,
         lambda connection: _stored(records.set_quotas(connection, name, wanted)),
         lambda stub: _told(stub.SetQuotas(pb.SetTenantQuotas(name=name, quotas=wanted), timeout=_TIMEOUT)),
+        noted="Tenants.SetQuotas",
+        of=name,
     )
     typer.echo(json.dumps(row, indent=2) if as_json else _in_words(row))
 
@@ -114,6 +118,8 @@ def issue(
         data,
         lambda connection: records.issue(connection, name, grant),
         lambda stub: stub.IssueToken(pb.IssueTokenRequest(tenant=name, grant=_message(grant)), timeout=_TIMEOUT),
+        noted="Tenants.IssueToken",
+        of=name,
     )
     typer.echo(issued.token)
 
@@ -153,6 +159,8 @@ def revoke(
         data,
         lambda connection: records.revoke(connection, name, token),
         lambda stub: stub.Revoke(pb.RevokeTenant(name=name, token_id=token), timeout=_TIMEOUT),
+        noted="Tenants.Revoke",
+        of=name,
     )
 
 
@@ -200,8 +208,13 @@ def _fields(message: Any) -> dict[str, Any]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
-def _administer(data: Path | None, offline: Callable[[Any], Any], online: Callable[[Any], Any]) -> Any:
-    """Through the running controller where there is one, else straight in the data folder."""
+def _administer(
+    data: Path | None, offline: Callable[[Any], Any], online: Callable[[Any], Any], *, noted: str = "", of: str = ""
+) -> Any:
+    """Through the running controller where there is one, else straight in the data folder.
+
+    `noted`: what the audit log calls it, as the controller would; and whom it is about.
+    """
     import grpc
 
     from cellyard_controller.api.server import CannotListen, lock
@@ -222,7 +235,7 @@ def _administer(data: Path | None, offline: Callable[[Any], Any], online: Callab
                 return online(tenants_pb2_grpc.TenantsStub(channel))
         store = Store.open(folder / "cellyard.sqlite")
         try:
-            return asyncio.run(store.write(offline))
+            return asyncio.run(_offline(store, offline, folder, noted, of))
         finally:
             store.close()
     except Refused as refused:
@@ -235,6 +248,20 @@ def _administer(data: Path | None, offline: Callable[[Any], Any], online: Callab
     finally:
         if held >= 0:
             os.close(held)
+
+
+async def _offline(store: Any, work: Callable[[Any], Any], folder: Path, noted: str, of: str) -> Any:
+    from cellyard_controller.ids import LOCAL
+    from cellyard_controller.tenants.audit import Audit
+
+    result = await store.write(work)
+    if noted:
+        limits = configuration(None, {}).audit
+        audit = Audit(folder, max_bytes=limits.max_bytes, files=limits.files)
+        about = {"of": of, "token_id": getattr(result, "token_id", "")}
+        audit.note(noted, tenant=LOCAL, about=about, outcome="ok", **{"from": "the data folder"})
+        await audit.flush()
+    return result
 
 
 def _changes(pairs: list[str]) -> dict[str, str]:

@@ -42,8 +42,11 @@ class Noted:
         if self._done or not acts(self._method):
             return
         self._done = True
-        made = getattr(getattr(answer, "accepted", answer), "execution_id", "")
-        about = {**self._about, "execution_id": made} if isinstance(made, str) and made else self._about
+        if administers(self._method):
+            made = {"token_id": getattr(answer, "token_id", "")}
+        else:
+            made = {"execution_id": getattr(getattr(answer, "accepted", answer), "execution_id", "")}
+        about = self._about | {key: value for key, value in made.items() if value}
         self._audit.note(self._method, about=about, outcome="ok", **self._who())
 
     def refused(self, refused: Refused) -> None:

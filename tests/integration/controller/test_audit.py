@@ -108,7 +108,7 @@ async def test_what_the_operator_does_is_on_disk_before_it_is_answered(tcp: Tcp,
     text = (yard.folder / "data" / FILE).read_text()
     entry = json.loads(text.splitlines()[-1])
     assert (entry["action"], entry["tenant"], entry["of"], entry["from"]) == ("Tenants.Create", "local", "bob", "unix:")
-    assert (entry["quotas"], entry["scope"]) == ({"cpu": "2"}, "run")
+    assert (entry["quotas"], entry["scope"], entry["token_id"]) == ({"cpu": "2"}, "run", created.token_id)
     assert created.token not in text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -187,13 +189,13 @@ def cellyard(data: Path, *words: str) -> tuple[int, str, str]:
 
 
 async def test_commands_work_with_and_without_a_controller(yard: Yard) -> None:
-    import asyncio
-    import json
-
     data = yard.folder / "data"
     code, token, _ = cellyard(data, "create", "alice", "--quota", "sandboxes=4", "--expires", "90d")
     assert code == 0
     assert token.startswith("cy_")
+    noted = json.loads((data / "audit.jsonl").read_text())
+    assert (noted["action"], noted["of"], noted["from"]) == ("Tenants.Create", "alice", "the data folder")
+    assert noted["token_id"] == token.split("_")[1]
     stubs = await yard.start(listen=(f"unix:{yard.folder}/c.sock",))
     assert await hello(stubs, (("authorization", f"Bearer {token}"),)) == "alice"
     told = await asyncio.to_thread(cellyard, data, "quota", "alice", "memory=4GiB", "--json")
