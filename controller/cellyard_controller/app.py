@@ -31,6 +31,9 @@ from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
+from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
+from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
     executions_pb2_grpc,
@@ -65,6 +68,8 @@ class Controller:
         self._tasks = asyncio.TaskGroup()
         self._data_lock = -1
         self.stopping = asyncio.Event()
+        self.quotas = Quotas(config.quotas.quota)
+        """What each tenant may have; in memory, refreshed whenever it is changed."""
 
     @property
     def http_address(self) -> str:
@@ -90,10 +95,14 @@ class Controller:
         self._store = Store.open(config.data / "cellyard.sqlite", used=Seal.made(config.data))
         await self._tasks.__aenter__()
         runtimes = self._make_runtimes(config, self._store.controller_id)
-        self.supervisor = Supervisor(self._store, runtimes, config, self._tasks)
+        self.supervisor = Supervisor(self._store, runtimes, config, self._tasks, self.quotas)
         self.replicas = ReplicaWorker(config)
-        self.rooms = Rooms(self._store, self.supervisor, Seal.of(config.data), config, self.replicas)
-        self._access = Access(self._store)
+        allowances = Allowances(self.quotas, self._store)
+        self._audit = Audit(config.data, max_bytes=config.audit.max_bytes, files=config.audit.files)
+        self.rooms = Rooms(
+            self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances, self._audit
+        )
+        self._access = Access(self._store, self.quotas, allowances, self._audit)
         self._add_services()
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())
@@ -101,6 +110,8 @@ class Controller:
         if self._http is not None:
             await self._http.start(self.supervisor, self.rooms, self._store)
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
+        self._keep_access = self._tasks.create_task(self._access.keep())
+        self._keep_audit = self._tasks.create_task(self._audit.run())
         if config.linger:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
         log.info("ready", version=__version__, listen=self.addresses, data=str(config.data))
@@ -109,6 +120,7 @@ class Controller:
         """Ends what is open, commits, and lets go of the data folder."""
         log.info("stopping", sandboxes=self._config.on_stop)
         self._upkeep.cancel()
+        self._keep_access.cancel()
         if self._config.linger:
             self._linger.cancel()
         self._access.stopping.set()
@@ -120,6 +132,9 @@ class Controller:
         await self._server.stop(_GRACE_S)
         if self._http is not None:
             await self._http.stop()
+        await self._access.note_used()
+        self._keep_audit.cancel()
+        await self._audit.flush()
         await self._tasks.__aexit__(None, None, None)
         self._store.close()
         (self._config.data / "controller.pid").unlink(missing_ok=True)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from cellyard_controller.config import Config
-
-DONE, FAILED, USAGE, NO_CONTROLLER, REFUSED = 0, 1, 2, 3, 4
+from cellyard_controller.cli_audit import audit
+from cellyard_controller.cli_tenants import tenants
+from cellyard_controller.options import DONE, NO_CONTROLLER, USAGE, AsJson, Data
+from cellyard_controller.options import configuration as _configuration
+from cellyard_controller.options import end as _end
 
 commands = typer.Typer(
     add_completion=False,
@@ -26,15 +25,12 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     help="Commands of a Cellyard controller.",
 )
-tenants = typer.Typer(no_args_is_help=True, help="Who may use the controller.")
 images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are made from.")
 config_commands = typer.Typer(no_args_is_help=True, help="The configuration in force.")
 commands.add_typer(tenants, name="tenants")
+commands.command("audit")(audit)
 commands.add_typer(images, name="images")
 commands.add_typer(config_commands, name="config")
-
-Data = Annotated[Path | None, typer.Option("--data", help="Data folder.", show_default="the user's own")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main() -> None:
@@ -51,6 +47,9 @@ def serve(
     config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain for TCP, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Private key for TCP, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authority of certificates that clients need, PEM.")
+    ] = None,
     insecure_listen: Annotated[bool, typer.Option(help="Allow TCP beyond loopback without TLS.")] = False,
     on_stop: Annotated[str | None, typer.Option(help="Claimed sandboxes at SIGTERM: remove or keep.")] = None,
     linger: Annotated[float | None, typer.Option(help="End after this many unused seconds.")] = None,
@@ -68,6 +67,7 @@ def serve(
         "runtime": runtime,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
         "insecure_listen": insecure_listen or None,
         "on_stop": on_stop,
         "linger": linger,
@@ -141,51 +141,6 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
     raise typer.Exit(DONE if healthy else NO_CONTROLLER)
 
 
-@tenants.command("create")
-def create_tenant(name: str, data: Data = None) -> None:
-    """Adds a tenant and prints its token, this once."""
-    from cellyard_controller.tenants import tokens
-    from cellyard_proto.v1 import tenants_pb2
-
-    typer.echo(
-        _administer(
-            data,
-            partial(tokens.create, name=name),
-            lambda stub: str(stub.Create(tenants_pb2.CreateTenant(name=name), timeout=10).token),
-        )
-    )
-
-
-@tenants.command("list")
-def list_tenants(data: Data = None, as_json: AsJson = False) -> None:
-    """All tenants."""
-    from cellyard_controller.tenants import tokens
-    from cellyard_proto.v1 import tenants_pb2
-
-    found = _administer(
-        data, tokens.listed, lambda stub: list(stub.List(tenants_pb2.ListTenants(), timeout=10).tenants)
-    )
-    rows = [{"name": each.name, "created_at": each.created_at, "tokens": each.tokens} for each in found]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        for row in rows:
-            typer.echo(f"{row['name']}\t{row['tokens']} tokens")
-
-
-@tenants.command("revoke")
-def revoke_tenant(name: str, data: Data = None) -> None:
-    """Takes all tokens of a tenant away."""
-    from cellyard_controller.tenants import tokens
-    from cellyard_proto.v1 import tenants_pb2
-
-    _administer(
-        data,
-        partial(tokens.revoke, name=name),
-        lambda stub: stub.Revoke(tenants_pb2.RevokeTenant(name=name), timeout=10),
-    )
-
-
 @images.command("build")
 def build_images() -> None:
     """Builds the images that the default templates need, where they are missing."""
@@ -245,59 +200,6 @@ def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
     return lines
 
 
-def _configuration(file: Path | None, flags: dict[str, Any]) -> Config:
-    """The configuration in force; ends the process with a sentence where it is wrong."""
-    if file is not None:
-        if not file.is_file():
-            _end(USAGE, f"the configuration file {file} does not exist")
-        os.environ["CELLYARD_CONFIG"] = str(file)
-    try:
-        return Config(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as bad:
-        first = bad.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        _end(USAGE, f"configuration: {key}: {first['msg']}")
-    except ValueError as bad:
-        _end(USAGE, f"configuration: {bad}")
-
-
-def _administer(data: Path | None, offline: Callable[[Any], Any], online: Callable[[Any], Any]) -> Any:
-    """Through the running controller where there is one, else straight in the data folder."""
-    import grpc
-
-    from cellyard_controller.api.server import CannotListen, lock
-    from cellyard_controller.app import control_socket
-    from cellyard_controller.errors import Refused
-    from cellyard_controller.store import Store, StoreFailed
-    from cellyard_proto.v1 import tenants_pb2_grpc
-
-    folder = _configuration(None, {"data": data}).data
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = lock(folder / "lock", "the data folder")
-    except (CannotListen, OSError):
-        held = -1
-    try:
-        if held < 0:
-            with grpc.insecure_channel(f"unix:{control_socket(folder)}") as channel:
-                return online(tenants_pb2_grpc.TenantsStub(channel))
-        store = Store.open(folder / "cellyard.sqlite")
-        try:
-            return asyncio.run(store.write(offline))
-        finally:
-            store.close()
-    except Refused as refused:
-        _end(USAGE, refused.message)
-    except grpc.RpcError as failed:
-        refused_by_code = failed.code() is grpc.StatusCode.INVALID_ARGUMENT
-        _end(USAGE if refused_by_code else NO_CONTROLLER, str(failed.details()))
-    except (OSError, StoreFailed) as failed:
-        _end(NO_CONTROLLER, str(failed))
-    finally:
-        if held >= 0:
-            os.close(held)
-
-
 def _own_socket() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
@@ -317,8 +219,3 @@ def _run_fast(work: Callable[[], Any]) -> None:
         raise
     except Exception as failed:
         raise ExceptionGroup("the controller ended", [failed]) from failed
-
-
-def _end(code: int, message: str) -> NoReturn:
-    print(f"cellyard: {message}", file=sys.stderr)
-    sys.exit(code)

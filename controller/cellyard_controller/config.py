@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from cellyard_controller.egress.names import AllowList, host_name
 from cellyard_controller.runtimes import MIB, Template
-from cellyard_controller.sandboxes.scheduler import Bounds
+from cellyard_controller.tenants import quotas
 from cellyard_proto import amounts
 
 Positive = Annotated[float, Field(gt=0)]
@@ -130,9 +130,10 @@ class CapacityConfig(_Section):
         default=None, description="Processors of all sandboxes; without it they share what there is."
     )
 
-    def bounds(self) -> Bounds:
-        """As the scheduler has it."""
-        return Bounds(self.sandboxes, self.memory, self.cpus)
+    weights: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Tenants whose part of the machine is to be larger or smaller than others', which count 1.",
+    )
 
 
 class SandboxesConfig(_Section):
@@ -195,6 +196,36 @@ class HttpConfig(_Section):
     )
 
 
+class QuotasConfig(_Section):
+    """What each tenant may have for whom nothing else was set; null, or "unlimited", is no limit. Not of `local`."""
+
+    sandboxes: int | None = Field(default=None, description="Sandboxes that run or start.")
+    memory: int | None = Field(default=None, description="Memory of its sandboxes, all together.")
+    cpu: float | None = Field(default=None, description="Processors of its sandboxes, all together.")
+    queued: int | None = Field(default=None, description="Executions that wait, in all of its notebooks.")
+    notebooks: int | None = Field(default=None, description="Notebooks that are kept.")
+    storage: int | None = Field(default=None, description="What is kept of documents, sources and outputs.")
+    rate: float | None = Field(default=None, description="Requests a second.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_operators_write_it(cls, value: object, info: ValidationInfo) -> quotas.Limit:
+        assert info.field_name is not None
+        return quotas.parse(info.field_name, value)
+
+    @property
+    def quota(self) -> quotas.Quota:
+        """The quotas as the rest of the controller takes them."""
+        return quotas.Quota(**self.model_dump())
+
+
+class AuditConfig(_Section):
+    """The audit log: audit.jsonl in the data folder, and the files before it."""
+
+    max_bytes: Size = Field(default=64 * MIB, description="Of one file; then another one begins.")
+    files: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, description="Files that are kept.")
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
@@ -212,6 +243,9 @@ class Config(BaseSettings):
     insecure_listen: bool = Field(default=False, description="Allow a TCP address beyond loopback without TLS.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain for every TCP listener, PEM.")
     tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="Authority whose certificate every TCP client has to present, PEM."
+    )
     runtime: tuple[Literal["docker", "process"], ...] = Field(("docker",), description="Runtimes, default first.")
     on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of claimed sandboxes at SIGTERM.")
     linger: Annotated[float, Field(ge=0)] = Field(
@@ -226,6 +260,8 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     http: HttpConfig = HttpConfig()
+    quotas: QuotasConfig = QuotasConfig()
+    audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
     from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
+    from cellyard.tenants import DayOfUsage, IssuedToken, Kept, TenantInfo, TenantUsage, TokenInfo
 
 __version__ = _version.VERSION
 
@@ -92,6 +93,7 @@ __all__ = [
     "CommSaid",
     "Completion",
     "ControllerUnavailable",
+    "DayOfUsage",
     "DisplayUpdated",
     "Document",
     "DocumentCell",
@@ -108,6 +110,8 @@ __all__ = [
     "HostCalled",
     "InputRequested",
     "InvalidRequest",
+    "IssuedToken",
+    "Kept",
     "KernelChanged",
     "KernelDied",
     "KernelInfo",
@@ -136,6 +140,9 @@ __all__ = [
     "Session",
     "Snapshot",
     "Started",
+    "TenantInfo",
+    "TenantUsage",
+    "TokenInfo",
     "Unauthenticated",
     "Usage",
     "Waiting",
@@ -176,6 +183,7 @@ _HOMES = {
     ),
     "files": ("FileInfo",),
     "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "tenants": ("DayOfUsage", "IssuedToken", "Kept", "TenantInfo", "TenantUsage", "TokenInfo"),
     "processes": ("ProcessEnded", "ProcessEvent", "ProcessOutput", "ProcessResult", "ProcessStarted"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),
 }

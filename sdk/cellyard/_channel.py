@@ -50,7 +50,31 @@ def _options(endpoint: Endpoint) -> tuple[tuple[str, int], ...]:
 def _credentials(tls: TLS) -> grpc.ChannelCredentials:
     if (tls.cert is None) != (tls.key is None):
         raise InvalidRequest("TLS: a client proves itself with cert and key, both or none")
-    return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
+    ca, key, cert = _read(tls.ca), _read(tls.key), _read(tls.cert)
+    _check(tls, ca)
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _check(tls: TLS, ca: bytes | None) -> None:
+    """gRPC tells at the first call that something is wrong with the files, and not what."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ca is not None:
+            context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+    except (ssl.SSLError, ValueError):
+        raise InvalidRequest(f"TLS: ca={os.fspath(tls.ca or '')} has no certificate in PEM") from None
+    if tls.cert is None or tls.key is None:
+        return
+    try:
+        context.load_cert_chain(tls.cert, tls.key, password=lambda: b"")  # else it would ask at the terminal
+    except (ssl.SSLError, ValueError) as bad:
+        reason = getattr(bad, "reason", None) or str(bad)
+        raise InvalidRequest(
+            f"TLS: cert={os.fspath(tls.cert)} and key={os.fspath(tls.key)} are no certificate and its key without a "
+            f"password, both in PEM ({reason})"
+        ) from None
 
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from cellyard.errors import InvalidRequest
 from cellyard_proto.flows import split_path
-from cellyard_proto.v1 import executions_pb2, kernels_pb2
+from cellyard_proto.v1 import executions_pb2, kernels_pb2, tenants_pb2
 
 CELL_TYPES = ("code", "markdown", "raw")
 _LAST = 2**62  # an index past every end
@@ -134,7 +134,7 @@ def settings(
         runtime="" if runtime is None else named("runtime", runtime),
         template="" if template is None else named("template", template),
         network="" if network is None else named("network", network),
-        require=_words("require", require),
+        require=words("require", require),
         env={text("env", key): text(f"env[{key!r}]", value) for key, value in _mapping("env", env).items()},
         files=[
             kernels_pb2.InlineFile(name=named("files", name), content=_content(name, content))
@@ -162,6 +162,34 @@ def argv(value: object) -> list[str]:
     return [named("the program", word) if not at else text(f"argv[{at}]", word) for at, word in enumerate(value)]
 
 
+def labels(value: object, *, values: bool = True) -> dict[str, str]:
+    """Labels of a notebook; where `values` need not be there, None stands for any."""
+    return {
+        named("labels", key): "" if each is None and not values else text(f"labels[{key!r}]", each)
+        for key, each in _mapping("labels", value).items()
+    }
+
+
+def quotas(value: object) -> dict[str, str]:
+    """Quotas as the controller reads them; it knows the keys."""
+    return {
+        named("quotas", key): "unlimited" if each is None else str(each)
+        for key, each in _mapping("quotas", value).items()
+    }
+
+
+def grant(name: object, scope: object, expires_in: object, certificate: object) -> tenants_pb2.TokenGrant:
+    """What a new token is to allow."""
+    span = None if expires_in is None else duration("expires_in", expires_in)
+    return build(
+        tenants_pb2.TokenGrant,
+        name=text("name", name),
+        scope=named("scope", scope),
+        expires_in_s=span,
+        certificate="" if certificate is None else named("certificate", certificate),
+    )
+
+
 def kernel_choice(kernel_type: object, env_source: object, notebook_path: object) -> tuple[str, str]:
     """What `start_kernel` was asked for."""
     if notebook_path is not None and not isinstance(notebook_path, str | os.PathLike):
@@ -174,7 +202,8 @@ def new_cell(source: object) -> executions_pb2.NewCell:
     return build(executions_pb2.NewCell, cell_id=cell_id(), source=text("source", source))
 
 
-def _words(name: str, value: object) -> list[str]:
+def words(name: str, value: object) -> list[str]:
+    """A few names, in order and each once."""
     if isinstance(value, str) or not isinstance(value, Collection):
         raise InvalidRequest(f"{name} must be a collection of names, not {type(value).__name__}")
     return sorted({named(name, word) for word in value})

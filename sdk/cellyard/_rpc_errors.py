@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,14 @@ DETAILS_KEY = "grpc-status-details-bin"
 _SENT_TO_NOBODY = "Internal error from Core"
 """What gRPC's asyncio says where a message is sent on a stream whose connection has just broken."""
 
+# gRPC tells in words alone why a handshake failed; where it tells other words one day, the plain message is left.
+_HANDSHAKE = (
+    ("WRONG_VERSION_NUMBER", "it speaks without TLS; leave tls out, or have it serve with --tls-cert and --tls-key"),
+    ("Hostname Verification Check failed", "its certificate is for another name; use a name of its in the endpoint"),
+)
+_DISTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]*)")
+_CLOSED_AT_ONCE = re.compile(r"failed to connect to all addresses.*(Socket closed|Connection reset)")
+
 # What a status means where no detail of ours comes with it: it was made by gRPC itself, on either side.
 _BARE: dict[grpc.StatusCode, type[CellyardError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -44,9 +53,13 @@ def translate(error: grpc.RpcError, endpoint: str) -> tuple[CellyardError, bool]
         broken = isinstance(ours, NotConnected) or (isinstance(ours, ControllerUnavailable) and ours.retryable)
         return ours, broken
     details = {"endpoint": endpoint, "status": code.name, "reason": text}
+    if code is grpc.StatusCode.UNAVAILABLE and (why := _handshake(text)):
+        return ControllerUnavailable(f"no connection to the controller at {endpoint}: {why}", details=details), False
     gone = code is grpc.StatusCode.INTERNAL and text == _SENT_TO_NOBODY
     if gone or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         message = f"the controller at {endpoint} does not answer: {_short(text)}"
+        if not endpoint.startswith("unix:") and _CLOSED_AT_ONCE.search(text):
+            message += " (does it want TLS, or a certificate of the client's? see cellyard.TLS)"
         return ControllerUnavailable(message, retryable=True, details=details), True
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"the controller at {endpoint} did not answer in time"
@@ -85,6 +98,13 @@ def _described(status: status_pb2.Status, text: str) -> CellyardError | None:
     if found is not None:
         found.details.update(details)
     return found
+
+
+def _handshake(text: str) -> str:
+    """Why a TLS handshake failed, and what to do; empty where it is not that."""
+    if found := _DISTRUSTED.search(text):
+        return f"its certificate is not trusted ({found[1]}); TLS(ca=...) names the authority that signed it"
+    return next((why for words, why in _HANDSHAKE if words in text), "")
 
 
 def _short(text: str) -> str:

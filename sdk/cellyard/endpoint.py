@@ -65,7 +65,7 @@ def resolve(
     tls: bool | TLS = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Endpoint:
-    """The endpoint that arguments and environment name.
+    """The endpoint that arguments and environment name. TLS of the environment is for HOST:PORT alone.
 
     Raises InvalidRequest for an address that is none, Unauthenticated for a token that cannot travel.
     """
@@ -82,6 +82,8 @@ def resolve(
     if token is not None:
         _check_token(token)
     name, path = _parse(endpoint)
+    if files is None and path is None:
+        files = _tls_of(environ)
     if path is not None and files is not None:
         raise InvalidRequest(f"{name} is a unix socket: TLS is for HOST:PORT")
     return Endpoint(name, path, token, files, own)
@@ -93,6 +95,15 @@ def _tls(tls: object) -> TLS | None:
     if tls is not True and not isinstance(tls, TLS):
         raise InvalidRequest(f"tls must be True or a cellyard.TLS, not {type(tls).__name__}")
     return TLS() if tls is True else tls
+
+
+def _tls_of(environ: Mapping[str, str]) -> TLS | None:
+    """What the environment says: CELLYARD_CA is a file or `system`, with CELLYARD_CLIENT_CERT and _KEY beside it."""
+    ca = environ.get("CELLYARD_CA")
+    if not ca:
+        return None
+    cert, key = environ.get("CELLYARD_CLIENT_CERT") or None, environ.get("CELLYARD_CLIENT_KEY") or None
+    return TLS(None if ca == "system" else ca, cert, key)
 
 
 def _check_token(token: object) -> None:

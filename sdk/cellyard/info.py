@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,6 +34,8 @@ class NotebookInfo:
     notebook_id: str
     created_at: datetime | None
     changed_at: datetime | None
+    labels: Mapping[str, str]
+    """The user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def server_info(endpoint: str, hello: sessions_pb2.HelloResponse) -> ServerInfo:
 
 def notebook_info(message: notebooks_pb2.NotebookInfo) -> NotebookInfo:
     """From the protocol's message."""
-    return NotebookInfo(message.notebook_id, moment(message.created_at), moment(message.changed_at))
+    created, changed = moment(message.created_at), moment(message.changed_at)
+    return NotebookInfo(message.notebook_id, created, changed, dict(message.labels))
 
 
 def sandbox_info(message: sandboxes_pb2.Sandbox) -> SandboxInfo:

@@ -1,107 +1,29 @@
-"""Who calls: a tenant, proven by a token, or the operator over a unix socket. Wraps every method of every service."""
+"""Wraps every method of every service: who calls, may they, and what they are told where something goes wrong."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import structlog
 
+from cellyard_controller.api.auditing import Noted, administers
+from cellyard_controller.api.callers import Access, Caller, Context
 from cellyard_controller.api.status import abort
 from cellyard_controller.api.unreadable import Unreadable
-from cellyard_controller.errors import PermissionDenied, Refused, Stopping, Unauthenticated, Unavailable
-from cellyard_controller.ids import LOCAL, TenantName
-from cellyard_controller.store import Store, StoreFailed
-from cellyard_controller.tenants import tokens
+from cellyard_controller.errors import Refused, Unavailable
+from cellyard_controller.store import StoreFailed
+
+__all__ = ["Access", "Caller", "duplex", "stream", "unary"]
 
 log = structlog.get_logger()
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
 _Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, and how they came."""
-
-    tenant: TenantName
-    over_unix: bool
-
-    @property
-    def operator(self) -> bool:
-        """The operator: over a unix socket, without a token."""
-        return self.tenant == LOCAL and self.over_unix
-
-    def must_be_operator(self) -> None:
-        """Raises PermissionDenied for everybody else."""
-        if not self.operator:
-            raise PermissionDenied("only the operator may do this, over a unix socket without a token")
-
-
-class Access:
-    """Tokens in force, and the streams that are open under them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._tenants: dict[bytes, TenantName] = {}
-        self._streams: dict[TenantName, set[asyncio.Task[Any]]] = {}
-        self.stopping = asyncio.Event()
-        """Set when the controller goes: new calls are refused, idle streams end."""
-
-    async def load(self) -> None:
-        """Reads the tokens in force; streams of tenants that have none left are ended."""
-        self._tenants = await self._store.read(tokens.in_force)
-        valid = {LOCAL, *self._tenants.values()}
-        for tenant, streams in self._streams.items():
-            if tenant not in valid:
-                for stream in streams:
-                    stream.cancel()
-
-    def caller(self, context: Context) -> Caller:
-        """Who calls. Raises Stopping, Unauthenticated; a wrong token and a missing one answer alike."""
-        if self.stopping.is_set():
-            raise Stopping("the controller is stopping")
-        over_unix = context.peer().startswith("unix:")
-        given = None
-        for key, value in context.invocation_metadata() or ():
-            if key == "authorization":
-                given = value
-        if given is None:
-            if over_unix:
-                return Caller(LOCAL, over_unix)
-            raise Unauthenticated
-        text = given if isinstance(given, str) else given.decode("latin-1")
-        scheme, _, token = text.partition(" ")
-        if scheme.lower() != "bearer" or len(token) > tokens.MAX_TOKEN:
-            raise Unauthenticated
-        tenant = self._tenants.get(tokens.digest(token))
-        if tenant is None:
-            raise Unauthenticated
-        return Caller(tenant, over_unix)
-
-    @contextmanager
-    def stream(self, caller: Caller) -> Iterator[None]:
-        """While a stream is open it can be ended by revoking the tenant."""
-        task = asyncio.current_task()
-        assert task is not None
-        streams = self._streams.setdefault(caller.tenant, set())
-        streams.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if caller.tenant != LOCAL and caller.tenant not in self._tenants.values():
-                raise Unauthenticated from None
-            raise
-        finally:
-            streams.discard(task)
 
 
 class Guarded(Protocol):
@@ -114,18 +36,17 @@ def unary(
     method: Callable[[Any, Any, Caller], Awaitable[_Response]],
 ) -> Callable[[Any, Any, Context], Awaitable[_Response]]:
     """A method `(request, caller) -> response` as a gRPC method."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> _Response:
-        try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            return await method(self, request, self.access.caller(context))
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted, request)
+            response = await method(self, request, caller)
+            noted.done(response)
+            if administers(name):
+                await self.access.audit.flush()
+        return response
 
     return call
 
@@ -134,21 +55,17 @@ def stream(
     method: Callable[[Any, Any, Caller], AsyncIterator[_Response]],
 ) -> Callable[[Any, Any, Context], AsyncIterator[_Response]]:
     """A method `(request, caller) -> async iterator` as a gRPC method."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, request: Any, context: Context) -> AsyncIterator[_Response]:
-        try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            caller = self.access.caller(context)
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted, request)
             with self.access.stream(caller):
                 async for item in method(self, request, caller):
+                    noted.done(item)
                     yield item
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+            noted.done()
 
     return call
 
@@ -157,23 +74,60 @@ def duplex(
     method: Callable[[Any, AsyncIterator[Any], Caller], AsyncGenerator[_Item, None]],
 ) -> Callable[[Any, AsyncIterator[Any], Context], AsyncIterator[_Item]]:
     """A method `(requests, caller) -> async generator` as a gRPC method; it is closed when the client goes."""
+    name = method.__qualname__
 
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
-        try:
-            caller = self.access.caller(context)
+        async with _refusing(self.access, name, context) as noted:
+            caller = _caller(self.access, name, context, noted)
             with self.access.stream(caller):
-                async with aclosing(method(self, requests, caller)) as items:
+                async with aclosing(method(self, _Overheard(requests, noted), caller)) as items:
                     async for item in items:
+                        noted.done(item)
                         yield item
-        except (Refused, StoreFailed) as refused:
-            await abort(context, _refusal(refused))
-        except Exception:
-            log.exception("a call failed", method=method.__qualname__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")
+            noted.done()
 
     return call
 
 
-def _refusal(failed: Refused | StoreFailed) -> Refused:
-    return failed if isinstance(failed, Refused) else Unavailable(str(failed))
+class _Overheard:
+    """A client's messages; the first one is noted, because it says what the call is about."""
+
+    def __init__(self, messages: AsyncIterator[Any], noted: Noted) -> None:
+        self._messages, self._noted, self._first = aiter(messages), noted, True
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await anext(self._messages)
+        if self._first:
+            self._first = False
+            self._noted.about(message)
+        return message
+
+
+def _caller(access: Access, name: str, context: Context, noted: Noted, request: Any = None) -> Caller:
+    if isinstance(request, Unreadable):
+        raise request.refusal()
+    if request is not None:
+        noted.about(request)
+    noted.caller = caller = access.caller(context)
+    access.admit(caller, name)
+    return caller
+
+
+@asynccontextmanager
+async def _refusing(access: Access, name: str, context: Context) -> AsyncIterator[Noted]:
+    """Ends the call with a status where something is refused or goes wrong, and notes it."""
+    noted = Noted(access.audit, name, context)
+    try:
+        yield noted
+    except (Refused, StoreFailed) as failed:
+        refused = failed if isinstance(failed, Refused) else Unavailable(str(failed))
+        noted.refused(refused)
+        await abort(context, refused)
+    except Exception:
+        noted.failed()
+        log.exception("a call failed", method=name)
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")

@@ -161,6 +161,13 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         async with self._rooms.use(ref, create=False) as room:
             return pb.GetMetadataResponse(value=await room.editor.metadata(message.key))
 
+    @unary
+    async def SetLabels(self, message: pb.SetLabelsRequest, caller: Caller) -> pb.SetLabelsResponse:  # noqa: N802
+        """Sets and removes labels."""
+        ref = requests.notebook(message.notebook_id, caller, self._config)
+        labels = await self._rooms.set_labels(ref, requests.labels(message.labels), frozenset(message.remove_keys))
+        return pb.SetLabelsResponse(labels=labels)
+
     @stream
     async def Export(self, message: pb.ExportRequest, caller: Caller) -> AsyncIterator[pb.ExportChunk]:  # noqa: N802
         """The notebook as nbformat's JSON."""
@@ -225,13 +232,15 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
         limit = min(message.limit or 1000, 1000)
         if limit < 0:
             raise InvalidRequest(f"a limit is not negative: {limit}")
-        found = await self._rooms.list(caller.tenant, limit, message.after_notebook_id)
+        labels = requests.labels(message.labels)
+        found = await self._rooms.list(caller.tenant, limit, message.after_notebook_id, labels)
         return pb.ListNotebooksResponse(
             notebooks=[
                 pb.NotebookInfo(
                     notebook_id=record.ref.notebook_id,
                     created_at=record.created_at,
                     changed_at=record.changed_at,
+                    labels=record.labels,
                 )
                 for record in found
             ]

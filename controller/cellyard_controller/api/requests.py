@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import Any
 
 from google.protobuf.message import Message
@@ -45,6 +46,8 @@ ENV_SOURCES = (
     "deno",
 )
 _MAX_FILE_NAME = 255
+_LABEL = re.compile(r"[A-Za-z0-9_./-]{1,63}")
+_MAX_LABEL = 256
 _MAX_FUNCTIONS = 1_000
 _MAX_ARGUMENTS = 10_000
 _MAX_ARGUMENT_BYTES = 1024 * 1024
@@ -109,6 +112,16 @@ def metadata(text: str, limits: LimitsConfig) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise InvalidRequest(f"the metadata key {key[:40]!r} has half of a surrogate pair") from None
     return value
+
+
+def labels(given: Any) -> dict[str, str]:
+    """Labels of a notebook."""
+    for key, value in given.items():
+        if _LABEL.fullmatch(key) is None:
+            raise InvalidRequest(f"{key[:80]!r} is no key of a label: 1 to 63 of letters, digits, '_', '-', '.', '/'")
+        if len(value) > _MAX_LABEL or not value.isprintable():
+            raise InvalidRequest(f"the label {key!r} has a value that is no {_MAX_LABEL} printable characters or fewer")
+    return dict(given)
 
 
 def cell_type(name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from cellyard_controller.api import certificates
 from cellyard_controller.api.unreadable import ReadsAnything
 from cellyard_controller.config import Config
 
@@ -159,12 +160,7 @@ class Server:
         self.addresses.append(f"{host}:{port}")
 
     def _credentials(self) -> grpc.ServerCredentials | None:
-        cert, key = self._config.tls_cert, self._config.tls_key
-        if cert is None and key is None:
-            return None
-        if cert is None or key is None:
-            raise CannotListen("--tls-cert and --tls-key belong together", usage=True)
         try:
-            return grpc.ssl_server_credentials([(key.read_bytes(), cert.read_bytes())])
-        except OSError as failed:
-            raise CannotListen(f"cannot read {failed.filename}: {failed.strerror}", usage=True) from None
+            return certificates.credentials(self._config)
+        except certificates.BadCertificate as bad:
+            raise CannotListen(str(bad), usage=True) from None

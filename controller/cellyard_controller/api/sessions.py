@@ -11,6 +11,7 @@ from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest, NotebookNotFound
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.supervisor import Supervisor
+from cellyard_controller.tenants.tokens import Scope
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import sessions_pb2 as pb
 from cellyard_proto.v1 import sessions_pb2_grpc
@@ -52,8 +53,9 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
         session = requests.session(
             requests.identifier(message.session_id, "the session id", self._config.limits), self._config
         )
-        async with self._rooms.use(ref) as room:
-            await room.driving.attach_session(session, used_kernel=message.used_kernel)
+        works = caller.may(Scope.RUN)  # who may only look makes no notebook, and has used no kernel
+        async with self._rooms.use(ref, create=works) as room:
+            await room.driving.attach_session(session, used_kernel=message.used_kernel and works)
             try:
                 yield pb.AttachedSession()
                 await self.access.stopping.wait()  # or until the client goes
@@ -64,6 +66,8 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
     async def Close(self, message: pb.CloseSession, caller: Caller) -> pb.CloseSessionResponse:  # noqa: N802
         """A clean exit."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
+        if not caller.may(Scope.RUN):
+            return pb.CloseSessionResponse()  # its presence ends with its stream; it ends nothing else
         try:
             async with self._rooms.use(ref, create=False) as room:
                 shut_down = await room.driving.close_session(requests.session(message.session_id, self._config))

@@ -64,6 +64,7 @@ def prepare(cell_id: CellId, source: str, outputs: list[NbOutput], count: int | 
     events += [Event(number, "output", output) for number, output in enumerate(outputs, start=2)]
     events.append(Event(len(events) + 1, "finished", finished_body(execution)))
     execution = replace(execution, last_seq=len(events), execution_count=_ZERO if count == 0 else count or 0)
+    outputs_json = json.dumps([stored(output) for output in outputs], separators=(",", ":"))
     return Imported(
         execution_id=execution.execution_id,
         cell_id=cell_id,
@@ -83,7 +84,8 @@ def prepare(cell_id: CellId, source: str, outputs: list[NbOutput], count: int | 
             "started_at": now,
             "ended_at": now,
             "last_seq": execution.last_seq,
-            "outputs": json.dumps([stored(output) for output in outputs], separators=(",", ":")),
+            "outputs": outputs_json,
+            "stored_bytes": records.size_of(source, outputs_json),
         },
         events={
             "execution_id": execution.execution_id,

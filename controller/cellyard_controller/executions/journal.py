@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 
 from cellyard_controller.config import LimitsConfig
 from cellyard_controller.errors import ExecutionNotFound
-from cellyard_controller.executions import records, retention
+from cellyard_controller.executions import records, retention, usage
 from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, Notice, State
 from cellyard_controller.executions.parts import Parts, with_chunks
-from cellyard_controller.ids import CellId, ExecutionId, NotebookKey
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, TenantName
 from cellyard_controller.store import Store
 from cellyard_controller.store.blobs import Blobs
 
@@ -36,8 +36,15 @@ _FETCH_BATCHES = 64
 class Journal:
     """Executions of one notebook in memory: all unfinished ones and a few that ended."""
 
-    def __init__(self, notebook: NotebookKey, store: Store, limits: LimitsConfig, hear: Hear | None = None) -> None:
-        self._notebook, self._hear = notebook, hear
+    def __init__(
+        self,
+        notebook: NotebookKey,
+        tenant: TenantName,
+        store: Store,
+        limits: LimitsConfig,
+        hear: Hear | None = None,
+    ) -> None:
+        self._notebook, self._tenant, self._hear = notebook, tenant, hear
         self._store = store
         self._limits = limits
         self._live: dict[ExecutionId, LiveExecution] = {}
@@ -116,6 +123,8 @@ class Journal:
             parts = Parts(live.sizes)
             events, ids, blobs = tuple(live.pending), live.display_ids(), self._store.blobs
             rows.append(partial(_write, self._notebook, execution, events, ids, parts, blobs))
+            if execution.started_at and any(event.kind == "finished" for event in events):
+                rows.append(partial(usage.add, used=usage.of_execution(self._tenant, execution)))
             done.append(partial(live.publish, len(live.pending), parts))
         return rows, done
 

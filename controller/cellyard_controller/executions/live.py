@@ -28,6 +28,8 @@ from cellyard_proto.outputs import OutputFold
 _SLACK_BYTES = 1024 * 1024
 _SLACK_OUTPUTS = 1000
 _MAX_WARNINGS = 100
+_SHOWN = frozenset(("output", "display_updated"))
+"""Events that show something."""
 
 
 def finished_body(execution: Execution) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class LiveExecution:
         self._outputs_left = max_outputs + _SLACK_OUTPUTS
         self._cut = False
         self._warnings = 0
+        self._shown = execution.usage.output_bytes
 
     @property
     def pending_size(self) -> int:
@@ -169,7 +172,8 @@ class LiveExecution:
         outputs: list[dict[str, Any]] = []
         if with_outputs:
             outputs = self.execution.outputs if self._as_stored else self._fold.outputs(as_they_came=as_they_came)
-        return replace(self.execution, last_seq=self._last_seq, outputs=outputs)
+        usage = replace(self.execution.usage, output_bytes=self._shown)
+        return replace(self.execution, last_seq=self._last_seq, outputs=outputs, usage=usage)
 
     def replay(self, events: Sequence[Event]) -> None:
         """Builds the outputs again from events that were committed before a restart."""
@@ -222,5 +226,7 @@ class LiveExecution:
     def _add(self, kind: str, body: dict[str, Any], size: int = 64) -> None:
         self._as_stored = False
         self._last_seq += 1
+        if kind in _SHOWN:
+            self._shown += size
         self.pending.append(Event(self._last_seq, kind, body))
         self.sizes.append(size)

@@ -53,6 +53,8 @@ class Usage:
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
     wall_s: float = 0.0
+    output_bytes: int = 0
+    """Characters that it has shown, whatever became of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import displays, event_batches, executions
 
-_RUNNING_COLUMNS = ("state", "execution_count", "started_at", "last_seq")
+_RUNNING_COLUMNS = ("state", "execution_count", "started_at", "last_seq", "output_bytes")
 _ENDED_COLUMNS = (
     "end",
     "end_reason",
@@ -27,6 +27,7 @@ _ENDED_COLUMNS = (
     "peak_memory_bytes",
     "wall_s",
     "outputs",
+    "stored_bytes",
 )
 
 _NEW_COLUMNS = (
@@ -41,6 +42,7 @@ _NEW_COLUMNS = (
     "state",
     "accepted_at",
     "offers",
+    "stored_bytes",
 )
 _ADD = Hot(insert(executions), _NEW_COLUMNS)
 _ADD_EVENTS = Hot(insert(event_batches), ("execution_id", "last_seq", "events"))
@@ -68,6 +70,7 @@ def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> 
             "state": execution.state,
             "accepted_at": execution.accepted_at,
             "offers": _offers_json(execution.offers),
+            "stored_bytes": size_of(execution.source),
         },
     )
 
@@ -90,11 +93,13 @@ def save(connection: Connection, execution: Execution) -> None:
         "new_execution_count": execution.execution_count,
         "new_started_at": execution.started_at,
         "new_last_seq": execution.last_seq,
+        "new_output_bytes": execution.usage.output_bytes,
     }
     if execution.state is not State.ENDED:
         _SAVE_RUNNING(connection, values)
         return
     value, usage = execution.value, execution.usage
+    outputs = _json([stored(output) for output in execution.outputs])
     values |= {
         "new_end": execution.end or "",
         "new_end_reason": execution.end_reason,
@@ -105,7 +110,8 @@ def save(connection: Connection, execution: Execution) -> None:
         "new_cpu_s": usage.cpu_s,
         "new_peak_memory_bytes": usage.peak_memory_bytes,
         "new_wall_s": usage.wall_s,
-        "new_outputs": _json([stored(output) for output in execution.outputs]),
+        "new_outputs": outputs,
+        "new_stored_bytes": size_of(execution.source, outputs, value.json if value else ""),
     }
     _SAVE_ENDED(connection, values)
 
@@ -226,6 +232,11 @@ def events_after(connection: Connection, execution_id: ExecutionId, after_seq: i
     ]
 
 
+def size_of(*texts: str) -> int:
+    """Bytes of texts, as they are kept."""
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
@@ -252,7 +263,7 @@ def _execution(row: Row[Any]) -> Execution:
         last_seq=values["last_seq"],
         outputs=[restored(output) for output in json.loads(values["outputs"])] if "outputs" in values else [],
         value=Value(values["value"], values["value_is_repr"]) if values["value"] is not None else None,
-        usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"]),
+        usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"], values["output_bytes"]),
         offers=_offers(values["offers"]),
     )
 

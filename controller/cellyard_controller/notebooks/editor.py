@@ -112,13 +112,13 @@ class Editor:
             cells = document.cell_ids() if cell_id is None else [cell_id]
             document.clear_outputs({cell: self._pages.last_by_cell.get(cell) for cell in cells})
 
-        await self._ask(partial(self._edit, request, clear))
+        await self._ask(partial(self._edit, request, clear, frees=True))
 
     async def delete_cell(self, request: Request, cell_id: CellId) -> None:
         """Removes a cell and cancels its waiting executions."""
 
         async def work() -> None:
-            if await self._edit(request, lambda document: document.delete_cell(cell_id)):
+            if await self._edit(request, lambda document: document.delete_cell(cell_id), frees=True):
                 self._runner.take(q.cell_deleted(self._runner.queue, cell_id))
                 await self._ledger.flush()
 
@@ -220,9 +220,15 @@ class Editor:
     # Inside, in the room's task
 
     async def _edit(
-        self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
+        self,
+        request: Request,
+        edit: Callable[[Document], None],
+        *,
+        size: int = 0,
+        along: Change | None = None,
+        frees: bool = False,
     ) -> bool:
-        done = await self._pages.edit(request, edit, size=size, along=along)
+        done = await self._pages.edit(request, edit, size=size, along=along, frees=frees)
         self._kernel.last_used = time.time()
         return done
 

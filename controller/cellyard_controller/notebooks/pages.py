@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,8 +54,12 @@ class Pages:
         journal: Journal,
         ledger: Ledger,
         watchers: Watchers,
+        keep: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`document`: it, or why there is none; then all that needs it is refused so."""
+        """`document`: it, or why there is none; then all that needs it is refused so.
+
+        `keep` refuses, by raising, that so many bytes more are kept.
+        """
         self.on_stored: set[Callable[[], None]] = set()
         """Called when a change of the document is on disk."""
         self._document = document
@@ -67,6 +71,7 @@ class Pages:
         self.notebook, self._chunks = notebook, chunk_count
         self.blobs = store.blobs
         """Large parts of outputs."""
+        self.keep = keep
         self._store, self._journal, self._ledger, self._watchers = store, journal, ledger, watchers
 
     @property
@@ -77,14 +82,23 @@ class Pages:
         return self._document
 
     async def edit(
-        self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
+        self,
+        request: Request,
+        edit: Callable[[Document], None],
+        *,
+        size: int = 0,
+        along: Change | None = None,
+        frees: bool = False,
     ) -> bool:
         """One change of the document, committed; False where this request was carried out before.
 
-        `size`: characters that are written and removed. `along`: what is committed with it.
+        `size`: characters that are written and removed. `along`: what is committed with it. `frees`: it removes
+        something, and so is never too much.
         """
 
         async def attempt() -> bool:
+            if not frees:
+                await self.keep(size)
             try:
                 await self._apply(edit, size)
                 change = along or Change()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from cellyard_controller.errors import InvalidRequest, NotebookNotFound
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import document_chunks, notebooks, requests
 
+MAX_LABELS = 32
 KEEP_REQUESTS_S = 24 * 3600.0
 """How long a request id is remembered."""
 
@@ -27,6 +31,8 @@ class NotebookRecord:
     changed_at: float
     kernel_settings: bytes | None
     kernel_end: str
+    labels: dict[str, str]
+    """The user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,19 @@ def by_key(connection: Connection, key: NotebookKey) -> NotebookRecord:
     return _record(connection.execute(select(notebooks).where(notebooks.c.key == key)).one())
 
 
-def find_or_add(connection: Connection, ref: NotebookRef, document: bytes) -> NotebookRecord:
-    """The notebook of this id; where there is none, one with this document."""
+def find_or_add(
+    connection: Connection, ref: NotebookRef, document: bytes, admit: Callable[[int], None] | None = None
+) -> NotebookRecord:
+    """The notebook of this id; where there is none, one with this document.
+
+    `admit` is given the number of the tenant's notebooks first, and refuses one more by raising.
+    """
     found = find(connection, ref)
     if found is not None:
         return found
+    if admit is not None:
+        mine = select(func.count()).where(notebooks.c.tenant == ref.tenant)
+        admit(connection.execute(mine).scalar_one())
     now = time.time()
     added = connection.execute(
         insert(notebooks).values(
@@ -71,18 +85,33 @@ def find_or_add(connection: Connection, ref: NotebookRef, document: bytes) -> No
     assert added.inserted_primary_key is not None
     key = NotebookKey(added.inserted_primary_key[0])
     add_chunk(connection, key, 0, document)
-    return NotebookRecord(key, ref, now, now, None, "")
+    return NotebookRecord(key, ref, now, now, None, "", {})
 
 
-def listed(connection: Connection, tenant: TenantName, limit: int, after: str) -> list[NotebookRecord]:
-    """A tenant's notebooks by id."""
-    rows = connection.execute(
-        select(notebooks)
-        .where(notebooks.c.tenant == tenant, notebooks.c.notebook_id > after)
-        .order_by(notebooks.c.notebook_id)
-        .limit(limit)
-    )
+def listed(
+    connection: Connection, tenant: TenantName, limit: int, after: str, labels: Mapping[str, str]
+) -> list[NotebookRecord]:
+    """A tenant's notebooks by id: those that have these labels, where an empty value stands for any."""
+    query = select(notebooks).where(notebooks.c.tenant == tenant, notebooks.c.notebook_id > after)
+    for key, value in labels.items():
+        has = func.json_extract(notebooks.c.labels, f'$."{key}"')  # no key has a quote: they are checked
+        query = query.where(has == value if value else has.is_not(None))
+    rows = connection.execute(query.order_by(notebooks.c.notebook_id).limit(limit))
     return [_record(row) for row in rows]
+
+
+def set_labels(
+    connection: Connection, key: NotebookKey, labels: Mapping[str, str], remove: Collection[str]
+) -> dict[str, str]:
+    """Sets and removes labels; returns them all. Raises InvalidRequest, NotebookNotFound."""
+    stored = connection.execute(select(notebooks.c.labels).where(notebooks.c.key == key)).scalar()
+    if stored is None:
+        raise NotebookNotFound("the notebook was deleted meanwhile")
+    result = {name: value for name, value in json.loads(stored).items() if name not in remove} | dict(labels)
+    if len(result) > MAX_LABELS:
+        raise InvalidRequest(f"a notebook has at most {MAX_LABELS} labels, not {len(result)}")
+    change(connection, key, labels=json.dumps(result))
+    return result
 
 
 def chunks(connection: Connection, key: NotebookKey) -> list[bytes]:
@@ -171,4 +200,5 @@ def _record(row: Any) -> NotebookRecord:
         changed_at=row.changed_at,
         kernel_settings=row.kernel_settings,
         kernel_end=row.kernel_end,
+        labels=json.loads(row.labels),
     )

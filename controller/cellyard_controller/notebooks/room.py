@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Unavailable
@@ -43,6 +44,8 @@ from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
+from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 
 _LONGEST_WAIT = 3600.0
 
@@ -63,6 +66,8 @@ class Room:
         config: Config,
         replicas: ReplicaWorker,
         counts: Counts,
+        allowances: Allowances,
+        audit: Audit,
     ) -> None:
         """`document`: it, or why there is none; executions and kernel do without."""
         self.key: NotebookKey = record.key
@@ -75,7 +80,7 @@ class Room:
             self._kernel.settings = settings_from_json(seal.open(record.kernel_settings))
         self.watchers = Watchers()
         """Who watches."""
-        self._journal = Journal(record.key, store, config.limits, self.watchers.execution)
+        self._journal = Journal(record.key, record.ref.tenant, store, config.limits, self.watchers.execution)
         self._presence = Presence(config.sessions.grace)
         self._ledger = Ledger(record.ref, store, self._journal, self._kernel, self._flush_in)
         self._pages = Pages(
@@ -87,6 +92,7 @@ class Room:
             journal=self._journal,
             ledger=self._ledger,
             watchers=self.watchers,
+            keep=partial(allowances.keep, record.ref.tenant),
         )
         self._calling = Calling(
             journal=self._journal,
@@ -100,6 +106,7 @@ class Room:
         )
         self._runner = Runner(
             record.key,
+            record.ref,
             store=store,
             journal=self._journal,
             kernel=self._kernel,
@@ -107,6 +114,7 @@ class Room:
             calling=self._calling,
             widgets=self._widgets,
             counts=counts,
+            allowances=allowances,
             on_accepted=self.watchers.accepted,
             on_started=self._pages.last_by_cell.__setitem__,
         )
@@ -162,6 +170,7 @@ class Room:
             runner=self._runner,
             ledger=self._ledger,
             calling=self._calling,
+            audit=audit,
             owner=hearing,
             spawn=inbox.spawn,
             ask=inbox.ask,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,8 @@ from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreDamaged, StoreFailed
 from cellyard_controller.store.blobs import is_digest
+from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tenants.audit import Audit
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
@@ -59,12 +61,19 @@ class Rooms:
     """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice."""
 
     def __init__(
-        self, store: Store, supervisor: Supervisor, seal: Seal, config: Config, replicas: ReplicaWorker
+        self,
+        store: Store,
+        supervisor: Supervisor,
+        seal: Seal,
+        config: Config,
+        replicas: ReplicaWorker,
+        allowances: Allowances,
+        audit: Audit,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
-        self._replicas = replicas
         self.counts = Counts()
         """What happened to executions."""
+        self._replicas, self._allowances, self._audit = replicas, allowances, audit
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: dict[NotebookRef, asyncio.Lock] = {}
         self._last_busy = time.monotonic()
@@ -103,9 +112,17 @@ class Rooms:
                 await sandbox.link.open()
             self._drop_later(record.ref, seat)
 
-    async def list(self, tenant: TenantName, limit: int, after: str) -> list[records.NotebookRecord]:
-        """A tenant's notebooks."""
-        return await self._store.read(partial(records.listed, tenant=tenant, limit=limit, after=after))
+    async def list(
+        self, tenant: TenantName, limit: int, after: str, labels: Mapping[str, str]
+    ) -> list[records.NotebookRecord]:
+        """A tenant's notebooks: those that have these labels, where an empty value stands for any."""
+        find = partial(records.listed, tenant=tenant, limit=limit, after=after, labels=labels)
+        return await self._store.read(find)
+
+    async def set_labels(self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str]) -> dict[str, str]:
+        """Sets and removes labels of a notebook, which comes into being with them. Raises InvalidRequest."""
+        record = await self._record(ref, create=bool(labels))
+        return await self._store.write(partial(records.set_labels, key=record.key, labels=labels, remove=remove))
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
         """A large part of the notebook's outputs, to be read and closed.
@@ -146,6 +163,7 @@ class Rooms:
                 await self._end(seat)
                 await self._store.write(partial(records.remove, key=room.key))
                 await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
+                self._allowances.measure_again(ref.tenant)
                 over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
             finally:
                 room.watchers.end(over)
@@ -192,8 +210,10 @@ class Rooms:
         if not create:
             raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
         document = Document.new().save()
+        await self._allowances.keep(ref.tenant, len(document))
+        admit = partial(self._allowances.notebook, ref.tenant)
         try:
-            return await self._store.write(partial(records.find_or_add, ref=ref, document=document))
+            return await self._store.write(partial(records.find_or_add, ref=ref, document=document, admit=admit))
         except StoreFailed as failed:
             raise Unavailable(str(failed)) from failed
 
@@ -212,6 +232,8 @@ class Rooms:
             config=self._config,
             replicas=self._replicas,
             counts=self.counts,
+            allowances=self._allowances,
+            audit=self._audit,
         )
         await room.recover(sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))

@@ -31,7 +31,7 @@ from cellyard_controller.executions.reports import (
     Update,
     Warned,
 )
-from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, new_execution_id
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef, SessionId, new_execution_id
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
@@ -41,6 +41,7 @@ from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
+from cellyard_controller.tenants.allowances import Allowances
 
 _OVERDUE = 20.0
 """Seconds past its timeout at which a running cell's agent cannot be keeping time."""
@@ -73,6 +74,7 @@ class Runner:
     def __init__(
         self,
         notebook: NotebookKey,
+        ref: NotebookRef,
         *,
         store: Store,
         journal: Journal,
@@ -81,11 +83,12 @@ class Runner:
         calling: Calling,
         widgets: Widgets,
         counts: Counts,
+        allowances: Allowances,
         on_accepted: Callable[[Execution], None],
         on_started: Callable[[CellId, ExecutionId], None],
     ) -> None:
         self.queue = q.Queue()
-        self._notebook = notebook
+        self._notebook, self._ref, self._allowances = notebook, ref, allowances
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
         self._calling, self._widgets, self._counts = calling, widgets, counts
         self._on_accepted, self._on_started = on_accepted, on_started
@@ -103,7 +106,7 @@ class Runner:
         return None
 
     def accept(self, order: Order, source: str, change: Change) -> LiveExecution:
-        """Adds an execution to a change; it counts once that is committed, or is dropped."""
+        """Adds an execution to a change; it counts once that is committed, or is dropped. Raises QuotaExceeded."""
         now = time.time()
         execution = Execution(
             execution_id=new_execution_id(),
@@ -120,6 +123,8 @@ class Runner:
         queue, decisions = q.accept(self.queue, _entry(execution))
         # Where it goes out at once, it is stored as dispatched: one statement, not two.
         at_once = any(isinstance(decision, q.Dispatch) for decision in decisions)
+        if not at_once:
+            self._allowances.wait(self._ref, len(queue.waiting))
         stored = replace(execution, state=State.DISPATCHED) if at_once else execution
         change.rows.append(partial(records.add, notebook=self._notebook, execution=stored))
         change.done.append(partial(faults.point, "accept-committed"))
@@ -140,6 +145,11 @@ class Runner:
                 self.queue = replace(self.queue, waiting=(*self.queue.waiting, entry))
             else:
                 self.queue = replace(self.queue, running=entry)
+        self.count_waiting()
+
+    def count_waiting(self) -> None:
+        """Says how many wait: what counts for the tenant's quota."""
+        self._allowances.waiting(self._ref, len(self.queue.waiting))
 
     def take(self, step: q.Step, message: str = "", report: Ended | None = None) -> None:
         """Takes a step of the queue over."""
@@ -307,6 +317,7 @@ class Runner:
 
     def _take_over(self, queue: q.Queue) -> None:
         self.queue = queue
+        self.count_waiting()
         if self._kernel.takes_cells:
             self._kernel.move(KernelState.BUSY if queue.running else KernelState.IDLE)
 

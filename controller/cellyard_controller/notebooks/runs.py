@@ -105,6 +105,7 @@ class Runs:
                 if (same := self._runner.waiting_like(order, source)) is not None:
                     return same
             change = Change()
+            await self._pages.keep(len(order.new_source or ""))
             await self._seating.choose(order.settings, change)
             try:
                 if order.new_source is None:
@@ -120,6 +121,7 @@ class Runs:
                     await self._ledger.commit(change)
                 except BaseException:
                     self._journal.drop(live.execution.execution_id)
+                    self._runner.count_waiting()
                     raise
             except BaseException as failed:
                 if order.new_source is not None:

@@ -26,6 +26,7 @@ from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, 
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import StoreFailed
+from cellyard_controller.tenants.audit import Audit
 
 News = tuple[str, str] | KernelView | Exception
 """Progress (stage, message) of a start, or its end."""
@@ -49,6 +50,7 @@ class Seating:
         runner: Runner,
         ledger: Ledger,
         calling: Calling,
+        audit: Audit,
         owner: SandboxOwner,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
@@ -57,7 +59,7 @@ class Seating:
         self._notebook, self._ref = notebook, ref
         self._supervisor, self._seal = supervisor, seal
         self._kernel, self._runner, self._ledger, self._calling = kernel, runner, ledger, calling
-        self._owner, self._spawn, self._ask = owner, spawn, ask
+        self._audit, self._owner, self._spawn, self._ask = audit, owner, spawn, ask
         self._claim: asyncio.Task[None] | None = None
         self._waited: Waited | None = None
         """Why the claim waits for others to let go, while it does."""
@@ -124,6 +126,7 @@ class Seating:
         self._runner.lose_kernel(reason, message)
         self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
         if sandbox is not None:
+            self._note("sandbox.ended", sandbox, reason=str(reason))
             sandbox.take_back()
         if sandbox is not None and sandbox.end is None:
             self._supervisor.let_go(sandbox.sandbox_id, reason, message)
@@ -317,6 +320,7 @@ class Seating:
         before = self._kernel.end_reason
         self._kernel.seat(sandbox)
         self._kernel.move(KernelState.IDLE)
+        self._note("sandbox.claimed", sandbox)
         sandbox.hand_over(self._owner)
         if sandbox.end is not None:  # it died before it was handed over
             self.lose(*sandbox.end)
@@ -345,6 +349,10 @@ class Seating:
         self._waited = None
         self._tell((stage, message))
         self._runner.tell_progress(stage, message)
+
+    def _note(self, action: str, sandbox: Sandbox, **more: str) -> None:
+        about = {"notebook_id": self._ref.notebook_id, "sandbox_id": sandbox.sandbox_id}
+        self._audit.note(action, tenant=self._ref.tenant, about=about, **more)
 
     def _tell(self, news: News) -> None:
         for watching in self._watching:

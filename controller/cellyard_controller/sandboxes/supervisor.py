@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -46,6 +46,7 @@ from cellyard_controller.sandboxes.scheduler import (
 )
 from cellyard_controller.sandboxes.stock import SandboxView, Stock
 from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.tenants.quotas import Quotas
 
 _FILES_WITHIN = 60.0
 _NEW_PACE = 0.2
@@ -86,6 +87,7 @@ class Supervisor:
         runtimes: Mapping[str, Runtime],
         config: Config,
         tasks: asyncio.TaskGroup,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._runtimes = runtimes
@@ -96,9 +98,10 @@ class Supervisor:
         self.counts = self._stock.counts
         """What happened to sandboxes."""
         self._maker = Maker(store, self.catalogue, config)
-        self.quotas: Callable[[TenantName], Bounds] = lambda _tenant: Bounds()
-        """What a tenant may have."""
-        self._machine = config.capacity.bounds()
+        self._quotas = quotas
+        quotas.on_change = self._schedule
+        capacity = config.capacity
+        self._machine = Bounds(capacity.sandboxes, capacity.memory, capacity.cpus)
         self._pools = self.catalogue.pools()
         self.demand: defaultdict[Kind, pool.Demand] = defaultdict(pool.Demand)
         """What has been seen of the claims for each kind."""
@@ -112,7 +115,8 @@ class Supervisor:
         self._making: set[asyncio.Task[None]] = set()
         self._pace: float | None = None
         self._last_waiter: float | None = None
-        self._stopping = False
+        self._acting = False
+        """From the start's reconciliation until the controller stops."""
 
     # What there is
 
@@ -181,12 +185,13 @@ class Supervisor:
             self._stock.spawn(self._probe(runtime))
         self._stock.spawn(self.egress.run())
         self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
+        self._acting = True
         self._stock.spawn(self._tend())
         return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
 
     async def stop(self, *, keep_claimed: bool) -> None:
         """Ends everything, or all but claimed sandboxes, which a successor adopts, and claims, which it takes up."""
-        self._stopping = True
+        self._acting = False
         if not keep_claimed:
             for claim in [each for each in self._claims.values() if each.state is ClaimState.QUEUED]:
                 claim.refuse(SandboxGone(EndReason.SHUTDOWN, "the controller was stopped"))
@@ -275,7 +280,7 @@ class Supervisor:
 
     def _schedule(self) -> None:
         """Does what follows from how things are. Called whenever they have changed."""
-        if self._stopping:
+        if not self._acting:
             return
         found = plan(self._snapshot())
         for decision in found.decisions:
@@ -304,12 +309,17 @@ class Supervisor:
             machine=self._machine,
             waiting=waiting,
             known=known,
-            quotas={tenant: self.quotas(tenant) for tenant in tenants},
+            quotas={tenant: self._bounds(tenant) for tenant in tenants},
             served=self._served,
             targets=self._targets(now, known),
             making_at_once=self._config.sandboxes.engine_calls,
             evict_after=self._config.sandboxes.evict_after,
         )
+
+    def _bounds(self, tenant: TenantName) -> Bounds:
+        quota = self._quotas.of(tenant)
+        weight = self._config.capacity.weights.get(tenant, 1.0)
+        return Bounds(quota.sandboxes, quota.memory, quota.cpu, weight)
 
     def _as_known(self, sandbox: Sandbox) -> Known:
         template = sandbox.template

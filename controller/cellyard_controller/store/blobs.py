@@ -75,6 +75,13 @@ class Blobs:
         """A whole content. Raises OSError."""
         return self._path(digest).read_bytes().decode()
 
+    def size(self, digest: str) -> int:
+        """Bytes of a content; 0 where it is gone."""
+        try:
+            return self._path(digest).stat().st_size
+        except OSError:
+            return 0
+
     def prefixes(self) -> list[str]:
         """The folders that there are, by the first two digits of the hashes in them."""
         return sorted(entry.name for entry in os.scandir(self._folder) if _PREFIX.fullmatch(entry.name))

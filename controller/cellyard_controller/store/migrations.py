@@ -31,12 +31,35 @@ def _asked(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN asked TEXT NOT NULL DEFAULT ''")
 
 
+def _tenants(connection: Connection) -> None:
+    run = connection.exec_driver_sql
+    run("ALTER TABLE notebooks ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'")
+    run("ALTER TABLE executions ADD COLUMN output_bytes BIGINT NOT NULL DEFAULT 0")
+    run("ALTER TABLE executions ADD COLUMN stored_bytes BIGINT NOT NULL DEFAULT 0")
+    run(
+        "UPDATE executions SET stored_bytes = length(CAST(source AS BLOB)) + length(CAST(outputs AS BLOB))"
+        " + coalesce(length(CAST(value AS BLOB)), 0)"
+    )
+    run("CREATE INDEX executions_by_size ON executions (notebook_key, stored_bytes)")
+    run("ALTER TABLE tenants ADD COLUMN quotas TEXT NOT NULL DEFAULT '{}'")
+    run("ALTER TABLE tokens ADD COLUMN token_id TEXT NOT NULL DEFAULT ''")
+    run("UPDATE tokens SET token_id = lower(hex(substr(digest, 1, 6)))")  # those of old do not bear an id
+    run("CREATE UNIQUE INDEX tokens_by_id ON tokens (token_id)")
+    run("ALTER TABLE tokens ADD COLUMN name TEXT NOT NULL DEFAULT ''")
+    run("ALTER TABLE tokens ADD COLUMN scope TEXT NOT NULL DEFAULT 'full'")
+    run("ALTER TABLE tokens ADD COLUMN certificate TEXT NOT NULL DEFAULT ''")
+    run("ALTER TABLE tokens ADD COLUMN expires_at FLOAT")
+    run("ALTER TABLE tokens ADD COLUMN used_at FLOAT NOT NULL DEFAULT 0")
+    schema.usage.create(connection)
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _retention,
     2: _calls_and_widgets,
     3: _blobs,
     4: _networks,
     5: _asked,
+    6: _tenants,
 }
 """By the version that a step starts from."""
 

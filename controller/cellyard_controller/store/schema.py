@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 metadata = MetaData()
 
@@ -40,6 +40,8 @@ notebooks = Table(
     Column("kernel_settings", LargeBinary),
     # Why the last kernel ended.
     Column("kernel_end", Text, nullable=False, default=""),
+    # The user's own, a JSON object of texts.
+    Column("labels", Text, nullable=False, default="{}"),
     UniqueConstraint("tenant", "notebook_id"),
 )
 
@@ -82,7 +84,13 @@ executions = Table(
     Column("wall_s", Float, nullable=False, default=0.0),
     # What its client offers to the code, as JSON; empty for nothing.
     Column("offers", Text, nullable=False, default=""),
+    # What it has shown, in characters, whatever became of it.
+    Column("output_bytes", BigInteger, nullable=False, default=0),
+    # Of its source, outputs and value, once it has ended; large parts of outputs are counted as files.
+    Column("stored_bytes", BigInteger, nullable=False, default=0),
     Index("executions_by_notebook", "notebook_key", "ordinal"),
+    # All that a tenant's sum needs: the rows themselves may be long.
+    Index("executions_by_size", "notebook_key", "stored_bytes"),
     Index("executions_by_cell", "notebook_key", "cell_id", "ordinal"),
     Index("executions_unfinished", "state", sqlite_where=Column("state") != "ended"),
 )
@@ -178,6 +186,8 @@ tenants = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("created_at", Float, nullable=False),
+    # The quotas that were set for it, a JSON object; null is unlimited, what is missing the configuration's default.
+    Column("quotas", Text, nullable=False, default="{}"),
 )
 
 tokens = Table(
@@ -186,4 +196,27 @@ tokens = Table(
     Column("digest", LargeBinary, primary_key=True),  # SHA-256 of the token
     Column("tenant", ForeignKey("tenants.name", ondelete="CASCADE"), nullable=False),
     Column("created_at", Float, nullable=False),
+    # What people call it by; no secret.
+    Column("token_id", Text, nullable=False),
+    Column("name", Text, nullable=False, default=""),
+    Column("scope", Text, nullable=False, default="full"),
+    # Of a client's certificate, without which the token is void; empty for any connection.
+    Column("certificate", Text, nullable=False, default=""),
+    Column("expires_at", Float),
+    # Its last use, to the minute.
+    Column("used_at", Float, nullable=False, default=0.0),
+    Index("tokens_by_id", "token_id", unique=True),
+)
+
+# What tenants used, by the day (UTC) on which executions ended. It outlives executions, notebooks and tenants.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("day", Text, primary_key=True),  # 2024-02-29
+    Column("executions", BigInteger, nullable=False),
+    Column("cpu_s", Float, nullable=False),
+    Column("wall_s", Float, nullable=False),
+    Column("peak_memory_bytes", BigInteger, nullable=False),
+    Column("output_bytes", BigInteger, nullable=False),
 )

@@ -27,13 +27,21 @@ from cellyard_proto.v1 import kernels_pb2 as cellyard__proto_dot_v1_dot_kernels_
 from cellyard_proto.v1 import outputs_pb2 as cellyard__proto_dot_v1_dot_outputs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/notebooks.proto\x12\x0b\x63\x65llyard.v1\x1a\"cellyard_proto/v1/executions.proto\x1a\x1f\x63\x65llyard_proto/v1/kernels.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xb7\x01\n\x04\x43\x65ll\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x11\n\tcell_type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x04 \x01(\x05\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.cellyard.v1.Output\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"\xa5\x01\n\x11\x43reateCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x07 \x01(\tB\x08\n\x06_index\"p\n\x10SetSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nif_version\x18\x05 \x01(\t\"6\n\x0eGetCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\"\'\n\x10ListCellsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"5\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Cell\"M\n\x11\x44\x65leteCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteCellResponse\"b\n\x0fMoveCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rafter_cell_id\x18\x04 \x01(\t\"\x12\n\x10MoveCellResponse\"\xa5\x01\n\x13SpliceSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x12\n\x05index\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65lete_count\x18\x05 \x01(\x03\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\nif_version\x18\x07 \x01(\tB\x08\n\x06_index\"7\n\x14SpliceSourceResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06length\x18\x02 \x01(\x03\"~\n\x16SetCellMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\x12\x13\n\x0bremove_keys\x18\x05 \x03(\t\"\x19\n\x17SetCellMetadataResponse\"a\n\x12SetCellTypeRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\"\x15\n\x13SetCellTypeResponse\"O\n\x13\x43learOutputsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x16\n\x14\x43learOutputsResponse\"Y\n\x12SetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\"\x15\n\x13SetMetadataResponse\"6\n\x12GetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"3\n\x13GetMetadataResponse\x12\x12\n\x05value\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"$\n\rExportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\",\n\x0b\x45xportChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\"I\n\rImportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"$\n\x0eImportResponse\x12\x12\n\ncell_count\x18\x01 \x01(\x05\"$\n\rWatchNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"\xac\x03\n\rNotebookEvent\x12\x34\n\x0esnapshot_begin\x18\x01 \x01(\x0b\x32\x1a.cellyard.v1.SnapshotBeginH\x00\x12\x30\n\x0csnapshot_end\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.SnapshotEndH\x00\x12\x30\n\x0c\x63\x65ll_changed\x18\x03 \x01(\x0b\x32\x18.cellyard.v1.CellChangedH\x00\x12\x30\n\x0c\x63\x65ll_removed\x18\x04 \x01(\x0b\x32\x18.cellyard.v1.CellRemovedH\x00\x12\x38\n\x10metadata_changed\x18\x05 \x01(\x0b\x32\x1c.cellyard.v1.MetadataChangedH\x00\x12-\n\x0ekernel_changed\x18\x06 \x01(\x0b\x32\x13.cellyard.v1.KernelH\x00\x12:\n\x11\x65xecution_changed\x18\x07 \x01(\x0b\x32\x1d.cellyard.v1.ExecutionChangedH\x00\x12!\n\x04\x63omm\x18\x08 \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\x07\n\x05\x65vent\"$\n\rSnapshotBegin\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"\r\n\x0bSnapshotEnd\"m\n\x0b\x43\x65llChanged\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellyard.v1.Cell\x12\x15\n\rafter_cell_id\x18\x02 \x01(\t\x12\x14\n\x0cwith_outputs\x18\x03 \x01(\x08\x12\x10\n\x08last_seq\x18\x04 \x01(\x03\"\x1e\n\x0b\x43\x65llRemoved\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\"<\n\x0fMetadataChanged\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"e\n\x10\x45xecutionChanged\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\x12*\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1b.cellyard.v1.ExecutionEvent\"R\n\x0eSyncFromClient\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.cellyard.v1.SyncOpenH\x00\x12\x0e\n\x04sync\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"1\n\x08SyncOpen\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\x0c\"T\n\x0cSyncToClient\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x17.cellyard.v1.SyncOpenedH\x00\x12\x0e\n\x04sync\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\x1e\n\nSyncOpened\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\x0c\"9\n\rListNotebooks\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x19\n\x11\x61\x66ter_notebook_id\x18\x02 \x01(\t\"E\n\x15ListNotebooksResponse\x12,\n\tnotebooks\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.NotebookInfo\"K\n\x0cNotebookInfo\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x12\n\nchanged_at\x18\x03 \x01(\x01\"9\n\x0e\x44\x65leteNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteNotebookResponse2\xc8\n\n\tNotebooks\x12?\n\nCreateCell\x12\x1e.cellyard.v1.CreateCellRequest\x1a\x11.cellyard.v1.Cell\x12=\n\tSetSource\x12\x1d.cellyard.v1.SetSourceRequest\x1a\x11.cellyard.v1.Cell\x12\x39\n\x07GetCell\x12\x1b.cellyard.v1.GetCellRequest\x1a\x11.cellyard.v1.Cell\x12J\n\tListCells\x12\x1d.cellyard.v1.ListCellsRequest\x1a\x1e.cellyard.v1.ListCellsResponse\x12M\n\nDeleteCell\x12\x1e.cellyard.v1.DeleteCellRequest\x1a\x1f.cellyard.v1.DeleteCellResponse\x12G\n\x08MoveCell\x12\x1c.cellyard.v1.MoveCellRequest\x1a\x1d.cellyard.v1.MoveCellResponse\x12S\n\x0cSpliceSource\x12 .cellyard.v1.SpliceSourceRequest\x1a!.cellyard.v1.SpliceSourceResponse\x12\\\n\x0fSetCellMetadata\x12#.cellyard.v1.SetCellMetadataRequest\x1a$.cellyard.v1.SetCellMetadataResponse\x12P\n\x0bSetCellType\x12\x1f.cellyard.v1.SetCellTypeRequest\x1a .cellyard.v1.SetCellTypeResponse\x12S\n\x0c\x43learOutputs\x12 .cellyard.v1.ClearOutputsRequest\x1a!.cellyard.v1.ClearOutputsResponse\x12P\n\x0bSetMetadata\x12\x1f.cellyard.v1.SetMetadataRequest\x1a .cellyard.v1.SetMetadataResponse\x12P\n\x0bGetMetadata\x12\x1f.cellyard.v1.GetMetadataRequest\x1a .cellyard.v1.GetMetadataResponse\x12@\n\x06\x45xport\x12\x1a.cellyard.v1.ExportRequest\x1a\x18.cellyard.v1.ExportChunk0\x01\x12\x41\n\x06Import\x12\x1a.cellyard.v1.ImportRequest\x1a\x1b.cellyard.v1.ImportResponse\x12\x41\n\x05Watch\x12\x1a.cellyard.v1.WatchNotebook\x1a\x1a.cellyard.v1.NotebookEvent0\x01\x12\x42\n\x04Sync\x12\x1b.cellyard.v1.SyncFromClient\x1a\x19.cellyard.v1.SyncToClient(\x01\x30\x01\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListNotebooks\x1a\".cellyard.v1.ListNotebooksResponse\x12J\n\x06\x44\x65lete\x12\x1b.cellyard.v1.DeleteNotebook\x1a#.cellyard.v1.DeleteNotebookResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/notebooks.proto\x12\x0b\x63\x65llyard.v1\x1a\"cellyard_proto/v1/executions.proto\x1a\x1f\x63\x65llyard_proto/v1/kernels.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"\xb7\x01\n\x04\x43\x65ll\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x11\n\tcell_type\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x04 \x01(\x05\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.cellyard.v1.Output\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\t\"\xa5\x01\n\x11\x43reateCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x07 \x01(\tB\x08\n\x06_index\"p\n\x10SetSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\nif_version\x18\x05 \x01(\t\"6\n\x0eGetCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\"\'\n\x10ListCellsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"5\n\x11ListCellsResponse\x12 \n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Cell\"M\n\x11\x44\x65leteCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x14\n\x12\x44\x65leteCellResponse\"b\n\x0fMoveCellRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rafter_cell_id\x18\x04 \x01(\t\"\x12\n\x10MoveCellResponse\"\xa5\x01\n\x13SpliceSourceRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x12\n\x05index\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65lete_count\x18\x05 \x01(\x03\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x12\n\nif_version\x18\x07 \x01(\tB\x08\n\x06_index\"7\n\x14SpliceSourceResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06length\x18\x02 \x01(\x03\"~\n\x16SetCellMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x15\n\rmetadata_json\x18\x04 \x01(\t\x12\x13\n\x0bremove_keys\x18\x05 \x03(\t\"\x19\n\x17SetCellMetadataResponse\"a\n\x12SetCellTypeRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12\x11\n\tcell_type\x18\x04 \x01(\t\"\x15\n\x13SetCellTypeResponse\"O\n\x13\x43learOutputsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\"\x16\n\x14\x43learOutputsResponse\"Y\n\x12SetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\t\"\x15\n\x13SetMetadataResponse\"6\n\x12GetMetadataRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"3\n\x13GetMetadataResponse\x12\x12\n\x05value\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"\xba\x01\n\x10SetLabelsRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x39\n\x06labels\x18\x03 \x03(\x0b\x32).cellyard.v1.SetLabelsRequest.LabelsEntry\x12\x13\n\x0bremove_keys\x18\x04 \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"~\n\x11SetLabelsResponse\x12:\n\x06labels\x18\x01 \x03(\x0b\x32*.cellyard.v1.SetLabelsResponse.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"$\n\rExportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\",\n\x0b\x45xportChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\"I\n\rImportRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"$\n\x0eImportResponse\x12\x12\n\ncell_count\x18\x01 \x01(\x05\"$\n\rWatchNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"\xac\x03\n\rNotebookEvent\x12\x34\n\x0esnapshot_begin\x18\x01 \x01(\x0b\x32\x1a.cellyard.v1.SnapshotBeginH\x00\x12\x30\n\x0csnapshot_end\x18\x02 \x01(\x0b\x32\x18.cellyard.v1.SnapshotEndH\x00\x12\x30\n\x0c\x63\x65ll_changed\x18\x03 \x01(\x0b\x32\x18.cellyard.v1.CellChangedH\x00\x12\x30\n\x0c\x63\x65ll_removed\x18\x04 \x01(\x0b\x32\x18.cellyard.v1.CellRemovedH\x00\x12\x38\n\x10metadata_changed\x18\x05 \x01(\x0b\x32\x1c.cellyard.v1.MetadataChangedH\x00\x12-\n\x0ekernel_changed\x18\x06 \x01(\x0b\x32\x13.cellyard.v1.KernelH\x00\x12:\n\x11\x65xecution_changed\x18\x07 \x01(\x0b\x32\x1d.cellyard.v1.ExecutionChangedH\x00\x12!\n\x04\x63omm\x18\x08 \x01(\x0b\x32\x11.cellyard.v1.CommH\x00\x42\x07\n\x05\x65vent\"$\n\rSnapshotBegin\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\"\r\n\x0bSnapshotEnd\"m\n\x0b\x43\x65llChanged\x12\x1f\n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x11.cellyard.v1.Cell\x12\x15\n\rafter_cell_id\x18\x02 \x01(\t\x12\x14\n\x0cwith_outputs\x18\x03 \x01(\x08\x12\x10\n\x08last_seq\x18\x04 \x01(\x03\"\x1e\n\x0b\x43\x65llRemoved\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\"<\n\x0fMetadataChanged\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"e\n\x10\x45xecutionChanged\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x02 \x01(\t\x12*\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x1b.cellyard.v1.ExecutionEvent\"R\n\x0eSyncFromClient\x12%\n\x04open\x18\x01 \x01(\x0b\x32\x15.cellyard.v1.SyncOpenH\x00\x12\x0e\n\x04sync\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"1\n\x08SyncOpen\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x02 \x01(\x0c\"T\n\x0cSyncToClient\x12)\n\x06opened\x18\x01 \x01(\x0b\x32\x17.cellyard.v1.SyncOpenedH\x00\x12\x0e\n\x04sync\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"\x1e\n\nSyncOpened\x12\x10\n\x08\x61\x63tor_id\x18\x01 \x01(\x0c\"\xa0\x01\n\rListNotebooks\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x19\n\x11\x61\x66ter_notebook_id\x18\x02 \x01(\t\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.cellyard.v1.ListNotebooks.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x15ListNotebooksResponse\x12,\n\tnotebooks\x18\x01 \x03(\x0b\x32\x19.cellyard.v1.NotebookInfo\"\xb1\x01\n\x0cNotebookInfo\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x12\n\nchanged_at\x18\x03 \x01(\x01\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.cellyard.v1.NotebookInfo.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"9\n\x0e\x44\x65leteNotebook\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteNotebookResponse2\x94\x0b\n\tNotebooks\x12?\n\nCreateCell\x12\x1e.cellyard.v1.CreateCellRequest\x1a\x11.cellyard.v1.Cell\x12=\n\tSetSource\x12\x1d.cellyard.v1.SetSourceRequest\x1a\x11.cellyard.v1.Cell\x12\x39\n\x07GetCell\x12\x1b.cellyard.v1.GetCellRequest\x1a\x11.cellyard.v1.Cell\x12J\n\tListCells\x12\x1d.cellyard.v1.ListCellsRequest\x1a\x1e.cellyard.v1.ListCellsResponse\x12M\n\nDeleteCell\x12\x1e.cellyard.v1.DeleteCellRequest\x1a\x1f.cellyard.v1.DeleteCellResponse\x12G\n\x08MoveCell\x12\x1c.cellyard.v1.MoveCellRequest\x1a\x1d.cellyard.v1.MoveCellResponse\x12S\n\x0cSpliceSource\x12 .cellyard.v1.SpliceSourceRequest\x1a!.cellyard.v1.SpliceSourceResponse\x12\\\n\x0fSetCellMetadata\x12#.cellyard.v1.SetCellMetadataRequest\x1a$.cellyard.v1.SetCellMetadataResponse\x12P\n\x0bSetCellType\x12\x1f.cellyard.v1.SetCellTypeRequest\x1a .cellyard.v1.SetCellTypeResponse\x12S\n\x0c\x43learOutputs\x12 .cellyard.v1.ClearOutputsRequest\x1a!.cellyard.v1.ClearOutputsResponse\x12P\n\x0bSetMetadata\x12\x1f.cellyard.v1.SetMetadataRequest\x1a .cellyard.v1.SetMetadataResponse\x12P\n\x0bGetMetadata\x12\x1f.cellyard.v1.GetMetadataRequest\x1a .cellyard.v1.GetMetadataResponse\x12J\n\tSetLabels\x12\x1d.cellyard.v1.SetLabelsRequest\x1a\x1e.cellyard.v1.SetLabelsResponse\x12@\n\x06\x45xport\x12\x1a.cellyard.v1.ExportRequest\x1a\x18.cellyard.v1.ExportChunk0\x01\x12\x41\n\x06Import\x12\x1a.cellyard.v1.ImportRequest\x1a\x1b.cellyard.v1.ImportResponse\x12\x41\n\x05Watch\x12\x1a.cellyard.v1.WatchNotebook\x1a\x1a.cellyard.v1.NotebookEvent0\x01\x12\x42\n\x04Sync\x12\x1b.cellyard.v1.SyncFromClient\x1a\x19.cellyard.v1.SyncToClient(\x01\x30\x01\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListNotebooks\x1a\".cellyard.v1.ListNotebooksResponse\x12J\n\x06\x44\x65lete\x12\x1b.cellyard.v1.DeleteNotebook\x1a#.cellyard.v1.DeleteNotebookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellyard_proto.v1.notebooks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SETLABELSREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_SETLABELSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_SETLABELSRESPONSE_LABELSENTRY']._loaded_options = None
+  _globals['_SETLABELSRESPONSE_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_LISTNOTEBOOKS_LABELSENTRY']._loaded_options = None
+  _globals['_LISTNOTEBOOKS_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_NOTEBOOKINFO_LABELSENTRY']._loaded_options = None
+  _globals['_NOTEBOOKINFO_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CELL']._serialized_start=153
   _globals['_CELL']._serialized_end=336
   _globals['_CREATECELLREQUEST']._serialized_start=339
@@ -78,48 +86,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMETADATAREQUEST']._serialized_end=1768
   _globals['_GETMETADATARESPONSE']._serialized_start=1770
   _globals['_GETMETADATARESPONSE']._serialized_end=1821
-  _globals['_EXPORTREQUEST']._serialized_start=1823
-  _globals['_EXPORTREQUEST']._serialized_end=1859
-  _globals['_EXPORTCHUNK']._serialized_start=1861
-  _globals['_EXPORTCHUNK']._serialized_end=1905
-  _globals['_IMPORTREQUEST']._serialized_start=1907
-  _globals['_IMPORTREQUEST']._serialized_end=1980
-  _globals['_IMPORTRESPONSE']._serialized_start=1982
-  _globals['_IMPORTRESPONSE']._serialized_end=2018
-  _globals['_WATCHNOTEBOOK']._serialized_start=2020
-  _globals['_WATCHNOTEBOOK']._serialized_end=2056
-  _globals['_NOTEBOOKEVENT']._serialized_start=2059
-  _globals['_NOTEBOOKEVENT']._serialized_end=2487
-  _globals['_SNAPSHOTBEGIN']._serialized_start=2489
-  _globals['_SNAPSHOTBEGIN']._serialized_end=2525
-  _globals['_SNAPSHOTEND']._serialized_start=2527
-  _globals['_SNAPSHOTEND']._serialized_end=2540
-  _globals['_CELLCHANGED']._serialized_start=2542
-  _globals['_CELLCHANGED']._serialized_end=2651
-  _globals['_CELLREMOVED']._serialized_start=2653
-  _globals['_CELLREMOVED']._serialized_end=2683
-  _globals['_METADATACHANGED']._serialized_start=2685
-  _globals['_METADATACHANGED']._serialized_end=2745
-  _globals['_EXECUTIONCHANGED']._serialized_start=2747
-  _globals['_EXECUTIONCHANGED']._serialized_end=2848
-  _globals['_SYNCFROMCLIENT']._serialized_start=2850
-  _globals['_SYNCFROMCLIENT']._serialized_end=2932
-  _globals['_SYNCOPEN']._serialized_start=2934
-  _globals['_SYNCOPEN']._serialized_end=2983
-  _globals['_SYNCTOCLIENT']._serialized_start=2985
-  _globals['_SYNCTOCLIENT']._serialized_end=3069
-  _globals['_SYNCOPENED']._serialized_start=3071
-  _globals['_SYNCOPENED']._serialized_end=3101
-  _globals['_LISTNOTEBOOKS']._serialized_start=3103
-  _globals['_LISTNOTEBOOKS']._serialized_end=3160
-  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_start=3162
-  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_end=3231
-  _globals['_NOTEBOOKINFO']._serialized_start=3233
-  _globals['_NOTEBOOKINFO']._serialized_end=3308
-  _globals['_DELETENOTEBOOK']._serialized_start=3310
-  _globals['_DELETENOTEBOOK']._serialized_end=3367
-  _globals['_DELETENOTEBOOKRESPONSE']._serialized_start=3369
-  _globals['_DELETENOTEBOOKRESPONSE']._serialized_end=3393
-  _globals['_NOTEBOOKS']._serialized_start=3396
-  _globals['_NOTEBOOKS']._serialized_end=4748
+  _globals['_SETLABELSREQUEST']._serialized_start=1824
+  _globals['_SETLABELSREQUEST']._serialized_end=2010
+  _globals['_SETLABELSREQUEST_LABELSENTRY']._serialized_start=1965
+  _globals['_SETLABELSREQUEST_LABELSENTRY']._serialized_end=2010
+  _globals['_SETLABELSRESPONSE']._serialized_start=2012
+  _globals['_SETLABELSRESPONSE']._serialized_end=2138
+  _globals['_SETLABELSRESPONSE_LABELSENTRY']._serialized_start=1965
+  _globals['_SETLABELSRESPONSE_LABELSENTRY']._serialized_end=2010
+  _globals['_EXPORTREQUEST']._serialized_start=2140
+  _globals['_EXPORTREQUEST']._serialized_end=2176
+  _globals['_EXPORTCHUNK']._serialized_start=2178
+  _globals['_EXPORTCHUNK']._serialized_end=2222
+  _globals['_IMPORTREQUEST']._serialized_start=2224
+  _globals['_IMPORTREQUEST']._serialized_end=2297
+  _globals['_IMPORTRESPONSE']._serialized_start=2299
+  _globals['_IMPORTRESPONSE']._serialized_end=2335
+  _globals['_WATCHNOTEBOOK']._serialized_start=2337
+  _globals['_WATCHNOTEBOOK']._serialized_end=2373
+  _globals['_NOTEBOOKEVENT']._serialized_start=2376
+  _globals['_NOTEBOOKEVENT']._serialized_end=2804
+  _globals['_SNAPSHOTBEGIN']._serialized_start=2806
+  _globals['_SNAPSHOTBEGIN']._serialized_end=2842
+  _globals['_SNAPSHOTEND']._serialized_start=2844
+  _globals['_SNAPSHOTEND']._serialized_end=2857
+  _globals['_CELLCHANGED']._serialized_start=2859
+  _globals['_CELLCHANGED']._serialized_end=2968
+  _globals['_CELLREMOVED']._serialized_start=2970
+  _globals['_CELLREMOVED']._serialized_end=3000
+  _globals['_METADATACHANGED']._serialized_start=3002
+  _globals['_METADATACHANGED']._serialized_end=3062
+  _globals['_EXECUTIONCHANGED']._serialized_start=3064
+  _globals['_EXECUTIONCHANGED']._serialized_end=3165
+  _globals['_SYNCFROMCLIENT']._serialized_start=3167
+  _globals['_SYNCFROMCLIENT']._serialized_end=3249
+  _globals['_SYNCOPEN']._serialized_start=3251
+  _globals['_SYNCOPEN']._serialized_end=3300
+  _globals['_SYNCTOCLIENT']._serialized_start=3302
+  _globals['_SYNCTOCLIENT']._serialized_end=3386
+  _globals['_SYNCOPENED']._serialized_start=3388
+  _globals['_SYNCOPENED']._serialized_end=3418
+  _globals['_LISTNOTEBOOKS']._serialized_start=3421
+  _globals['_LISTNOTEBOOKS']._serialized_end=3581
+  _globals['_LISTNOTEBOOKS_LABELSENTRY']._serialized_start=1965
+  _globals['_LISTNOTEBOOKS_LABELSENTRY']._serialized_end=2010
+  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_start=3583
+  _globals['_LISTNOTEBOOKSRESPONSE']._serialized_end=3652
+  _globals['_NOTEBOOKINFO']._serialized_start=3655
+  _globals['_NOTEBOOKINFO']._serialized_end=3832
+  _globals['_NOTEBOOKINFO_LABELSENTRY']._serialized_start=1965
+  _globals['_NOTEBOOKINFO_LABELSENTRY']._serialized_end=2010
+  _globals['_DELETENOTEBOOK']._serialized_start=3834
+  _globals['_DELETENOTEBOOK']._serialized_end=3891
+  _globals['_DELETENOTEBOOKRESPONSE']._serialized_start=3893
+  _globals['_DELETENOTEBOOKRESPONSE']._serialized_end=3917
+  _globals['_NOTEBOOKS']._serialized_start=3920
+  _globals['_NOTEBOOKS']._serialized_end=5348
 # @@protoc_insertion_point(module_scope)

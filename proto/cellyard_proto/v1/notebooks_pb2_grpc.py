@@ -95,6 +95,11 @@ class NotebooksStub:
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.FromString,
                 _registered_method=True)
+        self.SetLabels = channel.unary_unary(
+                '/cellyard.v1.Notebooks/SetLabels',
+                request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsResponse.FromString,
+                _registered_method=True)
         self.Export = channel.unary_stream(
                 '/cellyard.v1.Notebooks/Export',
                 request_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.ExportRequest.SerializeToString,
@@ -215,6 +220,13 @@ class NotebooksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetLabels(self, request, context):
+        """Sets and removes labels: the user's own words on a notebook, by which lists are filtered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Export(self, request, context):
         """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment.
         """
@@ -321,6 +333,11 @@ def add_NotebooksServicer_to_server(servicer, server):
                     servicer.GetMetadata,
                     request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.SerializeToString,
+            ),
+            'SetLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLabels,
+                    request_deserializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsResponse.SerializeToString,
             ),
             'Export': grpc.unary_stream_rpc_method_handler(
                     servicer.Export,
@@ -678,6 +695,33 @@ class Notebooks:
             '/cellyard.v1.Notebooks/GetMetadata',
             cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataRequest.SerializeToString,
             cellyard__proto_dot_v1_dot_notebooks__pb2.GetMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Notebooks/SetLabels',
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_notebooks__pb2.SetLabelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class NotebooksStub:
     """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object."""
     GetMetadata: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.GetMetadataRequest, _notebooks_pb2.GetMetadataResponse]
     """Reads one value of the notebook's metadata."""
+    SetLabels: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.SetLabelsRequest, _notebooks_pb2.SetLabelsResponse]
+    """Sets and removes labels: the user's own words on a notebook, by which lists are filtered."""
     Export: _grpc.UnaryStreamMultiCallable[_notebooks_pb2.ExportRequest, _notebooks_pb2.ExportChunk]
     """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment."""
     Import: _grpc.UnaryUnaryMultiCallable[_notebooks_pb2.ImportRequest, _notebooks_pb2.ImportResponse]
@@ -103,6 +105,8 @@ class NotebooksAsyncStub(NotebooksStub):
     """Sets one value of the notebook's metadata. The key `notebook_metadata` is nbformat's metadata, a JSON object."""
     GetMetadata: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.GetMetadataRequest, _notebooks_pb2.GetMetadataResponse]  # type: ignore[assignment]
     """Reads one value of the notebook's metadata."""
+    SetLabels: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.SetLabelsRequest, _notebooks_pb2.SetLabelsResponse]  # type: ignore[assignment]
+    """Sets and removes labels: the user's own words on a notebook, by which lists are filtered."""
     Export: _aio.UnaryStreamMultiCallable[_notebooks_pb2.ExportRequest, _notebooks_pb2.ExportChunk]  # type: ignore[assignment]
     """The notebook with its outputs as nbformat 4 JSON, as Jupyter would save it. The document is that of one moment."""
     Import: _aio.UnaryUnaryMultiCallable[_notebooks_pb2.ImportRequest, _notebooks_pb2.ImportResponse]  # type: ignore[assignment]
@@ -218,6 +222,14 @@ class NotebooksServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_notebooks_pb2.GetMetadataResponse, _abc.Awaitable[_notebooks_pb2.GetMetadataResponse]]:
         """Reads one value of the notebook's metadata."""
+
+    @_abc_1.abstractmethod
+    def SetLabels(
+        self,
+        request: _notebooks_pb2.SetLabelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_notebooks_pb2.SetLabelsResponse, _abc.Awaitable[_notebooks_pb2.SetLabelsResponse]]:
+        """Sets and removes labels: the user's own words on a notebook, by which lists are filtered."""
 
     @_abc_1.abstractmethod
     def Export(

@@ -24,27 +24,61 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/tenants.proto\x12\x0b\x63\x65llyard.v1\"\x1c\n\x0c\x43reateTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x14\x43reateTenantResponse\x12\r\n\x05token\x18\x01 \x01(\t\"\r\n\x0bListTenants\";\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.cellyard.v1.Tenant\":\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\"\x1c\n\x0cRevokeTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14RevokeTenantResponse2\xdd\x01\n\x07Tenants\x12\x46\n\x06\x43reate\x12\x19.cellyard.v1.CreateTenant\x1a!.cellyard.v1.CreateTenantResponse\x12\x42\n\x04List\x12\x18.cellyard.v1.ListTenants\x1a .cellyard.v1.ListTenantsResponse\x12\x46\n\x06Revoke\x12\x19.cellyard.v1.RevokeTenant\x1a!.cellyard.v1.RevokeTenantResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llyard_proto/v1/tenants.proto\x12\x0b\x63\x65llyard.v1\"\xaa\x01\n\x0c\x43reateTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x35\n\x06quotas\x18\x02 \x03(\x0b\x32%.cellyard.v1.CreateTenant.QuotasEntry\x12&\n\x05grant\x18\x03 \x01(\x0b\x32\x17.cellyard.v1.TokenGrant\x1a-\n\x0bQuotasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\x14\x43reateTenantResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"j\n\nTokenGrant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x19\n\x0c\x65xpires_in_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\tB\x0f\n\r_expires_in_s\"\r\n\x0bListTenants\";\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.cellyard.v1.Tenant\"\x19\n\tGetTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\"s\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\ncreated_at\x18\x02 \x01(\x01\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12#\n\x06quotas\x18\x04 \x01(\x0b\x32\x13.cellyard.v1.Quotas\x12\x12\n\nquotas_set\x18\x05 \x03(\t\"\x84\x02\n\x06Quotas\x12\x16\n\tsandboxes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x19\n\x0cmemory_bytes\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x10\n\x03\x63pu\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06queued\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x16\n\tnotebooks\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x1a\n\rstorage_bytes\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x11\n\x04rate\x18\x07 \x01(\x01H\x06\x88\x01\x01\x42\x0c\n\n_sandboxesB\x0f\n\r_memory_bytesB\x06\n\x04_cpuB\t\n\x07_queuedB\x0c\n\n_notebooksB\x10\n\x0e_storage_bytesB\x07\n\x05_rate\"\x88\x01\n\x0fSetTenantQuotas\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x38\n\x06quotas\x18\x02 \x03(\x0b\x32(.cellyard.v1.SetTenantQuotas.QuotasEntry\x1a-\n\x0bQuotasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x11IssueTokenRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12&\n\x05grant\x18\x02 \x01(\x0b\x32\x17.cellyard.v1.TokenGrant\"5\n\x12IssueTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"#\n\x11ListTokensRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"8\n\x12ListTokensResponse\x12\"\n\x06tokens\x18\x01 \x03(\x0b\x32\x12.cellyard.v1.Token\"\x84\x01\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05scope\x18\x03 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\t\x12\x12\n\ncreated_at\x18\x05 \x01(\x01\x12\x12\n\nexpires_at\x18\x06 \x01(\x01\x12\x0f\n\x07used_at\x18\x07 \x01(\x01\".\n\x0cRevokeTenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"\x16\n\x14RevokeTenantResponse\"C\n\x0fGetUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\"Z\n\x10GetUsageResponse\x12%\n\x04\x64\x61ys\x18\x01 \x03(\x0b\x32\x17.cellyard.v1.DayOfUsage\x12\x1f\n\x04kept\x18\x02 \x03(\x0b\x32\x11.cellyard.v1.Kept\"\x8d\x01\n\nDayOfUsage\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12\x12\n\nexecutions\x18\x03 \x01(\x03\x12\r\n\x05\x63pu_s\x18\x04 \x01(\x01\x12\x0e\n\x06wall_s\x18\x05 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x06 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x07 \x01(\x03\"@\n\x04Kept\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tnotebooks\x18\x02 \x01(\x03\x12\x15\n\rstorage_bytes\x18\x03 \x01(\x03\x32\xb8\x04\n\x07Tenants\x12\x46\n\x06\x43reate\x12\x19.cellyard.v1.CreateTenant\x1a!.cellyard.v1.CreateTenantResponse\x12\x42\n\x04List\x12\x18.cellyard.v1.ListTenants\x1a .cellyard.v1.ListTenantsResponse\x12\x32\n\x03Get\x12\x16.cellyard.v1.GetTenant\x1a\x13.cellyard.v1.Tenant\x12>\n\tSetQuotas\x12\x1c.cellyard.v1.SetTenantQuotas\x1a\x13.cellyard.v1.Tenant\x12M\n\nIssueToken\x12\x1e.cellyard.v1.IssueTokenRequest\x1a\x1f.cellyard.v1.IssueTokenResponse\x12M\n\nListTokens\x12\x1e.cellyard.v1.ListTokensRequest\x1a\x1f.cellyard.v1.ListTokensResponse\x12\x46\n\x06Revoke\x12\x19.cellyard.v1.RevokeTenant\x1a!.cellyard.v1.RevokeTenantResponse\x12G\n\x08GetUsage\x12\x1c.cellyard.v1.GetUsageRequest\x1a\x1d.cellyard.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellyard_proto.v1.tenants_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATETENANT']._serialized_start=48
-  _globals['_CREATETENANT']._serialized_end=76
-  _globals['_CREATETENANTRESPONSE']._serialized_start=78
-  _globals['_CREATETENANTRESPONSE']._serialized_end=115
-  _globals['_LISTTENANTS']._serialized_start=117
-  _globals['_LISTTENANTS']._serialized_end=130
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=132
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=191
-  _globals['_TENANT']._serialized_start=193
-  _globals['_TENANT']._serialized_end=251
-  _globals['_REVOKETENANT']._serialized_start=253
-  _globals['_REVOKETENANT']._serialized_end=281
-  _globals['_REVOKETENANTRESPONSE']._serialized_start=283
-  _globals['_REVOKETENANTRESPONSE']._serialized_end=305
-  _globals['_TENANTS']._serialized_start=308
-  _globals['_TENANTS']._serialized_end=529
+  _globals['_CREATETENANT_QUOTASENTRY']._loaded_options = None
+  _globals['_CREATETENANT_QUOTASENTRY']._serialized_options = b'8\001'
+  _globals['_SETTENANTQUOTAS_QUOTASENTRY']._loaded_options = None
+  _globals['_SETTENANTQUOTAS_QUOTASENTRY']._serialized_options = b'8\001'
+  _globals['_CREATETENANT']._serialized_start=49
+  _globals['_CREATETENANT']._serialized_end=219
+  _globals['_CREATETENANT_QUOTASENTRY']._serialized_start=174
+  _globals['_CREATETENANT_QUOTASENTRY']._serialized_end=219
+  _globals['_CREATETENANTRESPONSE']._serialized_start=221
+  _globals['_CREATETENANTRESPONSE']._serialized_end=276
+  _globals['_TOKENGRANT']._serialized_start=278
+  _globals['_TOKENGRANT']._serialized_end=384
+  _globals['_LISTTENANTS']._serialized_start=386
+  _globals['_LISTTENANTS']._serialized_end=399
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=401
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=460
+  _globals['_GETTENANT']._serialized_start=462
+  _globals['_GETTENANT']._serialized_end=487
+  _globals['_TENANT']._serialized_start=489
+  _globals['_TENANT']._serialized_end=604
+  _globals['_QUOTAS']._serialized_start=607
+  _globals['_QUOTAS']._serialized_end=867
+  _globals['_SETTENANTQUOTAS']._serialized_start=870
+  _globals['_SETTENANTQUOTAS']._serialized_end=1006
+  _globals['_SETTENANTQUOTAS_QUOTASENTRY']._serialized_start=174
+  _globals['_SETTENANTQUOTAS_QUOTASENTRY']._serialized_end=219
+  _globals['_ISSUETOKENREQUEST']._serialized_start=1008
+  _globals['_ISSUETOKENREQUEST']._serialized_end=1083
+  _globals['_ISSUETOKENRESPONSE']._serialized_start=1085
+  _globals['_ISSUETOKENRESPONSE']._serialized_end=1138
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1140
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1175
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1177
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1233
+  _globals['_TOKEN']._serialized_start=1236
+  _globals['_TOKEN']._serialized_end=1368
+  _globals['_REVOKETENANT']._serialized_start=1370
+  _globals['_REVOKETENANT']._serialized_end=1416
+  _globals['_REVOKETENANTRESPONSE']._serialized_start=1418
+  _globals['_REVOKETENANTRESPONSE']._serialized_end=1440
+  _globals['_GETUSAGEREQUEST']._serialized_start=1442
+  _globals['_GETUSAGEREQUEST']._serialized_end=1509
+  _globals['_GETUSAGERESPONSE']._serialized_start=1511
+  _globals['_GETUSAGERESPONSE']._serialized_end=1601
+  _globals['_DAYOFUSAGE']._serialized_start=1604
+  _globals['_DAYOFUSAGE']._serialized_end=1745
+  _globals['_KEPT']._serialized_start=1747
+  _globals['_KEPT']._serialized_end=1811
+  _globals['_TENANTS']._serialized_start=1814
+  _globals['_TENANTS']._serialized_end=2382
 # @@protoc_insertion_point(module_scope)

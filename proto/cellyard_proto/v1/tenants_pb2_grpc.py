@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TenantsStub:
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these.
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
     """
 
     def __init__(self, channel):
@@ -45,15 +46,41 @@ class TenantsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTenants.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.Get = channel.unary_unary(
+                '/cellyard.v1.Tenants/Get',
+                request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetTenant.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.SetQuotas = channel.unary_unary(
+                '/cellyard.v1.Tenants/SetQuotas',
+                request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.SetTenantQuotas.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.FromString,
+                _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/cellyard.v1.Tenants/IssueToken',
+                request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenResponse.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/cellyard.v1.Tenants/ListTokens',
+                request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
         self.Revoke = channel.unary_unary(
                 '/cellyard.v1.Tenants/Revoke',
                 request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenant.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenantResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/cellyard.v1.Tenants/GetUsage',
+                request_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
 
 
 class TenantsServicer:
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these.
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
     """
 
     def Create(self, request, context):
@@ -70,8 +97,43 @@ class TenantsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Get(self, request, context):
+        """One tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetQuotas(self, request, context):
+        """Changes what a tenant may have; in force at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueToken(self, request, context):
+        """Adds a token beside those that a tenant has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """A tenant's tokens, without their secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Revoke(self, request, context):
-        """Takes a tenant's tokens away, for open connections too.
+        """Takes one token of a tenant away, or all, for open connections too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUsage(self, request, context):
+        """What tenants have used, and what they keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,10 +152,35 @@ def add_TenantsServicer_to_server(servicer, server):
                     request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTenants.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTenantsResponse.SerializeToString,
             ),
+            'Get': grpc.unary_unary_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetTenant.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'SetQuotas': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetQuotas,
+                    request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.SetTenantQuotas.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensResponse.SerializeToString,
+            ),
             'Revoke': grpc.unary_unary_rpc_method_handler(
                     servicer.Revoke,
                     request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenant.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenantResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -104,7 +191,8 @@ def add_TenantsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Tenants:
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these.
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
     """
 
     @staticmethod
@@ -162,6 +250,114 @@ class Tenants:
             _registered_method=True)
 
     @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Tenants/Get',
+            cellyard__proto_dot_v1_dot_tenants__pb2.GetTenant.SerializeToString,
+            cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetQuotas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Tenants/SetQuotas',
+            cellyard__proto_dot_v1_dot_tenants__pb2.SetTenantQuotas.SerializeToString,
+            cellyard__proto_dot_v1_dot_tenants__pb2.Tenant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Tenants/IssueToken',
+            cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_tenants__pb2.IssueTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Tenants/ListTokens',
+            cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_tenants__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Revoke(request,
             target,
             options=(),
@@ -178,6 +374,33 @@ class Tenants:
             '/cellyard.v1.Tenants/Revoke',
             cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenant.SerializeToString,
             cellyard__proto_dot_v1_dot_tenants__pb2.RevokeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Tenants/GetUsage',
+            cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_tenants__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

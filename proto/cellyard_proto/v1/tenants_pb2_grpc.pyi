@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantsStub:
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these."""
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,23 +39,47 @@ class TenantsStub:
     """Adds a tenant with a token of its own."""
     List: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTenants, _tenants_pb2.ListTenantsResponse]
     """All tenants."""
+    Get: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetTenant, _tenants_pb2.Tenant]
+    """One tenant."""
+    SetQuotas: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.SetTenantQuotas, _tenants_pb2.Tenant]
+    """Changes what a tenant may have; in force at once."""
+    IssueToken: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.IssueTokenRequest, _tenants_pb2.IssueTokenResponse]
+    """Adds a token beside those that a tenant has."""
+    ListTokens: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.ListTokensRequest, _tenants_pb2.ListTokensResponse]
+    """A tenant's tokens, without their secrets."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.RevokeTenant, _tenants_pb2.RevokeTenantResponse]
-    """Takes a tenant's tokens away, for open connections too."""
+    """Takes one token of a tenant away, or all, for open connections too."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_tenants_pb2.GetUsageRequest, _tenants_pb2.GetUsageResponse]
+    """What tenants have used, and what they keep."""
 
 @_typing.type_check_only
 class TenantsAsyncStub(TenantsStub):
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these."""
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_tenants_pb2.CreateTenant, _tenants_pb2.CreateTenantResponse]  # type: ignore[assignment]
     """Adds a tenant with a token of its own."""
     List: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTenants, _tenants_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """All tenants."""
+    Get: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetTenant, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """One tenant."""
+    SetQuotas: _aio.UnaryUnaryMultiCallable[_tenants_pb2.SetTenantQuotas, _tenants_pb2.Tenant]  # type: ignore[assignment]
+    """Changes what a tenant may have; in force at once."""
+    IssueToken: _aio.UnaryUnaryMultiCallable[_tenants_pb2.IssueTokenRequest, _tenants_pb2.IssueTokenResponse]  # type: ignore[assignment]
+    """Adds a token beside those that a tenant has."""
+    ListTokens: _aio.UnaryUnaryMultiCallable[_tenants_pb2.ListTokensRequest, _tenants_pb2.ListTokensResponse]  # type: ignore[assignment]
+    """A tenant's tokens, without their secrets."""
     Revoke: _aio.UnaryUnaryMultiCallable[_tenants_pb2.RevokeTenant, _tenants_pb2.RevokeTenantResponse]  # type: ignore[assignment]
-    """Takes a tenant's tokens away, for open connections too."""
+    """Takes one token of a tenant away, or all, for open connections too."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_tenants_pb2.GetUsageRequest, _tenants_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """What tenants have used, and what they keep."""
 
 class TenantsServicer(metaclass=_abc_1.ABCMeta):
-    """Who may use the controller. Only the operator (the tenant "local", over a unix socket) may call these."""
+    """Who may use the controller, with what, and how much. Only the operator (the tenant "local", over a unix socket) may
+    call these, save Get and GetUsage, which a tenant may ask about itself.
+    """
 
     @_abc_1.abstractmethod
     def Create(
@@ -72,11 +98,51 @@ class TenantsServicer(metaclass=_abc_1.ABCMeta):
         """All tenants."""
 
     @_abc_1.abstractmethod
+    def Get(
+        self,
+        request: _tenants_pb2.GetTenant,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """One tenant."""
+
+    @_abc_1.abstractmethod
+    def SetQuotas(
+        self,
+        request: _tenants_pb2.SetTenantQuotas,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.Tenant, _abc.Awaitable[_tenants_pb2.Tenant]]:
+        """Changes what a tenant may have; in force at once."""
+
+    @_abc_1.abstractmethod
+    def IssueToken(
+        self,
+        request: _tenants_pb2.IssueTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.IssueTokenResponse, _abc.Awaitable[_tenants_pb2.IssueTokenResponse]]:
+        """Adds a token beside those that a tenant has."""
+
+    @_abc_1.abstractmethod
+    def ListTokens(
+        self,
+        request: _tenants_pb2.ListTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.ListTokensResponse, _abc.Awaitable[_tenants_pb2.ListTokensResponse]]:
+        """A tenant's tokens, without their secrets."""
+
+    @_abc_1.abstractmethod
     def Revoke(
         self,
         request: _tenants_pb2.RevokeTenant,
         context: _ServicerContext,
     ) -> _typing.Union[_tenants_pb2.RevokeTenantResponse, _abc.Awaitable[_tenants_pb2.RevokeTenantResponse]]:
-        """Takes a tenant's tokens away, for open connections too."""
+        """Takes one token of a tenant away, or all, for open connections too."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _tenants_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenants_pb2.GetUsageResponse, _abc.Awaitable[_tenants_pb2.GetUsageResponse]]:
+        """What tenants have used, and what they keep."""
 
 def add_TenantsServicer_to_server(servicer: TenantsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

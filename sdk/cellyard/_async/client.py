@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import Collection, Mapping
 
-from cellyard import _io_async, _requests, _translate
-from cellyard import endpoint as endpoints
+from cellyard import _requests, _translate
 from cellyard._async import blobs
-from cellyard._async.transport import AsyncTransport, Request, Response, Stubs
+from cellyard._async.tenants import AsyncTenantCalls
 from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
 from cellyard.results import Capability, ExecutionResult
 from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
 
 
-class AsyncClient:
+class AsyncClient(AsyncTenantCalls):
     """Lists, shows, stops and deletes what a controller keeps for the caller.
 
     Endpoint, token and tls are found as for a session. Every call connects where needed, is healed for 30 s when
     the connection breaks, and raises ControllerUnavailable where nobody answers.
     """
 
-    def __init__(
-        self,
-        endpoint: str | None = None,
-        token: str | None = None,
-        *,
-        tls: bool | endpoints.TLS = False,
-    ) -> None:
-        self._transport = AsyncTransport(lambda: endpoints.resolve(endpoint, token, tls))
-
     async def server(self, *, start: bool = True) -> ServerInfo:
         """The controller's word about itself. `start` allows to start the user's own where it does not run."""
         hello = await self._transport.connect(start=start)
         return server_info(self._transport.endpoint.name, hello)
 
-    async def list_notebooks(self, limit: int = 1000, after: str | None = None) -> list[NotebookInfo]:
-        """Notebooks by id, at most `limit`; with `after`, those whose id sorts after it."""
+    async def list_notebooks(
+        self, limit: int = 1000, after: str | None = None, labels: Mapping[str, str | None] | None = None
+    ) -> list[NotebookInfo]:
+        """Notebooks by id, at most `limit`; with `after`, those whose id sorts after it.
+
+        `labels`: only those that have all of these; None as a value stands for any.
+        """
         request = notebooks_pb2.ListNotebooks(
             limit=_requests.count("limit", limit),
             after_notebook_id="" if after is None else _requests.named("after", after),
+            labels=_requests.labels(labels, values=False),
         )
         answer = await self._call(lambda s: s.notebooks.List, request)
         return [notebook_info(found) for found in answer.notebooks]
+
+    async def set_labels(
+        self, notebook_id: str, labels: Mapping[str, str] | None = None, *, remove: Collection[str] = ()
+    ) -> dict[str, str]:
+        """Sets and removes labels of a notebook, the others stay; returns them all."""
+        request = notebooks_pb2.SetLabelsRequest(
+            notebook_id=_requests.named("notebook_id", notebook_id),
+            request_id=_requests.request_id(),
+            labels=_requests.labels(labels),
+            remove_keys=_requests.words("remove", remove),
+        )
+        return dict((await self._call(lambda s: s.notebooks.SetLabels, request)).labels)
 
     async def delete_notebook(self, notebook_id: str) -> None:
         """Ends a notebook's kernel and removes its document, executions and outputs. Raises NotebookNotFound."""
@@ -91,26 +97,3 @@ class AsyncClient:
         )
         await self._connected()
         return _translate.execution(await blobs.call(self._transport, notebook_id, lambda s: s.executions.Get, request))
-
-    async def close(self) -> None:
-        """Closes the connection; twice is fine. The next call opens it again."""
-        await self._transport.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def _call(self, method: Callable[[Stubs], _io_async.Unary[Request, Response]], request: Request) -> Response:
-        await self._connected()
-        return await self._transport.call(method, request)
-
-    async def _connected(self) -> None:
-        if not self._transport.is_open:
-            await self._transport.connect()

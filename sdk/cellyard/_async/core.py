@@ -14,7 +14,7 @@ from cellyard._async.transport import AsyncTransport
 from cellyard._markers import property_when_sync
 from cellyard.errors import CellyardError, NotConnected
 from cellyard.results import Progress
-from cellyard_proto.v1 import kernels_pb2, sessions_pb2
+from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, sessions_pb2
 
 if TYPE_CHECKING:
     from cellyard._async.document import AsyncDocument
@@ -41,6 +41,7 @@ class AsyncSessionCore:
         start_timeout: float | None = None,
         idle_timeout: float | None = None,
         ttl: float | None = None,
+        labels: Mapping[str, str] | None = None,
         on_progress: Callable[[Progress], Any] | None = None,
     ) -> None:
         self._notebook_id = f"agent-session-{uuid.uuid4()}" if notebook_id is None else notebook_id
@@ -55,6 +56,7 @@ class AsyncSessionCore:
             "idle_timeout": idle_timeout,
             "ttl": ttl,
         }
+        self._labels = labels
         self._on_progress = on_progress
         self._presence = sessions_pb2.AttachSession()
         self._closed = False
@@ -86,15 +88,22 @@ class AsyncSessionCore:
         was closed can connect again.
 
         Raises ControllerUnavailable where nobody answers, Unauthenticated for a token that is not in force,
-        InvalidRequest for settings that cannot be.
+        InvalidRequest for settings that cannot be. The session's labels are added to the notebook's.
         """
         if self._settings is None:
             self._presence.notebook_id = _requests.named("notebook_id", self._notebook_id)
             self._settings = _requests.settings(**self._asked)
+            self._labels = _requests.labels(self._labels)
         if not self._presence.session_id:
             self._presence.session_id = str(uuid.uuid4())
         await self._transport.connect()
         self._closed = False
+        if self._labels:
+            asked = notebooks_pb2.SetLabelsRequest(
+                notebook_id=self._notebook_id, request_id=_requests.request_id(), labels=self._labels
+            )
+            await self._transport.call(lambda s: s.notebooks.SetLabels, asked)
+            self._labels = None  # once: who connects again does not undo what was changed since
 
     async def close(self) -> None:
         """Leaves the notebook, as the end of `with` does; twice is fine, and errors are swallowed.

@@ -42,5 +42,6 @@ class AsyncSession(
     home, by plain name, there before the first cell runs), and in seconds
     `start_timeout` (from accept to start, waiting included), `idle_timeout` (of the sandbox) and `ttl` (its life
     from the claim). They are checked at the first call. `on_progress` is called with a `Progress` while a kernel
-    starts.
+    starts. `labels` are added to the notebook's own when the session connects; lists of notebooks show them and are
+    filtered by them.
     """

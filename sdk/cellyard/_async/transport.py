@@ -31,6 +31,7 @@ from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
 from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
 from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
+from cellyard_proto.v1.tenants_pb2_grpc import TenantsStub
 
 if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsAsyncStub
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from cellyard_proto.v1.processes_pb2_grpc import ProcessesAsyncStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesAsyncStub
     from cellyard_proto.v1.sessions_pb2_grpc import SessionsAsyncStub
+    from cellyard_proto.v1.tenants_pb2_grpc import TenantsAsyncStub
 
 CALL_TIMEOUT_S = 60.0
 HELLO_TIMEOUT_S = 10.0
@@ -67,6 +69,7 @@ class Stubs:
     sessions: SessionsAsyncStub
     files: FilesAsyncStub
     processes: ProcessesAsyncStub
+    tenants: TenantsAsyncStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -341,4 +344,5 @@ def _stubs(channel: _io_async.Channel) -> Stubs:
         SessionsStub(channel),
         FilesStub(channel),
         ProcessesStub(channel),
+        TenantsStub(channel),
     )

@@ -3,48 +3,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import Collection, Mapping
 
-from cellyard import _io_sync, _requests, _translate
-from cellyard import endpoint as endpoints
+from cellyard import _requests, _translate
 from cellyard._sync import blobs
-from cellyard._sync.transport import Request, Response, Stubs, Transport
+from cellyard._sync.tenants import TenantCalls
 from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
 from cellyard.results import Capability, ExecutionResult
 from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
 
 
-class Client:
+class Client(TenantCalls):
     """Lists, shows, stops and deletes what a controller keeps for the caller.
 
     Endpoint, token and tls are found as for a session. Every call connects where needed, is healed for 30 s when
     the connection breaks, and raises ControllerUnavailable where nobody answers.
     """
 
-    def __init__(
-        self,
-        endpoint: str | None = None,
-        token: str | None = None,
-        *,
-        tls: bool | endpoints.TLS = False,
-    ) -> None:
-        self._transport = Transport(lambda: endpoints.resolve(endpoint, token, tls))
-
     def server(self, *, start: bool = True) -> ServerInfo:
         """The controller's word about itself. `start` allows to start the user's own where it does not run."""
         hello = self._transport.connect(start=start)
         return server_info(self._transport.endpoint.name, hello)
 
-    def list_notebooks(self, limit: int = 1000, after: str | None = None) -> list[NotebookInfo]:
-        """Notebooks by id, at most `limit`; with `after`, those whose id sorts after it."""
+    def list_notebooks(
+        self, limit: int = 1000, after: str | None = None, labels: Mapping[str, str | None] | None = None
+    ) -> list[NotebookInfo]:
+        """Notebooks by id, at most `limit`; with `after`, those whose id sorts after it.
+
+        `labels`: only those that have all of these; None as a value stands for any.
+        """
         request = notebooks_pb2.ListNotebooks(
             limit=_requests.count("limit", limit),
             after_notebook_id="" if after is None else _requests.named("after", after),
+            labels=_requests.labels(labels, values=False),
         )
         answer = self._call(lambda s: s.notebooks.List, request)
         return [notebook_info(found) for found in answer.notebooks]
+
+    def set_labels(
+        self, notebook_id: str, labels: Mapping[str, str] | None = None, *, remove: Collection[str] = ()
+    ) -> dict[str, str]:
+        """Sets and removes labels of a notebook, the others stay; returns them all."""
+        request = notebooks_pb2.SetLabelsRequest(
+            notebook_id=_requests.named("notebook_id", notebook_id),
+            request_id=_requests.request_id(),
+            labels=_requests.labels(labels),
+            remove_keys=_requests.words("remove", remove),
+        )
+        return dict((self._call(lambda s: s.notebooks.SetLabels, request)).labels)
 
     def delete_notebook(self, notebook_id: str) -> None:
         """Ends a notebook's kernel and removes its document, executions and outputs. Raises NotebookNotFound."""
@@ -90,26 +96,3 @@ class Client:
         )
         self._connected()
         return _translate.execution(blobs.call(self._transport, notebook_id, lambda s: s.executions.Get, request))
-
-    def close(self) -> None:
-        """Closes the connection; twice is fine. The next call opens it again."""
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _call(self, method: Callable[[Stubs], _io_sync.Unary[Request, Response]], request: Request) -> Response:
-        self._connected()
-        return self._transport.call(method, request)
-
-    def _connected(self) -> None:
-        if not self._transport.is_open:
-            self._transport.connect()

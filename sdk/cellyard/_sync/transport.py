@@ -32,6 +32,7 @@ from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
 from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
 from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
+from cellyard_proto.v1.tenants_pb2_grpc import TenantsStub
 
 if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
     from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
+    from cellyard_proto.v1.tenants_pb2_grpc import TenantsStub
 
 CALL_TIMEOUT_S = 60.0
 HELLO_TIMEOUT_S = 10.0
@@ -68,6 +70,7 @@ class Stubs:
     sessions: SessionsStub
     files: FilesStub
     processes: ProcessesStub
+    tenants: TenantsStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -342,4 +345,5 @@ def _stubs(channel: _io_sync.Channel) -> Stubs:
         SessionsStub(channel),
         FilesStub(channel),
         ProcessesStub(channel),
+        TenantsStub(channel),
     )

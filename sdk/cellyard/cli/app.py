@@ -15,6 +15,7 @@ OPERATOR = {
     "serve": "Runs a controller in the foreground.",
     "doctor": "Asks the machine: engine, image, capabilities as probed.",
     "tenants": "Who may use the controller.",
+    "audit": "Who did what, to which notebook, from where.",
     "images": "The images that sandboxes are made from.",
     "config": "The configuration in force.",
 }

@@ -21,15 +21,37 @@ Notebook = Annotated[str, typer.Option("--notebook", help="The notebook's id.")]
 
 
 @notebooks.command("list")
-def list_notebooks(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+def list_notebooks(
+    endpoint: Endpoint = None,
+    token: Token = None,
+    as_json: AsJson = False,
+    label: Annotated[list[str] | None, typer.Option(help="Only with this label: KEY=VALUE, or KEY; several.")] = None,
+) -> None:
     """The notebooks, by id."""
     from cellyard import Client, NotebookInfo
 
+    wanted = {key: value if equals else None for key, equals, value in (each.partition("=") for each in label or [])}
     with outcome.sentences(), Client(endpoint, token) as client:
         found: list[NotebookInfo] = []
-        while page := client.list_notebooks(after=found[-1].notebook_id if found else None):
+        while page := client.list_notebooks(after=found[-1].notebook_id if found else None, labels=wanted):
             found += page
-    _show(found, ["notebook_id", "changed_at"], as_json)
+    _show(found, ["notebook_id", "changed_at", "labels"], as_json)
+
+
+@notebooks.command("label")
+def label_notebook(
+    notebook_id: str,
+    changes: Annotated[list[str], typer.Argument(help="KEY=VALUE to set, KEY= to remove.")],
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Sets and removes labels of a notebook."""
+    from cellyard import Client
+
+    pairs = {key: value for key, _, value in (each.partition("=") for each in changes)}
+    removed = [key for key, value in pairs.items() if not value]
+    with outcome.sentences(), Client(endpoint, token) as client:
+        client.set_labels(notebook_id, {key: value for key, value in pairs.items() if value}, remove=removed)
 
 
 @notebooks.command("show")
@@ -192,4 +214,6 @@ def _cell(value: Any) -> str:
         return value.isoformat(timespec="seconds")
     if isinstance(value, float):
         return f"{value:.1f} s"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={each}" for key, each in value.items()) or "-"
     return "-" if value is None else str(value)

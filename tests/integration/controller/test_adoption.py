@@ -13,7 +13,7 @@ import pytest
 
 from cellyard_controller.runtimes import RuntimeFailed, SandboxSpec, ToldFacts
 from cellyard_controller.runtimes.fake import FakeRuntime
-from cellyard_controller.sandboxes import reconciling, supervisor
+from cellyard_controller.sandboxes import reconciling, stock, supervisor
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_proto.v1 import executions_pb2 as ex
 

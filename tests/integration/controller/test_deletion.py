@@ -15,7 +15,7 @@ from .conftest import Yard
 
 MARK = "only-in-this-notebook"
 FILLED = ("notebooks", "document_chunks", "executions", "event_batches", "displays", "widgets", "blob_uses")
-KEPT = ("requests", "sandboxes")
+KEPT = ("requests", "sandboxes", "usage")
 """That requests were made (hashes and ids, for a day), and that there was a sandbox."""
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import pytest
 
-from cellyard_controller.sandboxes.scheduler import Bounds
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import sandboxes_pb2 as sb
@@ -68,9 +67,9 @@ async def ward(stubs: Stubs) -> AsyncIterator[Ward]:
         followed.close()
 
 
-async def tenant(stubs: Stubs, name: str) -> tuple[tuple[str, str], ...]:
+async def tenant(stubs: Stubs, name: str, **quotas: str) -> tuple[tuple[str, str], ...]:
     """The metadata of a new tenant's calls."""
-    created = await stubs.tenants.Create(te.CreateTenant(name=name))
+    created = await stubs.tenants.Create(te.CreateTenant(name=name, quotas=quotas))
     return (("authorization", f"Bearer {created.token}"),)
 
 
@@ -157,10 +156,12 @@ async def test_old_warm_ones_are_replaced(yard: Yard) -> None:
 
 
 async def test_a_pool_that_cannot_be_filled_harms_nobody_and_a_claim_says_why(yard: Yard) -> None:
-    yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
     stubs = await yard.start(pool={**POOL_OF_TWO, "size": 1})
     async with ward(stubs) as seen:
-        await seen.until(lambda: bool(seen.of(sb.SANDBOX_STATE_ENDED)))
+        await seen.until(lambda: len(seen.warm) == 1)
+        yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
+        await yard.runtime.kill(seen.warm[0].container_id)
+        await seen.until(lambda: len(seen.of(sb.SANDBOX_STATE_ENDED)) == 2)
         yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
         execution = await stubs.run("nb", "value 1")
         assert (execution.end, execution.end_reason) == (ex.EXECUTION_END_CANCELLED, "image_missing")
@@ -171,8 +172,7 @@ async def test_a_pool_that_cannot_be_filled_harms_nobody_and_a_claim_says_why(ya
 
 async def test_whoever_is_past_a_quota_waits_and_is_told_and_served_when_it_has_room(yard: Yard) -> None:
     stubs = await yard.start()
-    yard.controller.supervisor.quotas = lambda name: Bounds(sandboxes=1) if name == "anne" else Bounds()
-    anne, bert = await tenant(stubs, "anne"), await tenant(stubs, "bert")
+    anne, bert = await tenant(stubs, "anne", sandboxes="1"), await tenant(stubs, "bert")
     first = await begin(stubs, "one", "value 1", anne)
     await event(first, "finished")
     second = await begin(stubs, "two", "value 2", anne)

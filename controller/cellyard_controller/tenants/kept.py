@@ -1,0 +1,40 @@
+"""What tenants keep: how many notebooks, and how many bytes of documents, sources and outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from cellyard_controller.ids import TenantName
+from cellyard_controller.store.blobs import Blobs
+from cellyard_controller.store.schema import blob_uses, document_chunks, executions, notebooks
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one tenant keeps."""
+
+    tenant: TenantName
+    notebooks: int
+    storage_bytes: int
+
+
+def measured(connection: Connection, blobs: Blobs, tenant: TenantName) -> Kept:
+    """What a tenant keeps now. A large part of an output counts once, however often it is shown.
+
+    Executions count from their end on; the events of the last minutes, which streams read, do not count.
+    """
+    mine = select(notebooks.c.key).where(notebooks.c.tenant == tenant)
+    count = connection.execute(select(func.count()).select_from(mine.subquery())).scalar_one()
+    documents = select(func.sum(func.length(document_chunks.c.chunk))).where(document_chunks.c.notebook_key.in_(mine))
+    runs = select(func.sum(executions.c.stored_bytes)).where(executions.c.notebook_key.in_(mine))
+    digests = select(blob_uses.c.digest).where(blob_uses.c.notebook_key.in_(mine)).distinct()
+    size = sum(int(connection.execute(query).scalar() or 0) for query in (documents, runs))
+    size += sum(blobs.size(digest) for digest in connection.execute(digests).scalars())
+    return Kept(tenant, count, size)
+
+
+def owners(connection: Connection) -> list[TenantName]:
+    """Who keeps something."""
+    return [TenantName(name) for name in connection.execute(select(notebooks.c.tenant).distinct()).scalars()]
