@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import grpc
 import structlog
 
+from cellyard_controller.api.arrivals import Arrivals
 from cellyard_controller.api.status import abort
-from cellyard_controller.api.unreadable import Unreadable
 from cellyard_controller.errors import PermissionDenied, Refused, Stopping, Unauthenticated, Unavailable
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
@@ -49,8 +49,9 @@ class Caller:
 class Access:
     """Tokens in force, and the streams that are open under them."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, arrivals: Arrivals) -> None:
         self._store = store
+        self.arrivals = arrivals
         self._tenants: dict[bytes, TenantName] = {}
         self._streams: dict[TenantName, set[asyncio.Task[Any]]] = {}
         self.stopping = asyncio.Event()
@@ -112,15 +113,16 @@ class Guarded(Protocol):
 
 def unary(
     method: Callable[[Any, Any, Caller], Awaitable[_Response]],
-) -> Callable[[Any, Any, Context], Awaitable[_Response]]:
+) -> Callable[[Any, AsyncIterator[Any], Context], Awaitable[_Response]]:
     """A method `(request, caller) -> response` as a gRPC method."""
 
     @functools.wraps(method)
-    async def call(self: Guarded, request: Any, context: Context) -> _Response:
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> _Response:
         try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            return await method(self, request, self.access.caller(context))
+            caller, arrivals = self.access.caller(context), self.access.arrivals
+            with arrivals.call(caller.tenant):
+                request = await arrivals.one(requests, caller.tenant, method.__name__)
+                return await method(self, request, caller)
         except (Refused, StoreFailed) as refused:
             await abort(context, _refusal(refused))
         except Exception:
@@ -132,16 +134,15 @@ def unary(
 
 def stream(
     method: Callable[[Any, Any, Caller], AsyncIterator[_Response]],
-) -> Callable[[Any, Any, Context], AsyncIterator[_Response]]:
+) -> Callable[[Any, AsyncIterator[Any], Context], AsyncIterator[_Response]]:
     """A method `(request, caller) -> async iterator` as a gRPC method."""
 
     @functools.wraps(method)
-    async def call(self: Guarded, request: Any, context: Context) -> AsyncIterator[_Response]:
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Response]:
         try:
-            if isinstance(request, Unreadable):
-                raise request.refusal()
-            caller = self.access.caller(context)
-            with self.access.stream(caller):
+            caller, arrivals = self.access.caller(context), self.access.arrivals
+            with arrivals.call(caller.tenant), self.access.stream(caller):
+                request = await arrivals.one(requests, caller.tenant, method.__name__)
                 async for item in method(self, request, caller):
                     yield item
         except (Refused, StoreFailed) as refused:
@@ -161,9 +162,10 @@ def duplex(
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
         try:
-            caller = self.access.caller(context)
-            with self.access.stream(caller):
-                async with aclosing(method(self, requests, caller)) as items:
+            caller, arrivals = self.access.caller(context), self.access.arrivals
+            with arrivals.call(caller.tenant), arrivals.feed(caller.tenant), self.access.stream(caller):
+                messages = arrivals.all(requests, caller.tenant, method.__name__)
+                async with aclosing(method(self, messages, caller)) as items:
                     async for item in items:
                         yield item
         except (Refused, StoreFailed) as refused:
