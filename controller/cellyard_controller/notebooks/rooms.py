@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Connection
@@ -63,7 +64,9 @@ class Rooms:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
         self._replicas = replicas
         self._seats: dict[NotebookRef, _Seat] = {}
-        self._opening: dict[NotebookRef, asyncio.Lock] = {}
+        self._opening: WeakValueDictionary[NotebookRef, asyncio.Lock] = WeakValueDictionary()
+        """Held while a notebook is opened or removed; each lives as long as somebody holds it or waits for it."""
+        self._removals: set[asyncio.Task[None]] = set()
         self._last_busy = time.monotonic()
 
     @asynccontextmanager
@@ -137,18 +140,15 @@ class Rooms:
         """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""
         async with self.use(ref, create=False) as room:
             await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
-            seat = self._seats.pop(ref)
-            over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
-            try:
-                await self._end(seat)
-                await self._store.write(partial(records.remove, key=room.key))
-                await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
-                over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
-            finally:
-                room.watchers.end(over)
+            # Whoever asked for it may go: a room that was half ended would not have written what it knows.
+            removal = asyncio.ensure_future(self._remove(ref, room))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+            await asyncio.shield(removal)
 
     async def close(self) -> None:
         """Commits what is left in every room and ends them."""
+        await asyncio.gather(*self._removals, return_exceptions=True)
         seats, self._seats = list(self._seats.values()), {}
         await asyncio.gather(*(self._end(seat) for seat in seats))
         for seat in seats:
@@ -161,15 +161,30 @@ class Rooms:
 
     # Inside
 
+    def _lock(self, ref: NotebookRef) -> asyncio.Lock:
+        return self._opening.setdefault(ref, asyncio.Lock())
+
+    async def _remove(self, ref: NotebookRef, room: Room) -> None:
+        async with self._lock(ref):  # else somebody opens what is about to go
+            seat = self._seats.get(ref)
+            if seat is None or seat.room is not room:
+                raise NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
+            del self._seats[ref]
+            over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
+            try:
+                await self._end(seat)
+                await self._store.write(partial(records.remove, key=room.key))
+                await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
+                over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
+            finally:
+                room.watchers.end(over)
+
     async def _enter(self, ref: NotebookRef, create: bool) -> _Seat:
-        lock = self._opening.setdefault(ref, asyncio.Lock())
-        async with lock:
+        async with self._lock(ref):
             seat = self._seats.get(ref)
             if seat is None:
                 seat = await self._open(await self._record(ref, create))
             seat.users += 1
-        if not lock.locked():
-            self._opening.pop(ref, None)
         return seat
 
     async def _record(self, ref: NotebookRef, create: bool) -> records.NotebookRecord:
