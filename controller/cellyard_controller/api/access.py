@@ -113,7 +113,7 @@ class Guarded(Protocol):
 
 def unary(
     method: Callable[[Any, Any, Caller], Awaitable[_Response]],
-) -> Callable[[Any, AsyncIterator[Any], Context], Awaitable[_Response]]:
+) -> Callable[[Any, Any, Context], Awaitable[_Response]]:
     """A method `(request, caller) -> response` as a gRPC method."""
 
     @functools.wraps(method)
@@ -134,7 +134,7 @@ def unary(
 
 def stream(
     method: Callable[[Any, Any, Caller], AsyncIterator[_Response]],
-) -> Callable[[Any, AsyncIterator[Any], Context], AsyncIterator[_Response]]:
+) -> Callable[[Any, Any, Context], AsyncIterator[_Response]]:
     """A method `(request, caller) -> async iterator` as a gRPC method."""
 
     @functools.wraps(method)

@@ -240,7 +240,8 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
     @unary
     async def Delete(self, message: pb.DeleteNotebook, caller: Caller) -> pb.DeleteNotebookResponse:  # noqa: N802
         """Removes a notebook."""
-        await self._rooms.delete(requests.notebook(message.notebook_id, caller, self._config))
+        request = requests.request(message, message.request_id, self._config)
+        await self._rooms.delete(requests.notebook(message.notebook_id, caller, self._config), request)
         return pb.DeleteNotebookResponse()
 
     @asynccontextmanager

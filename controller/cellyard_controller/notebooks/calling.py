@@ -60,7 +60,10 @@ class Calling:
         """
         live = await self._journal.open(execution_id)
         if call_id in live.calls.ended:
-            return bool(request_id) and live.calls.ended[call_id] == request_id
+            repeated = bool(request_id) and live.calls.ended[call_id] == request_id
+            if repeated and await self._journal.answer_to(execution_id, call_id) not in (answer, None):
+                raise InvalidRequest(f"request id {request_id!r} was used with other content", request_id=request_id)
+            return repeated
         if call_id not in live.calls.open:
             if live.execution.end is not None:
                 return False

@@ -25,7 +25,7 @@ from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Cell, Pages
-from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.replicas.merging import Merged
@@ -129,8 +129,9 @@ class Editor:
 
         async def work() -> None:
             touched = [CellId(cell) for cell in merged.touched]
-            none = Request("", b"")
-            await self._edit(none, lambda document: document.take_over(merged.changes, touched), size=merged.operations)
+            await self._edit(
+                UNNAMED, lambda document: document.take_over(merged.changes, touched), size=merged.operations
+            )
             for removed in merged.removed:
                 self._runner.take(q.cell_deleted(self._runner.queue, CellId(removed)))
             await self._ledger.flush()

@@ -39,6 +39,9 @@ class Request:
     """Of the content: the same id with other content is refused."""
 
 
+UNNAMED = Request("", b"")
+"""No request of a client's, or one without an id."""
+
 _ADD_CHUNK = Hot(insert(document_chunks))
 _CHANGED = Hot(update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now")))
 _REMEMBER = Hot(insert(requests))

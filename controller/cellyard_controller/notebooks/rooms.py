@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from cellyard_controller.config import Config
 from cellyard_controller.errors import (
@@ -29,6 +30,7 @@ from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
+from cellyard_controller.notebooks.ledger import answered
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -136,12 +138,14 @@ class Rooms:
         except OSError as failed:
             raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
 
-    async def delete(self, ref: NotebookRef) -> None:
-        """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""
+    async def delete(self, ref: NotebookRef, request: records.Request = records.UNNAMED) -> None:
+        """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
+        if await answered(self._store, ref.tenant, request) is not None:
+            return
         async with self.use(ref, create=False) as room:
             await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
             # Whoever asked for it may go: a room that was half ended would not have written what it knows.
-            removal = asyncio.ensure_future(self._remove(ref, room))
+            removal = asyncio.ensure_future(self._remove(ref, room, request))
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
             await asyncio.shield(removal)
@@ -164,7 +168,7 @@ class Rooms:
     def _lock(self, ref: NotebookRef) -> asyncio.Lock:
         return self._opening.setdefault(ref, asyncio.Lock())
 
-    async def _remove(self, ref: NotebookRef, room: Room) -> None:
+    async def _remove(self, ref: NotebookRef, room: Room, request: records.Request) -> None:
         async with self._lock(ref):  # else somebody opens what is about to go
             seat = self._seats.get(ref)
             if seat is None or seat.room is not room:
@@ -174,10 +178,18 @@ class Rooms:
             try:
                 await self._end(seat)
                 await self._store.write(partial(records.remove, key=room.key))
+                await self._remember(ref, request)
                 await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
                 over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
             finally:
                 room.watchers.end(over)
+
+    async def _remember(self, ref: NotebookRef, request: records.Request) -> None:
+        if request.request_id:
+            try:
+                await self._store.write(partial(records.remember, tenant=ref.tenant, request=request, answer=""))
+            except IntegrityError:
+                pass  # its id was taken meanwhile; what is removed stays removed
 
     async def _enter(self, ref: NotebookRef, create: bool) -> _Seat:
         async with self._lock(ref):

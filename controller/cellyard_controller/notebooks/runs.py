@@ -90,8 +90,9 @@ class Runs:
 
         async def work() -> Execution:
             live = await self._journal.open(execution_id)
-            self._runner.take(q.cancel(self._runner.queue, execution_id))
-            await self._ledger.commit()
+            if await self._ledger.answered(request) is None:
+                self._runner.take(q.cancel(self._runner.queue, execution_id))
+                await self._ledger.commit_done(request)
             return live.snapshot()
 
         return await self._inbox.ask(work)

@@ -14,6 +14,7 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
+from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -133,14 +134,14 @@ class Seating:
         elif self._kernel.state is KernelState.DEAD:
             self._kernel.move(KernelState.NONE)
 
-    async def restart(self) -> None:
-        """Asks for a fresh kernel in the same sandbox. Raises NoKernel."""
+    async def restart(self, request: Request) -> None:
+        """Asks for a fresh kernel in the same sandbox, once for a request. Raises NoKernel."""
         sandbox = self._kernel.sandbox
         if sandbox is None or not self._kernel.takes_cells:
             raise NoKernel(f"notebook {self._ref.notebook_id!r} has no kernel to restart")
         self._kernel.move(KernelState.RESTARTING)
         self._runner.lose_kernel(EndReason.KERNEL_RESTARTED, "the kernel was restarted")
-        await self._ledger.commit()
+        await self._ledger.commit_done(request)
         sandbox.link.restart_kernel(self._kernel.generation)
 
     def deadline(self) -> float | None:

@@ -76,6 +76,12 @@ async def test_a_notebook_that_is_deleted_while_others_come_is_there_or_is_not(y
         assert len(refused) < len(answers)
 
 
+async def to_the_end(stream: Any) -> None:
+    """Reads a stream as far as it goes."""
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+
+
 async def test_a_deletion_that_nobody_waits_for_is_carried_out(yard: Yard) -> None:
     stubs = await yard.start()
     for _ in range(10):
@@ -84,11 +90,10 @@ async def test_a_deletion_that_nobody_waits_for_is_carried_out(yard: Yard) -> No
         await watched.read()
         delete = stubs.notebooks.Delete(nb.DeleteNotebook(notebook_id="nb"))
         rooms = yard.controller.rooms
-        while rooms._seats:
+        while rooms._seats:  # noqa: ASYNC110 - the very moment at which the room is on its way out
             await asyncio.sleep(0)
         delete.cancel()
         with pytest.raises(grpc.aio.AioRpcError) as gone:
-            while await watched.read() is not grpc.aio.EOF:
-                pass
+            await to_the_end(watched)
         assert reason(gone.value) == "NOTEBOOK_NOT_FOUND"
     assert not (await stubs.notebooks.List(nb.ListNotebooks())).notebooks
