@@ -147,7 +147,7 @@ class Rooms:
             # Whoever asked for it may go: a room that was half ended would not have written what it knows.
             removal = asyncio.ensure_future(self._remove(ref, room, request))
             self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
+            removal.add_done_callback(self._removed)
             await asyncio.shield(removal)
 
     async def close(self) -> None:
@@ -167,6 +167,12 @@ class Rooms:
 
     def _lock(self, ref: NotebookRef) -> asyncio.Lock:
         return self._opening.setdefault(ref, asyncio.Lock())
+
+    def _removed(self, removal: asyncio.Task[None]) -> None:
+        self._removals.discard(removal)
+        failed = removal.exception()
+        if failed is not None and not isinstance(failed, Refused):  # nobody may be there to be told
+            log.error("a notebook could not be deleted", why=str(failed))
 
     async def _remove(self, ref: NotebookRef, room: Room, request: records.Request) -> None:
         async with self._lock(ref):  # else somebody opens what is about to go

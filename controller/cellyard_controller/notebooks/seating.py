@@ -110,11 +110,15 @@ class Seating:
 
     # Letting go
 
-    def lose(self, reason: EndReason, message: str) -> None:
-        """Kernel and sandbox are gone, or go now; everything that needed them ends."""
+    def lose(self, reason: EndReason, message: str, *, failure: Exception | None = None) -> None:
+        """Kernel and sandbox are gone, or go now; everything that needed them ends.
+
+        `failure`: what those hear who wait for a kernel, if it is more than that there is none.
+        """
         sandbox = self._kernel.sandbox
         if self._kernel.running:
             self._kernel.unseat(KernelState.NONE if reason is EndReason.SHUTDOWN else KernelState.DEAD, reason)
+            self._tell(failure or NoKernel(message))
         self._runner.lose_kernel(reason, message)
         self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
         if sandbox is not None:
@@ -201,7 +205,6 @@ class Seating:
             message = endings.kernel_died(report.reason, kernel.sandbox.template)
             self.lose(reason, message)
             await self._ledger.flush()
-            self._tell(NoKernel(message))
         elif report.state == "ready":
             restarted = report.generation > kernel.generation
             if restarted:
@@ -272,9 +275,8 @@ class Seating:
     async def _not_granted(self, claim: asyncio.Task[None] | None, reason: EndReason, failure: Exception) -> None:
         if claim is self._claim:
             self._claim = None
-            self.lose(reason, str(failure))
+            self.lose(reason, str(failure), failure=failure)
             await self._ledger.flush()
-            self._tell(failure)
 
     def _report_progress(self, stage: str, message: str) -> None:
         self._tell((stage, message))
