@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from cellyard_controller.api.access import Access, Caller, unary
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import PermissionDenied
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.sandboxes.lifecycle import EndReason
@@ -73,6 +72,6 @@ def _sandbox(sandbox: Sandbox) -> pb.Sandbox:
         tenant=sandbox.notebook.tenant if sandbox.notebook else "",
         state=pb.SandboxState.Value(f"SANDBOX_STATE_{sandbox.state.upper()}"),
         template=sandbox.template.name,
-        age_s=max(0.0, time.time() - sandbox.created_at),
+        age_s=max(0.0, steady() - sandbox.created_at),
         runtime=sandbox.runtime.name,
     )

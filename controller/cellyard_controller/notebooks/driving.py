@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import NoKernel
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.reports import CommSaid
@@ -143,7 +143,7 @@ class Driving:
             self._ledger.remember(request, "", change)
             await self._widgets.moved(said)
             await self._ledger.commit(change)
-            self._kernel.last_used = time.time()
+            self._kernel.last_used = steady()
             sandbox.link.comm(said)
 
         async def again(_: str) -> None:

@@ -6,13 +6,13 @@ A call that changes something is one change of the document, and on disk when it
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from cellyard_controller import json_text
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions import imported
 from cellyard_controller.executions import queue as q
@@ -224,7 +224,7 @@ class Editor:
         self, request: Request, edit: Callable[[Document], None], *, size: int = 0, along: Change | None = None
     ) -> bool:
         done = await self._pages.edit(request, edit, size=size, along=along)
-        self._kernel.last_used = time.time()
+        self._kernel.last_used = steady()
         return done
 
     async def _cell(self, cell_id: CellId) -> Cell:

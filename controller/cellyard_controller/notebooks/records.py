@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from cellyard_controller.clock import steady
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import document_chunks, notebooks, requests
@@ -146,7 +147,7 @@ def remember(connection: Connection, tenant: TenantName, request: Request, answe
             "request_id": request.request_id,
             "digest": request.digest,
             "answer": answer,
-            "at": time.time(),
+            "at": steady(),
         },
     )
 

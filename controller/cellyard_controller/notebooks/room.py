@@ -9,8 +9,8 @@ Everybody else sends messages to its `inbox`. Those for the document go through 
 from __future__ import annotations
 
 import asyncio
-import time
 
+from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
@@ -267,11 +267,11 @@ class Room:
             self._wake_at.cancel()
             self._wake_at = None
         if moments:
-            delay = min(max(0.0, min(moments) - time.time()) + 0.001, _LONGEST_WAIT)
+            delay = min(max(0.0, min(moments) - steady()) + 0.001, _LONGEST_WAIT)
             self._wake_at = asyncio.get_running_loop().call_later(delay, self._inbox.post, self._on_time)
 
     async def _on_time(self) -> None:
-        now = time.time()
+        now = steady()
         self._runner.take(q.time_passed(self._runner.queue, now), "it did not start in time")
         self._seating.time_passed(now)
         self._calling.time_passed()

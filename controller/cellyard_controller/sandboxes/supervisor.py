@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
 from cellyard_controller.egress.targets import Denial
@@ -182,7 +182,7 @@ class Supervisor:
         runtime = self.catalogue.runtime(settings.runtime)
         template = self.catalogue.template(settings.template, settings.network)
         sandbox_id = new_sandbox_id()
-        sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), time.time())
+        sandbox = Sandbox(sandbox_id, runtime, template, self._free_uid(), steady())
         self._sandboxes[sandbox_id] = sandbox
         sandbox.attach_link(self._link(sandbox), self._greeting(0))
         try:
@@ -235,7 +235,7 @@ class Supervisor:
         sandbox.env_source = settings.env_source
         if settings.network == "allowlist":
             await self._open_way_out(sandbox)
-        sandbox.claimed_at = time.time()
+        sandbox.claimed_at = steady()
         await self._store.write(
             lambda c: records.set_claimed(
                 c,
