@@ -139,7 +139,8 @@ class Ledger:
             return await again(answer)
 
     def _unnumbered(self) -> bool:
-        return self._kernel.received > self._kernel.committed
+        """Whether the sandbox's agent waits to hear that its reports are on disk; of one that is gone nobody does."""
+        return self._kernel.sandbox is not None and self._kernel.received > self._kernel.committed
 
 
 async def answered(store: Store, tenant: TenantName, request: Request) -> str | None:
