@@ -45,6 +45,15 @@ class Messages:
                 self._set(message, field, depth)
         return message
 
+    def altered(self, message: Message) -> Message:
+        """The message with one of its fields, or of a message's in it, set at random."""
+        inner = [value for field, value in message.ListFields() if field.message_type and not field.is_repeated]
+        if inner and self.random.random() < 0.5:
+            self.altered(self.random.choice(inner))
+        elif message.DESCRIPTOR.fields:
+            self._set(message, self.random.choice(message.DESCRIPTOR.fields), 0)
+        return message
+
     def damaged(self, content: bytes) -> bytes:
         """The bytes with some of them changed, gone, or there twice."""
         changed = bytearray(content)

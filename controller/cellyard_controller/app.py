@@ -14,6 +14,7 @@ import structlog
 
 from cellyard_controller import __version__
 from cellyard_controller.api.access import Access
+from cellyard_controller.api.arrivals import Arrivals
 from cellyard_controller.api.executions import Executions
 from cellyard_controller.api.files import Files
 from cellyard_controller.api.kernels import Kernels
@@ -102,7 +103,7 @@ class Controller:
         self.rooms = Rooms(
             self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances, self._audit
         )
-        self._access = Access(self._store, self.quotas, allowances, self._audit)
+        self._access = Access(self._store, self.quotas, allowances, self._audit, Arrivals(config.limits))
         self._add_services()
         await self._access.load()
         await self.rooms.recover(await self.supervisor.reconcile())

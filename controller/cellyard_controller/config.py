@@ -171,6 +171,9 @@ class LimitsConfig(_Section):
     file: Size = Field(default=100 * MIB, description="A file that is uploaded or downloaded.")
     command_output: Size = Field(default=16 * MIB, description="Output of a command beside the kernel.")
     files: Size = Field(default=10 * MIB, description="Files that travel with a request, all together.")
+    calls: Size = Field(default=10_000, description="Calls of one tenant at a time, open streams among them.")
+    feeds: Size = Field(default=256, description="Uploads, commands and live replicas of one tenant at a time.")
+    arrival: Positive = Field(default=60.0, description="From a call's begin until its request is there.")
 
 
 class ReplicasConfig(_Section):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 
 import structlog
 
+from cellyard_controller.clock import steady
 from cellyard_controller.executions import blob_uses, retention
 from cellyard_controller.notebooks import records
 from cellyard_controller.store import Store, StoreFailed
@@ -19,7 +19,7 @@ async def keep_up(store: Store, interval_s: float) -> None:
     """Forgets what is due, now and every `interval_s` seconds, until cancelled."""
     while True:
         try:
-            await once(store, time.time())
+            await once(store, steady())
         except StoreFailed as failed:
             log.warning("upkeep is put off", why=str(failed))
         except Exception:  # a defect here must not end the controller

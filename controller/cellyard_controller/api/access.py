@@ -13,7 +13,6 @@ import structlog
 from cellyard_controller.api.auditing import Noted, administers
 from cellyard_controller.api.callers import Access, Caller, Context
 from cellyard_controller.api.status import abort
-from cellyard_controller.api.unreadable import Unreadable
 from cellyard_controller.errors import Refused, Unavailable
 from cellyard_controller.store import StoreFailed
 
@@ -39,10 +38,13 @@ def unary(
     name = method.__qualname__
 
     @functools.wraps(method)
-    async def call(self: Guarded, request: Any, context: Context) -> _Response:
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> _Response:
         async with _refusing(self.access, name, context) as noted:
-            caller = _caller(self.access, name, context, noted, request)
-            response = await method(self, request, caller)
+            caller, arrivals = _caller(self.access, name, context, noted), self.access.arrivals
+            with arrivals.call(caller.tenant):
+                request = await arrivals.one(requests, caller.tenant, method.__name__)
+                noted.about(request)
+                response = await method(self, request, caller)
             noted.done(response)
             if administers(name):
                 await self.access.audit.flush()
@@ -58,10 +60,12 @@ def stream(
     name = method.__qualname__
 
     @functools.wraps(method)
-    async def call(self: Guarded, request: Any, context: Context) -> AsyncIterator[_Response]:
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Response]:
         async with _refusing(self.access, name, context) as noted:
-            caller = _caller(self.access, name, context, noted, request)
-            with self.access.stream(caller):
+            caller, arrivals = _caller(self.access, name, context, noted), self.access.arrivals
+            with arrivals.call(caller.tenant), self.access.stream(caller):
+                request = await arrivals.one(requests, caller.tenant, method.__name__)
+                noted.about(request)
                 async for item in method(self, request, caller):
                     noted.done(item)
                     yield item
@@ -79,9 +83,10 @@ def duplex(
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[_Item]:
         async with _refusing(self.access, name, context) as noted:
-            caller = _caller(self.access, name, context, noted)
-            with self.access.stream(caller):
-                async with aclosing(method(self, _Overheard(requests, noted), caller)) as items:
+            caller, arrivals = _caller(self.access, name, context, noted), self.access.arrivals
+            with arrivals.call(caller.tenant), arrivals.feed(caller.tenant), self.access.stream(caller):
+                messages = arrivals.all(requests, caller.tenant, method.__name__)
+                async with aclosing(method(self, _Overheard(messages, noted), caller)) as items:
                     async for item in items:
                         noted.done(item)
                         yield item
@@ -107,11 +112,7 @@ class _Overheard:
         return message
 
 
-def _caller(access: Access, name: str, context: Context, noted: Noted, request: Any = None) -> Caller:
-    if isinstance(request, Unreadable):
-        raise request.refusal()
-    if request is not None:
-        noted.about(request)
+def _caller(access: Access, name: str, context: Context, noted: Noted) -> Caller:
     noted.caller = caller = access.caller(context)
     access.admit(caller, name)
     return caller

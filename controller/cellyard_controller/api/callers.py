@@ -15,6 +15,7 @@ import grpc
 import structlog
 
 from cellyard_controller.api import scopes
+from cellyard_controller.api.arrivals import Arrivals
 from cellyard_controller.errors import PermissionDenied, Stopping, Unauthenticated
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store, StoreFailed
@@ -61,8 +62,9 @@ class Caller:
 class Access:
     """Tokens in force, and the streams that are open under them."""
 
-    def __init__(self, store: Store, quotas: Quotas, allowances: Allowances, audit: Audit) -> None:
+    def __init__(self, store: Store, quotas: Quotas, allowances: Allowances, audit: Audit, arrivals: Arrivals) -> None:
         """`quotas` is refreshed whenever tenants change."""
+        self.arrivals = arrivals
         self._store, self._allowances = store, allowances
         self.quotas, self.audit = quotas, audit
         self._tokens: dict[bytes, Token] = {}

@@ -29,8 +29,9 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         """Starts a kernel where none runs, with progress."""
         settings = requests.kernel_settings(message.settings, caller, self._config)
         session = requests.session(message.session_id, self._config)
+        request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
-            async for item in room.driving.start(session, settings):
+            async for item in room.driving.start(request, session, settings):
                 if isinstance(item, KernelView):
                     yield pb.KernelEvent(kernel=responses.kernel(item))
                 else:
@@ -47,8 +48,9 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
     async def Shutdown(self, message: pb.ShutdownKernel, caller: Caller) -> pb.Kernel:  # noqa: N802
         """Ends the kernel."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
+        request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(ref, create=False) as room:
-            return responses.kernel(await room.driving.shut_down())
+            return responses.kernel(await room.driving.shut_down(request=request))
 
     @unary
     async def Interrupt(self, message: pb.InterruptKernel, caller: Caller) -> pb.Kernel:  # noqa: N802

@@ -165,7 +165,9 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
     async def SetLabels(self, message: pb.SetLabelsRequest, caller: Caller) -> pb.SetLabelsResponse:  # noqa: N802
         """Sets and removes labels."""
         ref = requests.notebook(message.notebook_id, caller, self._config)
-        labels = await self._rooms.set_labels(ref, requests.labels(message.labels), frozenset(message.remove_keys))
+        request = requests.request(message, message.request_id, self._config)
+        given, gone = requests.labels(message.labels), frozenset(message.remove_keys)
+        labels = await self._rooms.set_labels(ref, given, gone, request)
         return pb.SetLabelsResponse(labels=labels)
 
     @stream
@@ -249,7 +251,8 @@ class Notebooks(notebooks_pb2_grpc.NotebooksServicer):
     @unary
     async def Delete(self, message: pb.DeleteNotebook, caller: Caller) -> pb.DeleteNotebookResponse:  # noqa: N802
         """Removes a notebook."""
-        await self._rooms.delete(requests.notebook(message.notebook_id, caller, self._config))
+        request = requests.request(message, message.request_id, self._config)
+        await self._rooms.delete(requests.notebook(message.notebook_id, caller, self._config), request)
         return pb.DeleteNotebookResponse()
 
     @asynccontextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from cellyard_controller.api.access import Access, Caller, stream, unary
+from cellyard_controller.clock import shown, steady
 from cellyard_controller.errors import PermissionDenied
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.sandboxes.lifecycle import EndReason
@@ -92,11 +92,11 @@ def _sandbox(sandbox: SandboxView) -> pb.Sandbox:
         tenant=sandbox.notebook.tenant if sandbox.notebook else "",
         state=pb.SandboxState.Value(f"SANDBOX_STATE_{sandbox.state.upper()}"),
         template=sandbox.template,
-        age_s=max(0.0, time.time() - sandbox.created_at),
+        age_s=max(0.0, steady() - sandbox.created_at),
         runtime=sandbox.runtime,
         end_reason=sandbox.end_reason,
         end_message=sandbox.end_message,
-        claimed_at=sandbox.claimed_at,
+        claimed_at=shown(sandbox.claimed_at) if sandbox.claimed_at else 0.0,
     )
 
 

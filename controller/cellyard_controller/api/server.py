@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,19 +16,36 @@ from cellyard_controller.api import certificates
 from cellyard_controller.api.unreadable import ReadsAnything
 from cellyard_controller.config import Config
 
-MAX_MESSAGE = 64 * 1024 * 1024
+MIB = 1024 * 1024
+MAX_MESSAGE = 64 * MIB
+"""Bytes of an answer."""
+_BESIDE = 8 * MIB
+"""What a request may have beside the notebook that it imports, which is the largest thing that any brings."""
 _MAX_SOCKET_PATH = 107
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two servers on one port would take calls from each other without an error
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 20 * 1024),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Who connects says so at once. gRPC's own two minutes let connections pile up that nothing ever comes from.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.http2.settings_timeout", 10_000),
+    # Streams of one connection: more than a program of many sessions has. Each costs about 8 KB.
     ("grpc.max_concurrent_streams", 10_000),
+    # What may come of a message that nobody asks for yet is 64 KiB, and no more where much comes. One that is asked
+    # for gets room for all of it anyhow, so nothing is slower.
+    ("grpc.http2.bdp_probe", 0),
+    # A message of 64 KB may be one of 40 MiB compressed. Our clients do not compress.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
 )
+_MOST_CONNECTIONS = 10_000
+_FILES_A_LISTENER = 4
+"""The part of the files that the process may open which one listener's connections may take: a fourth. The rest is for
+the operator's socket, agents, engine and store."""
 
 
 class CannotListen(Exception):
@@ -77,6 +95,13 @@ class Address:
         return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
 
 
+def _connections() -> int:
+    """How many connections one listener takes; the next is closed at once."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = _MOST_CONNECTIONS if files == resource.RLIM_INFINITY else files // _FILES_A_LISTENER
+    return max(1, min(_MOST_CONNECTIONS, few))
+
+
 def lock(path: Path, what: str) -> int:
     """Holds a file's lock until the process ends. Raises CannotListen where another controller has it."""
     try:
@@ -96,7 +121,13 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.grpc = grpc.aio.server(options=_OPTIONS, interceptors=[ReadsAnything()])
+        options = (
+            *_OPTIONS,
+            # What has come of a request is in memory, so it is no larger than it has to be.
+            ("grpc.max_receive_message_length", config.limits.notebook + _BESIDE),
+            ("grpc.max_allowed_incoming_connections", _connections()),
+        )
+        self.grpc = grpc.aio.server(options=options, interceptors=[ReadsAnything()])
         self.health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         self._locks: list[int] = []

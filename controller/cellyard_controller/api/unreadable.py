@@ -27,7 +27,11 @@ class Unreadable:
 
 
 class ReadsAnything(grpc.aio.ServerInterceptor):
-    """Has the methods that take one message get an `Unreadable` for bytes that are none."""
+    """Has our methods get all that comes as a stream of messages, with an `Unreadable` for bytes that are none.
+
+    The methods that take one message too: gRPC would read it before it calls them, so before anybody has asked who
+    sends it, and would wait for it without an end; a call without a message would never be answered.
+    """
 
     def __init__(self) -> None:
         self._handlers: dict[str, Any] = {}
@@ -42,10 +46,17 @@ class ReadsAnything(grpc.aio.ServerInterceptor):
         handler = self._handlers.get(method)
         if handler is None:
             handler = await continuation(handler_call_details)
-            if handler is None or handler.request_streaming or not method.startswith(_OURS):
+            if handler is None or not method.startswith(_OURS):
                 return handler
             read = _reader(method.rpartition("/")[2], handler.request_deserializer)
-            handler = self._handlers[method] = handler._replace(request_deserializer=read)
+            handler = self._handlers[method] = handler._replace(
+                request_deserializer=read,
+                request_streaming=True,
+                stream_unary=handler.stream_unary or handler.unary_unary,
+                stream_stream=handler.stream_stream or handler.unary_stream,
+                unary_unary=None,
+                unary_stream=None,
+            )
         return handler
 
 

@@ -6,9 +6,10 @@ so both outlive the controller; what stands here is found again by replaying the
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
+
+from cellyard_controller.clock import steady
 
 MAX_CALLS = 10_000
 """Calls of one execution; what comes later fails in the code."""
@@ -58,7 +59,7 @@ class Calls:
         self.ended: dict[str, str] = {}
         """Calls that have one, and the id of the request that answered them."""
         self._streams = 0
-        self._away_since = time.time()
+        self._away_since = steady()
 
     def refusal(self, name: str | None) -> str:
         """Why the code cannot call this function now (None: cannot ask for a line); empty where it can."""
@@ -90,7 +91,7 @@ class Calls:
         """One of its streams has ended; with the last one its grace begins."""
         self._streams -= 1
         if self._streams == 0:
-            self._away_since = time.time()
+            self._away_since = steady()
 
     def gone_at(self, grace_s: float) -> float | None:
         """When the client counts as gone; None while it is there."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cellyard_controller.clock import steady
 from cellyard_controller.executions.calls import Answer, Calls
 from cellyard_controller.executions.log import EventLog, Fetch, Hear
 from cellyard_controller.executions.model import End, Event, Execution, State
@@ -56,6 +57,8 @@ class LiveExecution:
         self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int, hear: Hear | None = None
     ) -> None:
         self.execution = execution
+        self.running_since = execution.started_at
+        """When it was started, by the steady clock; 0 before."""
         self.pending: list[Event] = []
         self.sizes: list[int] = []
         self.calls = Calls(execution.offers)
@@ -78,7 +81,8 @@ class LiveExecution:
 
     def started(self, report: Started) -> None:
         """The kernel has taken it up."""
-        now = time.time()
+        now = max(time.time(), self.execution.accepted_at)
+        self.running_since = steady()
         self.execution = replace(
             self.execution, state=State.STARTED, started_at=now, execution_count=report.execution_count
         )
@@ -144,7 +148,7 @@ class LiveExecution:
             self._add("output", lost)
         for call_id in list(self.calls.open):
             self.answer(call_id, None)
-        now = time.time()
+        now = max(time.time(), self.execution.accepted_at, self.execution.started_at)
         count = report.execution_count if report else 0
         self.execution = replace(
             self.execution,

@@ -30,7 +30,7 @@ class Entry:
     cell_id: CellId
     session_id: SessionId
     start_deadline: float
-    """Seconds since the epoch; still waiting then, it is cancelled."""
+    """By the steady clock; still waiting then, it is cancelled."""
     stop_on_error: bool = False
     state: State = State.QUEUED
     interrupting: bool = False

@@ -6,12 +6,12 @@ as they are, finished. What is due is looked up on a reading connection; the wri
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
+from cellyard_controller.clock import steady
 from cellyard_controller.executions import blob_uses, parts, records
 from cellyard_controller.executions.live import finished_body
 from cellyard_controller.executions.model import Event, Execution, State
@@ -60,7 +60,7 @@ def expire(connection: Connection, due: Sequence[tuple[NotebookKey, ExecutionId]
     """Removes executions, and notes that they were there."""
     for notebook, name in due:
         if connection.execute(delete(executions).where(executions.c.execution_id == name)).rowcount:
-            connection.execute(insert(expired).values(execution_id=name, notebook_key=notebook, at=time.time()))
+            connection.execute(insert(expired).values(execution_id=name, notebook_key=notebook, at=steady()))
 
 
 def was_there(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId) -> bool:
@@ -71,7 +71,7 @@ def was_there(connection: Connection, notebook: NotebookKey, execution_id: Execu
 
 def forget_expired(connection: Connection) -> None:
     """Forgets what expired long ago."""
-    connection.execute(delete(expired).where(expired.c.at < time.time() - EXPIRED_KNOWN_S))
+    connection.execute(delete(expired).where(expired.c.at < steady() - EXPIRED_KNOWN_S))
 
 
 def to_shorten(connection: Connection, ended_before: float) -> list[Short]:

@@ -6,10 +6,10 @@ client is gone, the code is told so at once. An answer is committed before the c
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions.calls import Answer, unavailable
 from cellyard_controller.executions.journal import Journal
@@ -60,13 +60,16 @@ class Calling:
         """
         live = await self._journal.open(execution_id)
         if call_id in live.calls.ended:
-            return bool(request_id) and live.calls.ended[call_id] == request_id
+            repeated = bool(request_id) and live.calls.ended[call_id] == request_id
+            if repeated and await self._journal.answer_to(execution_id, call_id) not in (answer, None):
+                raise InvalidRequest(f"request id {request_id!r} was used with other content", request_id=request_id)
+            return repeated
         if call_id not in live.calls.open:
             if live.execution.end is not None:
                 return False
             raise InvalidRequest(f"call {call_id!r} not found in execution {execution_id!r}", call_id=call_id)
         self._answer(live, call_id, answer, request_id)
-        self._kernel.last_used = time.time()
+        self._kernel.last_used = steady()
         await self._ledger.commit()
         return True
 
@@ -108,7 +111,7 @@ class Calling:
 
     def _gone(self, live: LiveExecution) -> bool:
         gone_at = live.calls.gone_at(self._grace)
-        return gone_at is not None and gone_at <= time.time()
+        return gone_at is not None and gone_at <= steady()
 
     def _answer(self, live: LiveExecution, call_id: str, answer: Answer, request_id: str = "") -> None:
         live.answer(call_id, answer, request_id)

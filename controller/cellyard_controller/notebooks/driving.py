@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import NoKernel
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.reports import CommSaid
@@ -17,7 +17,7 @@ from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel, KernelView
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.presence import Presence
-from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.seating import News, Seating
 from cellyard_controller.notebooks.widgets import Widgets
@@ -47,14 +47,21 @@ class Driving:
         self._ledger, self._inbox = ledger, inbox
 
     async def start(
-        self, session_id: SessionId, settings: KernelSettings
+        self, request: Request, session_id: SessionId, settings: KernelSettings
     ) -> AsyncIterator[tuple[str, str] | KernelView]:
         """Progress (stage, message) while a kernel starts, last the kernel. Raises Refused."""
 
-        async def work() -> None:
+        async def attempt() -> None:
             change = Change()
             await self._seating.choose(settings, change)
+            self._ledger.remember(request, "", change)
             await self._ledger.commit(change)
+
+        async def again(_: str) -> None:
+            pass  # the kernel that it asked for is started, unless it runs
+
+        async def work() -> None:
+            await self._ledger.once(request, attempt, again)
             self._presence.used(session_id)
             self._seating.start()
 
@@ -65,15 +72,11 @@ class Driving:
         """A fresh kernel in the same sandbox; what ran is lost, what waited for it is cancelled."""
 
         async def work() -> None:
-            async def attempt() -> None:
-                self._ledger.remember(request, "")
-                await self._seating.restart()
-
-            async def again(_: str) -> None:
-                self._seating.start()
-
             self._presence.used(session_id)
-            await self._ledger.once(request, attempt, again)
+            if await self._ledger.answered(request) is None:
+                await self._seating.restart(request)
+            else:
+                self._seating.start()
 
         async for item in self._follow(work):
             if isinstance(item, KernelView):
@@ -107,12 +110,17 @@ class Driving:
         return await self._inbox.ask(work)
 
     async def shut_down(
-        self, reason: EndReason = EndReason.SHUTDOWN, message: str = "the kernel was shut down"
+        self,
+        reason: EndReason = EndReason.SHUTDOWN,
+        message: str = "the kernel was shut down",
+        request: Request = UNNAMED,
     ) -> KernelView:
-        """Ends kernel and sandbox; without a kernel it does nothing."""
+        """Ends kernel and sandbox; without a kernel, and where the request was carried out, it does nothing."""
 
         async def work() -> KernelView:
-            await self._seating.shut_down(reason, message)
+            if await self._ledger.answered(request) is None:
+                await self._seating.shut_down(reason, message)
+                await self._ledger.commit_done(request)
             return self._kernel.view()
 
         return await self._inbox.ask(work)
@@ -153,7 +161,7 @@ class Driving:
             self._ledger.remember(request, "", change)
             await self._widgets.moved(said)
             await self._ledger.commit(change)
-            self._kernel.last_used = time.time()
+            self._kernel.last_used = steady()
             sandbox.link.comm(said)
 
         async def again(_: str) -> None:

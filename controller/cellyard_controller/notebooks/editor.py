@@ -6,13 +6,13 @@ A call that changes something is one change of the document, and on disk when it
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from cellyard_controller import json_text
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions import imported
 from cellyard_controller.executions import queue as q
@@ -25,7 +25,7 @@ from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Cell, Pages
-from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.replicas.merging import Merged
@@ -129,8 +129,9 @@ class Editor:
 
         async def work() -> None:
             touched = [CellId(cell) for cell in merged.touched]
-            none = Request("", b"")
-            await self._edit(none, lambda document: document.take_over(merged.changes, touched), size=merged.operations)
+            await self._edit(
+                UNNAMED, lambda document: document.take_over(merged.changes, touched), size=merged.operations
+            )
             for removed in merged.removed:
                 self._runner.take(q.cell_deleted(self._runner.queue, CellId(removed)))
             await self._ledger.flush()
@@ -229,7 +230,7 @@ class Editor:
         frees: bool = False,
     ) -> bool:
         done = await self._pages.edit(request, edit, size=size, along=along, frees=frees)
-        self._kernel.last_used = time.time()
+        self._kernel.last_used = steady()
         return done
 
     async def _cell(self, cell_id: CellId) -> Cell:

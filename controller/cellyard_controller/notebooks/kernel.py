@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cellyard_controller.clock import shown, steady
 from cellyard_controller.sandboxes.lifecycle import KERNEL, KernelState, step
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 
@@ -43,7 +43,7 @@ class Kernel:
         """Number of the last report that was taken in."""
         self.committed = 0
         """Number of the last report that is on disk."""
-        self.last_used = time.time()
+        self.last_used = steady()
         self.visits = 0
         """What clients do in the sandbox at the moment, beside its cells."""
 
@@ -68,7 +68,7 @@ class Kernel:
         self.generation = sandbox.kernel.generation
         self.received = self.committed = committed
         self.end_reason = ""
-        self.last_used = time.time()
+        self.last_used = steady()
 
     def unseat(self, state: KernelState, reason: str) -> None:
         """Sandbox and kernel are gone."""
@@ -77,7 +77,7 @@ class Kernel:
         self.end_reason = reason
 
     def deadline(self) -> float | None:
-        """When it ends by idleness or age, unless it is used; seconds since the epoch."""
+        """When it ends by idleness or age, unless it is used; by the steady clock."""
         if self.sandbox is None or self.settings is None:
             return None
         idle = self.last_used + self.settings.idle_timeout_s
@@ -100,8 +100,8 @@ class Kernel:
             network=settings.network,
             capabilities=sandbox.capabilities,
             end_reason=self.end_reason,
-            claimed_at=sandbox.claimed_at,
-            expires_at=sandbox.claimed_at + settings.ttl_s,
+            claimed_at=shown(sandbox.claimed_at),
+            expires_at=shown(sandbox.claimed_at + settings.ttl_s),
         )
 
 

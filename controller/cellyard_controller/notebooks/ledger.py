@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from cellyard_controller import faults
 from cellyard_controller.errors import InvalidRequest, Refused, Unavailable
 from cellyard_controller.executions.journal import Journal, Row
-from cellyard_controller.ids import NotebookRef
+from cellyard_controller.ids import NotebookRef, TenantName
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.records import Request
@@ -102,26 +102,26 @@ class Ledger:
         except Unavailable:
             pass  # logged, and the next flush is asked for
 
-    def remember(self, request: Request, answer: str, change: Change | None = None) -> None:
-        """Notes that a request is carried out by this change."""
+    def remember(self, request: Request, answer: str, change: Change) -> None:
+        """Notes that a request is carried out by this change, which fails where the id is taken."""
         if request.request_id:
-            row = partial(records.remember, tenant=self._ref.tenant, request=request, answer=answer)
-            (change or self.kept).rows.append(row)
+            change.rows.append(partial(records.remember, tenant=self._ref.tenant, request=request, answer=answer))
 
     async def answered(self, request: Request) -> str | None:
         """What a request was answered before. Raises InvalidRequest where its id came with other content."""
-        if not request.request_id:
-            return None
-        find = partial(records.answered, tenant=self._ref.tenant, request_id=request.request_id)
-        known = await self._store.read(find)
-        if known is None:
-            return None
-        digest, answer = known
-        if digest != request.digest:
-            raise InvalidRequest(
-                f"request id {request.request_id!r} was used with other content", request_id=request.request_id
-            )
-        return answer
+        return await answered(self._store, self._ref.tenant, request)
+
+    async def commit_done(self, request: Request) -> None:
+        """Writes what is kept, and that this request is carried out, which was not known to be repeated before.
+
+        One of another notebook that took its id meanwhile does not undo what has happened: then nothing is noted.
+        """
+        change = Change()
+        self.remember(request, "", change)
+        try:
+            await self.commit(change)
+        except IntegrityError:
+            await self.commit()
 
     async def once(
         self, request: Request, attempt: Callable[[], Awaitable[T]], again: Callable[[str], Awaitable[T]]
@@ -139,8 +139,23 @@ class Ledger:
             return await again(answer)
 
     def _unnumbered(self) -> bool:
-        """Whether reports are taken in whose number is not stored; of a sandbox that is gone nobody asks for it."""
+        """Whether the sandbox's agent waits to hear that its reports are on disk; of one that is gone nobody does."""
         return self._kernel.sandbox is not None and self._kernel.received > self._kernel.committed
+
+
+async def answered(store: Store, tenant: TenantName, request: Request) -> str | None:
+    """What a tenant's request was answered before. Raises InvalidRequest where its id came with other content."""
+    if not request.request_id:
+        return None
+    known = await store.read(partial(records.answered, tenant=tenant, request_id=request.request_id))
+    if known is None:
+        return None
+    digest, answer = known
+    if digest != request.digest:
+        raise InvalidRequest(
+            f"request id {request.request_id!r} was used with other content", request_id=request.request_id
+        )
+    return answer
 
 
 def _run_all(rows: list[Row], connection: Any) -> None:

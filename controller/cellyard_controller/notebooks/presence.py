@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
+from cellyard_controller.clock import steady
 from cellyard_controller.ids import SessionId
 
 
@@ -32,7 +32,7 @@ class Presence:
         if session is not None:
             session.streams = max(0, session.streams - 1)
             if session.streams == 0:
-                session.gone_since = time.time()
+                session.gone_since = steady()
 
     def used(self, session_id: SessionId) -> None:
         """This session uses the kernel."""
@@ -48,7 +48,7 @@ class Presence:
 
     def forget_gone(self) -> None:
         """Sessions whose grace is over do not count any more."""
-        now = time.time()
+        now = steady()
         gone = [
             name
             for name, session in self._sessions.items()
@@ -64,4 +64,4 @@ class Presence:
         return bool(self._sessions)
 
     def _session(self, session_id: SessionId) -> _Session:
-        return self._sessions.setdefault(session_id, _Session(gone_since=time.time()))
+        return self._sessions.setdefault(session_id, _Session(gone_since=steady()))

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import InvalidRequest, NotebookNotFound
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.hot import Hot
@@ -44,6 +45,9 @@ class Request:
     digest: bytes
     """Of the content: the same id with other content is refused."""
 
+
+UNNAMED = Request("", b"")
+"""No request of a client's, or one without an id."""
 
 _ADD_CHUNK = Hot(insert(document_chunks))
 _CHANGED = Hot(update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now")))
@@ -172,7 +176,7 @@ def remember(connection: Connection, tenant: TenantName, request: Request, answe
             "request_id": request.request_id,
             "digest": request.digest,
             "answer": answer,
-            "at": time.time(),
+            "at": steady(),
         },
     )
 

@@ -9,9 +9,9 @@ Everybody else sends messages to its `inbox`. Those for the document go through 
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 
+from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
@@ -288,11 +288,11 @@ class Room:
             self._wake_at.cancel()
             self._wake_at = None
         if moments:
-            delay = min(max(0.0, min(moments) - time.time()) + 0.001, _LONGEST_WAIT)
+            delay = min(max(0.0, min(moments) - steady()) + 0.001, _LONGEST_WAIT)
             self._wake_at = asyncio.get_running_loop().call_later(delay, self._inbox.post, self._on_time)
 
     async def _on_time(self) -> None:
-        now = time.time()
+        now = steady()
         self._seating.not_started(now)
         self._seating.time_passed(now)
         self._calling.time_passed()

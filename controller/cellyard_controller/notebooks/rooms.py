@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from cellyard_controller.config import Config
 from cellyard_controller.errors import (
@@ -29,6 +32,7 @@ from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.notebooks import records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
+from cellyard_controller.notebooks.ledger import answered
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -75,7 +79,9 @@ class Rooms:
         """What happened to executions."""
         self._replicas, self._allowances, self._audit = replicas, allowances, audit
         self._seats: dict[NotebookRef, _Seat] = {}
-        self._opening: dict[NotebookRef, asyncio.Lock] = {}
+        self._opening: WeakValueDictionary[NotebookRef, asyncio.Lock] = WeakValueDictionary()
+        """Held while a notebook is opened or removed; each lives as long as somebody holds it or waits for it."""
+        self._removals: set[asyncio.Task[None]] = set()
         self._last_busy = time.monotonic()
 
     @asynccontextmanager
@@ -119,10 +125,26 @@ class Rooms:
         find = partial(records.listed, tenant=tenant, limit=limit, after=after, labels=labels)
         return await self._store.read(find)
 
-    async def set_labels(self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str]) -> dict[str, str]:
-        """Sets and removes labels of a notebook, which comes into being with them. Raises InvalidRequest."""
+    async def set_labels(
+        self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str], request: records.Request
+    ) -> dict[str, str]:
+        """Sets and removes labels of a notebook, which comes into being with them; once for a request.
+
+        Raises InvalidRequest.
+        """
         record = await self._record(ref, create=bool(labels))
-        return await self._store.write(partial(records.set_labels, key=record.key, labels=labels, remove=remove))
+
+        def write(connection: Connection) -> dict[str, str]:
+            found = records.set_labels(connection, key=record.key, labels=labels, remove=remove)
+            if request.request_id:
+                records.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
+            return found
+
+        try:
+            return await self._store.write(write)
+        except IntegrityError:
+            answer = await answered(self._store, ref.tenant, request)
+            return dict(json.loads(answer or "{}"))
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
         """A large part of the notebook's outputs, to be read and closed.
@@ -153,23 +175,21 @@ class Rooms:
         except OSError as failed:
             raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
 
-    async def delete(self, ref: NotebookRef) -> None:
-        """Ends the kernel and removes all of the notebook. Raises NotebookNotFound."""
+    async def delete(self, ref: NotebookRef, request: records.Request = records.UNNAMED) -> None:
+        """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
+        if await answered(self._store, ref.tenant, request) is not None:
+            return
         async with self.use(ref, create=False) as room:
             await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
-            seat = self._seats.pop(ref)
-            over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
-            try:
-                await self._end(seat)
-                await self._store.write(partial(records.remove, key=room.key))
-                await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
-                self._allowances.measure_again(ref.tenant)
-                over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
-            finally:
-                room.watchers.end(over)
+            # Whoever asked for it may go: a room that was half ended would not have written what it knows.
+            removal = asyncio.ensure_future(self._remove(ref, room, request))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removed)
+            await asyncio.shield(removal)
 
     async def close(self) -> None:
         """Commits what is left in every room and ends them."""
+        await asyncio.gather(*self._removals, return_exceptions=True)
         seats, self._seats = list(self._seats.values()), {}
         await asyncio.gather(*(self._end(seat) for seat in seats))
         for seat in seats:
@@ -192,15 +212,45 @@ class Rooms:
 
     # Inside
 
+    def _lock(self, ref: NotebookRef) -> asyncio.Lock:
+        return self._opening.setdefault(ref, asyncio.Lock())
+
+    def _removed(self, removal: asyncio.Task[None]) -> None:
+        self._removals.discard(removal)
+        failed = removal.exception()
+        if failed is not None and not isinstance(failed, Refused):  # nobody may be there to be told
+            log.error("a notebook could not be deleted", why=str(failed))
+
+    async def _remove(self, ref: NotebookRef, room: Room, request: records.Request) -> None:
+        async with self._lock(ref):  # else somebody opens what is about to go
+            seat = self._seats.get(ref)
+            if seat is None or seat.room is not room:
+                raise NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
+            del self._seats[ref]
+            over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
+            try:
+                await self._end(seat)
+                await self._store.write(partial(records.remove, key=room.key))
+                await self._remember(ref, request)
+                await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
+                self._allowances.measure_again(ref.tenant)
+                over = NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
+            finally:
+                room.watchers.end(over)
+
+    async def _remember(self, ref: NotebookRef, request: records.Request) -> None:
+        if request.request_id:
+            try:
+                await self._store.write(partial(records.remember, tenant=ref.tenant, request=request, answer=""))
+            except IntegrityError:
+                pass  # its id was taken meanwhile; what is removed stays removed
+
     async def _enter(self, ref: NotebookRef, create: bool) -> _Seat:
-        lock = self._opening.setdefault(ref, asyncio.Lock())
-        async with lock:
+        async with self._lock(ref):
             seat = self._seats.get(ref)
             if seat is None:
                 seat = await self._open(await self._record(ref, create))
             seat.users += 1
-        if not lock.locked():
-            self._opening.pop(ref, None)
         return seat
 
     async def _record(self, ref: NotebookRef, create: bool) -> records.NotebookRecord:

@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 
 from cellyard_controller import faults
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
@@ -115,7 +116,7 @@ class Runner:
             source=source,
             state=State.QUEUED,
             accepted_at=now,
-            start_deadline=now + order.settings.start_timeout_s,
+            start_deadline=steady() + order.settings.start_timeout_s,
             timeout_s=order.timeout_s,
             stop_on_error=order.stop_on_error,
             offers=order.offers,
@@ -224,10 +225,9 @@ class Runner:
         running = self.queue.running
         if running is None:
             return None
-        execution = self._journal.live(running.execution_id).execution
-        if execution.timeout_s is None or not execution.started_at:
-            return None
-        return execution.started_at + execution.timeout_s + _OVERDUE
+        live = self._journal.live(running.execution_id)
+        timeout = live.execution.timeout_s
+        return None if timeout is None or not live.running_since else live.running_since + timeout + _OVERDUE
 
     # Reports
 
@@ -252,7 +252,7 @@ class Runner:
             step = q.ended(
                 self.queue, report.execution_id, what.outcome, what.interrupted_by, endings.reason_of(what.reason)
             )
-            self._kernel.last_used = time.time()
+            self._kernel.last_used = steady()
             if what.outcome is Outcome.KERNEL_GONE and what.reason != EndReason.KERNEL_RESTARTED:
                 self.died = what.reason
             self.take(step, self._sentence(what), what)

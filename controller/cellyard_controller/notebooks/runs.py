@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from functools import partial
 
 from cellyard_controller import faults
+from cellyard_controller.clock import steady
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
 from cellyard_controller.executions.calls import Answer
@@ -90,8 +90,9 @@ class Runs:
 
         async def work() -> Execution:
             live = await self._journal.open(execution_id)
-            self._runner.take(q.cancel(self._runner.queue, execution_id))
-            await self._ledger.commit()
+            if await self._ledger.answered(request) is None:
+                self._runner.take(q.cancel(self._runner.queue, execution_id))
+                await self._ledger.commit_done(request)
             return live.snapshot()
 
         return await self._inbox.ask(work)
@@ -128,7 +129,7 @@ class Runs:
                     await self._pages.take_back(failed)
                 raise
             self._presence.used(order.session_id)
-            self._kernel.last_used = time.time()
+            self._kernel.last_used = steady()
             self._seating.start_if_wanted()
             return live.snapshot()
 

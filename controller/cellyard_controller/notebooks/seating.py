@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
@@ -16,6 +16,7 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
+from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -118,11 +119,15 @@ class Seating:
 
     # Letting go
 
-    def lose(self, reason: EndReason, message: str) -> None:
-        """Kernel and sandbox are gone, or go now; everything that needed them ends."""
+    def lose(self, reason: EndReason, message: str, *, failure: Exception | None = None) -> None:
+        """Kernel and sandbox are gone, or go now; everything that needed them ends.
+
+        `failure`: what those hear who wait for a kernel, if it is more than that there is none.
+        """
         sandbox = self._kernel.sandbox
         if self._kernel.running:
             self._kernel.unseat(KernelState.NONE if reason is EndReason.SHUTDOWN else KernelState.DEAD, reason)
+            self._tell(failure or NoKernel(message))
         self._runner.lose_kernel(reason, message)
         self._ledger.kept.rows.append(partial(records.change, key=self._notebook, kernel_end=str(reason)))
         if sandbox is not None:
@@ -143,14 +148,14 @@ class Seating:
         elif self._kernel.state is KernelState.DEAD:
             self._kernel.move(KernelState.NONE)
 
-    async def restart(self) -> None:
-        """Asks for a fresh kernel in the same sandbox. Raises NoKernel."""
+    async def restart(self, request: Request) -> None:
+        """Asks for a fresh kernel in the same sandbox, once for a request. Raises NoKernel."""
         sandbox = self._kernel.sandbox
         if sandbox is None or not self._kernel.takes_cells:
             raise NoKernel(f"notebook {self._ref.notebook_id!r} has no kernel to restart")
         self._kernel.move(KernelState.RESTARTING)
         self._runner.lose_kernel(EndReason.KERNEL_RESTARTED, "the kernel was restarted")
-        await self._ledger.commit()
+        await self._ledger.commit_done(request)
         sandbox.link.restart_kernel(self._kernel.generation)
 
     def not_started(self, now: float) -> None:
@@ -194,7 +199,7 @@ class Seating:
         settings, sandbox = self._kernel.settings, self._kernel.sandbox
         if settings is None or sandbox is None:
             raise NoKernel(f"notebook {self._ref.notebook_id!r} has no kernel to extend")
-        lives = time.time() - sandbox.claimed_at + (settings.extension_s if ttl_s is None else ttl_s)
+        lives = steady() - sandbox.claimed_at + (settings.extension_s if ttl_s is None else ttl_s)
         longer = replace(settings, ttl_s=lives, first_ttl_s=settings.extension_s)
         sealed = self._seal.close(settings_to_json(longer))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
@@ -259,7 +264,6 @@ class Seating:
             message = endings.kernel_died(report.reason, kernel.sandbox.template)
             self.lose(reason, message)
             await self._ledger.flush()
-            self._tell(NoKernel(message))
         elif report.state == "ready":
             restarted = report.generation > kernel.generation
             if restarted:
@@ -336,9 +340,8 @@ class Seating:
     async def _not_granted(self, claim: asyncio.Task[None] | None, reason: EndReason, failure: Exception) -> None:
         if claim is self._claim:
             self._claim = self._waited = None
-            self.lose(reason, str(failure))
+            self.lose(reason, str(failure), failure=failure)
             await self._ledger.flush()
-            self._tell(failure)
 
     def _report_wait(self, waited: Waited) -> None:
         self._waited = waited

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import (
     InvalidRequest,
     KernelDied,
@@ -70,12 +70,12 @@ class Visits:
         if sandbox.link.flows.full:
             raise QuotaExceeded("too many transfers and commands at a time in this sandbox", retry_after_s=1.0)
         self._kernel.visits += 1
-        self._kernel.last_used = time.time()
+        self._kernel.last_used = steady()
         return sandbox
 
     async def _leave(self) -> None:
         self._kernel.visits -= 1
-        self._kernel.last_used = time.time()
+        self._kernel.last_used = steady()
 
     async def _why_broken(self, sandbox: Sandbox) -> Refused:
         """The connection is gone: because the sandbox has ended, as is known soon, or for the moment."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from cellyard_controller.clock import steady
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.tallies import Durations, Tally
 
@@ -27,7 +26,7 @@ class Counts:
 
     def ready(self, created_at: float) -> None:
         """A sandbox of that age has a kernel now."""
-        self.start_seconds.observe(time.time() - created_at)
+        self.start_seconds.observe(steady() - created_at)
 
     def ended(self, template: str, reason: EndReason) -> None:
         """A sandbox is over."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.ids import SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import Runtime, RuntimeFailed, SandboxSpec, Template
@@ -38,7 +38,7 @@ class Maker:
         """A sandbox that is still nothing but a name. `others`: those that there are. Raises Refused."""
         runtime = self._catalogue.runtime(kind.runtime)
         template = self._catalogue.template(kind.template, kind.network)
-        sandbox = self.sandbox(new_sandbox_id(), runtime, template, _free_uid(others), kind, created_at=time.time())
+        sandbox = self.sandbox(new_sandbox_id(), runtime, template, _free_uid(others), kind, created_at=steady())
         sandbox.kernel_type, sandbox.env_source = kind.kernel_type, kind.env_source
         return sandbox
 

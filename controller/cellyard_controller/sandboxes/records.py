@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
+from cellyard_controller.clock import steady
 from cellyard_controller.ids import NotebookKey, SandboxId
 from cellyard_controller.runtimes import Template
 from cellyard_controller.sandboxes.lifecycle import SandboxState
@@ -51,7 +51,7 @@ def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: T
             asked=json.dumps(asdict(template)),
             uid=uid,
             state=SandboxState.CREATING,
-            created_at=time.time(),
+            created_at=steady(),
         )
     )
 
@@ -100,7 +100,7 @@ def set_claimed(
 
 def set_ended(connection: Connection, sandbox_id: SandboxId, reason: str) -> None:
     """It is gone, or about to go for good."""
-    change(connection, sandbox_id, state=SandboxState.ENDED, end_reason=reason, ended_at=time.time())
+    change(connection, sandbox_id, state=SandboxState.ENDED, end_reason=reason, ended_at=steady())
 
 
 def living(connection: Connection) -> list[SandboxRecord]:

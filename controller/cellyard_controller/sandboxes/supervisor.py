@@ -15,6 +15,7 @@ from functools import partial
 
 import structlog
 
+from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
 from cellyard_controller.egress.targets import Denial
@@ -134,7 +135,7 @@ class Supervisor:
 
     def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
-        now, wall = time.monotonic(), time.time()
+        now, wall = time.monotonic(), steady()
         known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
         targets = self._targets(now, known)
         views = []
@@ -256,7 +257,7 @@ class Supervisor:
             await within(_FILES_WITHIN, bring_in(sandbox, name, content), "a file did not come in")
         if settings.network == "allowlist":
             await self._open_way_out(sandbox)
-        sandbox.claimed_at = time.time()
+        sandbox.claimed_at = steady()
         sandbox.link.claim(settings.env, proxy=settings.network == "allowlist")
         await self._store.write(
             lambda c: records.set_claimed(
@@ -305,7 +306,7 @@ class Supervisor:
         known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
         tenants = {each.tenant for each in waiting} | {each.tenant for each in known if each.tenant is not None}
         return Snapshot(
-            now=time.time(),
+            now=steady(),
             machine=self._machine,
             waiting=waiting,
             known=known,
@@ -472,7 +473,7 @@ class Supervisor:
             await self._find_outdated()
 
     async def _find_outdated(self) -> None:
-        now = time.time()
+        now = steady()
         makes: dict[tuple[str, Template], str] = {}
         for sandbox in self.sandboxes():
             if sandbox.state is not SandboxState.WARM:

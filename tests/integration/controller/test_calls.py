@@ -58,6 +58,8 @@ async def test_the_first_answer_wins_and_a_repeated_one_is_the_same(stubs: Stubs
     assert await answer(stubs, execution_id, call.call_id, value_json="1")
     assert await answer(stubs, execution_id, call.call_id, value_json="1")
     assert not await answer(stubs, execution_id, call.call_id, value_json="2", request_id="another")
+    with pytest.raises(grpc.aio.AioRpcError, match="'answer' was used with other content"):
+        await answer(stubs, execution_id, call.call_id, value_json="3")
     output = (await until(stream, "output")).output
     assert output.stream.text == "value 1\n"
 

@@ -187,3 +187,17 @@ async def test_one_lost_request_is_not_carried_out_twice(stubs: Stubs) -> None:
     delete.request_id = "another"
     with pytest.raises(grpc.aio.AioRpcError, match="not found"):
         await stubs.notebooks.DeleteCell(delete)
+
+
+async def test_a_shutdown_ends_the_wait_for_a_restart(yard: Yard) -> None:
+    """Whoever waits for the fresh kernel hears that there will be none."""
+    stubs = await yard.start()
+    await stubs.run("nb", "value 1")
+    (sandbox,) = yard.controller.supervisor.sandboxes()
+    yard.runtime.drop_link(sandbox.instance_id, stay_away=True)
+    restart = stubs.kernels.Restart(ker.RestartKernel(notebook_id="nb"))
+    while (await stubs.kernels.Get(ker.GetKernel(notebook_id="nb"))).state != ker.KERNEL_STATE_RESTARTING:
+        pass
+    await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="nb"))
+    with pytest.raises(grpc.aio.AioRpcError, match="the kernel was shut down"):
+        await restart

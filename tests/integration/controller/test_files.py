@@ -122,7 +122,7 @@ async def test_commands_that_cannot_be_are_refused(beside: Beside) -> None:
 async def test_without_a_kernel_there_is_nothing_to_reach(stubs: Stubs) -> None:
     beside = Beside(stubs)
     await stubs.run("shut", "1")
-    await stubs.kernels.Shutdown(kernels_pb2.ShutdownKernel(notebook_id="shut", request_id="r"))
+    await stubs.kernels.Shutdown(kernels_pb2.ShutdownKernel(notebook_id="shut", request_id="end"))
     start = processes_pb2.ExecInput(start=processes_pb2.ExecStart(notebook_id="shut", argv=["ls"]))
     for notebook in ("shut", "never"):
         start.start.notebook_id = notebook
@@ -144,7 +144,7 @@ async def test_a_sandbox_that_ends_during_an_upload_says_so(beside: Beside, yard
     assert (await upload.read()).bytes == MIB
     room = yard.controller.rooms._seats[next(iter(yard.controller.rooms._seats))].room
     assert room._kernel.visits == 1
-    await stubs.kernels.Shutdown(kernels_pb2.ShutdownKernel(notebook_id="nb", request_id="r"))
+    await stubs.kernels.Shutdown(kernels_pb2.ShutdownKernel(notebook_id="nb", request_id="end"))
     await upload.write(files_pb2.UploadPart(content=b"x" * MIB))
     reason, message = await refused(upload.read())
     assert reason == "KERNEL_DIED"

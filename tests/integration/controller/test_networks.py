@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ TEMPLATES = {
 
 async def start(stubs: Stubs, notebook: str, **settings: Any) -> ker.Kernel:
     request = ker.StartKernel(
-        notebook_id=notebook, request_id=f"start-{notebook}", settings=ker.KernelSettings(**settings)
+        notebook_id=notebook, request_id=f"start-{uuid.uuid4()}", settings=ker.KernelSettings(**settings)
     )
     kernel = None
     async for event in stubs.kernels.Start(request):

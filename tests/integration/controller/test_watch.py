@@ -17,6 +17,7 @@ from cellyard_controller.errors import Stopping
 from cellyard_controller.ids import LOCAL, NotebookId, NotebookRef
 from cellyard_controller.notebooks import watchers
 from cellyard_proto.v1 import executions_pb2 as ex
+from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import notebooks_pb2 as nb
 
 from .conftest import Stubs, Yard
@@ -266,3 +267,18 @@ async def test_watching_ends_with_the_controller_so_that_it_is_tried_again(stubs
     again = await yard.start()
     await take_until(follower, aiter(watch(again)), "mark", "0")
     assert follower.plain() == await shown(again)
+
+
+async def test_a_kernel_that_dies_with_a_report_in_hand_is_told_of_at_once(yard: Yard) -> None:
+    """Its agent's last report has nobody to be acknowledged to; that holds up neither the news nor the room's end."""
+    stubs = await yard.start(sessions={"grace": 0.05})
+    await stubs.notebooks.CreateCell(nb.CreateCellRequest(notebook_id="nb", cell_id="c", source="x"))
+    watched = stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb"))
+    await watched.read()
+    await stubs.run("nb", "exit 1")
+    async with asyncio.timeout(60):
+        while (await watched.read()).kernel_changed.state != ker.KERNEL_STATE_DEAD:
+            pass
+        watched.cancel()
+        while yard.controller.rooms._seats:  # noqa: ASYNC110 - a room that goes tells nobody
+            await asyncio.sleep(0.01)

@@ -98,6 +98,7 @@ class Play:
             self.yard.runtime.open(gate)
         self.gates.clear()
         await self.do_settle()
+        await self.rested()
         for mark in ("1", "2"):  # what is told of the kernel comes behind the first
             await self.call("SetMetadata", "SetMetadataRequest", key="marker", value=mark)
         await self.read_to_mark(slow)
@@ -118,6 +119,12 @@ class Play:
         assert self.slow.kernel == late.kernel == kernel
         assert "" not in self.fast.executions.values()
         assert self.small or self.fast.kinds["snapshot_begin"] == 1
+
+    async def rested(self) -> None:
+        """Returns once the kernel is no longer said to be busy: that it has exited is told behind the cell's end."""
+        get = ker.GetKernel(notebook_id=self.name)
+        while (await self.stubs.kernels.Get(get)).state == ker.KERNEL_STATE_BUSY:
+            pass
 
     def watch(self) -> Any:
         return self.stubs.notebooks.Watch(nb.WatchNotebook(notebook_id=self.name))

@@ -315,4 +315,4 @@ def _fresh(at: float) -> bool:
 
 def _believed(facts: Sequence[CapabilityFact]) -> bool:
     # What was proven stays so for this image and engine; what was not may have been mended meanwhile.
-    return all(fact.granted for fact in facts) or time.time() - facts[0].probed_at < FAILURE_AGE
+    return all(fact.granted for fact in facts) or 0 <= time.time() - facts[0].probed_at < FAILURE_AGE
