@@ -155,6 +155,14 @@ def time_passed(queue: Queue, now: float) -> Step:
     return _cancel(queue, [], lambda entry: entry.start_deadline <= now, "start_timeout")
 
 
+def not_taken_up(queue: Queue) -> Step:
+    """The kernel has not taken up what it was sent in time. It could still run it, so it must be replaced."""
+    if queue.running is None or queue.running.state is not State.DISPATCHED:
+        return queue, []
+    finish = Finish(queue.running.execution_id, End.CANCELLED, "start_timeout")
+    return replace(queue, running=None, kernel_ready=False), [finish]
+
+
 def kernel_lost(queue: Queue, reason: str) -> Step:
     """The kernel, its start or its sandbox is gone. Nobody can say how far the running execution came."""
     decisions: list[Decision] = []
@@ -166,6 +174,12 @@ def kernel_lost(queue: Queue, reason: str) -> Step:
 def next_deadline(queue: Queue) -> float | None:
     """When `time_passed` has something to do at the earliest."""
     return min((entry.start_deadline for entry in queue.waiting), default=None)
+
+
+def take_up_deadline(queue: Queue) -> float | None:
+    """When the kernel must have taken up what it was sent."""
+    running = queue.running
+    return running.start_deadline if running is not None and running.state is State.DISPATCHED else None
 
 
 def _end_of(outcome: Outcome, interrupted_by: str) -> End:

@@ -273,6 +273,6 @@ class Room:
     async def _on_time(self) -> None:
         now = time.time()
         self._runner.take(q.time_passed(self._runner.queue, now), "it did not start in time")
-        self._seating.time_passed(now)
+        await self._seating.time_passed(now)
         self._calling.time_passed()
         await self._ledger.flush()

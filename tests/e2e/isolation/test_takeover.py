@@ -114,33 +114,6 @@ def test_the_agents_place_on_its_link_is_taken(yard: Process, message: str) -> N
         assert session.run("'still here'").value == "still here"
 
 
-def test_a_cell_that_ignores_every_signal_ends_at_its_timeout(yard: Process) -> None:
-    deaf = (
-        "import signal, time\n"
-        "for number in range(1, 65):\n"
-        "    try: signal.signal(number, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\n"
-        "while True:\n"
-        "    try: time.sleep(1)\n"
-        "    except BaseException: pass"
-    )
-    with cellyard.Session(endpoint=yard.endpoint) as session:
-        session.run("x = 1")
-        with pytest.raises(cellyard.ExecutionTimeout) as timed_out:
-            session.run(deaf, timeout_secs=1)
-        assert timed_out.value.result is not None
-        assert "the kernel was restarted" in timed_out.value.result.text
-        assert session.run("'x' in globals()").value is False
-
-
-def test_a_kernel_that_ends_itself_is_told_and_replaced(yard: Process) -> None:
-    with cellyard.Session(endpoint=yard.endpoint) as session:
-        gone = session.run("import os\nos._exit(7)")
-        assert gone.end is cellyard.End.LOST
-        assert "exit code 7" in gone.error.evalue
-        assert session.run("1 + 1").value == 2
-
-
 def test_closing_every_descriptor_ends_its_own_kernel_at_worst(yard: Process) -> None:
     with cellyard.Session(endpoint=yard.endpoint) as session, neighbour(yard) as times:
         session.run("import os\nos.closerange(0, 1024)", timeout_secs=20)
