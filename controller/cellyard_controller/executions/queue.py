@@ -20,6 +20,8 @@ from cellyard_controller.executions.model import End, Outcome, State
 from cellyard_controller.ids import CellId, ExecutionId, SessionId
 
 INTERRUPT, TIMEOUT = "interrupt", "timeout"
+TAKE_UP = 5.0
+"""Seconds that a kernel has at least to take up what it was sent, even at the last moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +179,9 @@ def next_deadline(queue: Queue) -> float | None:
 
 
 def take_up_deadline(queue: Queue) -> float | None:
-    """When the kernel must have taken up what it was sent."""
+    """When the kernel must have taken up what it was sent: nothing is sent past its start deadline."""
     running = queue.running
-    return running.start_deadline if running is not None and running.state is State.DISPATCHED else None
+    return running.start_deadline + TAKE_UP if running is not None and running.state is State.DISPATCHED else None
 
 
 def _end_of(outcome: Outcome, interrupted_by: str) -> End:

@@ -142,11 +142,11 @@ def test_a_kernel_that_never_goes_idle_ends_with_its_life(yard: Process) -> None
 def test_a_kernel_that_takes_up_no_more_cells_is_restarted_when_one_was_to_start(yard: Process, code: str) -> None:
     with (
         cellyard.Session(endpoint=yard.endpoint) as session,
-        cellyard.Session(session.notebook_id, endpoint=yard.endpoint, start_timeout=4) as hurried,
+        cellyard.Session(session.notebook_id, endpoint=yard.endpoint, start_timeout=2) as hurried,
         unharmed(yard),
     ):
         session.run("x = 1")
         assert session.run(code).success
-        with pytest.raises(cellyard.ExecutionTimeout, match="did not start within its start_timeout of 4 s"):
+        with pytest.raises(cellyard.ExecutionTimeout, match="did not start within its start_timeout of 2 s"):
             hurried.run("y = 1")
         assert session.run("{'x', 'y'} & set(globals())").value == set()

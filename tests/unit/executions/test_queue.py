@@ -101,7 +101,7 @@ def test_waiting_has_a_deadline_and_running_has_none() -> None:
 def test_what_a_kernel_does_not_take_up_is_cancelled_and_that_kernel_runs_nothing_more() -> None:
     queue = queue_of(entry("a", deadline=5), entry("b", deadline=9))
     taken_up, _ = q.started(queue, ExecutionId("a"))
-    assert (q.take_up_deadline(queue), q.take_up_deadline(taken_up)) == (5, None)
+    assert (q.take_up_deadline(queue), q.take_up_deadline(taken_up)) == (5 + q.TAKE_UP, None)
     assert q.not_taken_up(taken_up) == (taken_up, [])
     queue, decisions = q.not_taken_up(queue)
     assert decisions == [q.Finish(ExecutionId("a"), End.CANCELLED, "start_timeout")]
