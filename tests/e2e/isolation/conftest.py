@@ -46,7 +46,7 @@ def careless(built_image: str) -> Careless:
 
     def run(snippet: str) -> str:
         command = ["docker", "run", "--rm", *CARELESS, built_image, "python3", "-c", snippet]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
     return run
 

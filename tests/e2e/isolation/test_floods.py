@@ -44,7 +44,7 @@ def test_a_flood_costs_its_own_budget(yard: Process, careless: Careless, flood: 
     with cellyard.Session(endpoint=yard.endpoint) as session:
         session.run("1")
         with unharmed(yard):
-            result = session.run(FLOODS[flood], timeout_secs=100)
+            result = session.run(FLOODS[flood], timeout_secs=240)
         assert sum(len(str(output)) for output in result.outputs) < 18 * MIB
         assert session.run("'still here'").value == "still here"
 
@@ -54,5 +54,5 @@ def test_the_last_state_of_an_updated_display_survives_and_the_cut_is_told(yard:
         result = session.run("print('x' * 20_000_000)")
         assert "[cellyard: output truncated after" in result.text
         code = FLOODS["a hundred thousand updates of a display"]
-        shown = session.run(code, timeout_secs=100)
+        shown = session.run(code, timeout_secs=240)
         assert shown.display_data[0].data["text/plain"] == "99999"
