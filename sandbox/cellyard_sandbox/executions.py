@@ -127,6 +127,9 @@ class Executions:
             self._interrupt(running, "interrupt", restart_after_s)
         elif self._held.get(execution_id, 0) == 0 and execution_id not in self._ended:
             self._interrupts[execution_id] = restart_after_s
+            if running is not None and running.execution_id == execution_id:
+                # The kernel has it and may be stuck in what an earlier cell has left there.
+                self._restart_later(running, "interrupt", restart_after_s)
             while len(self._interrupts) > _EARLY_INTERRUPTS:
                 self._interrupts.popitem(last=False)
 
@@ -220,6 +223,9 @@ class Executions:
         if not execution.interrupted_by:
             execution.interrupted_by = why
             self._interrupt_again(execution)
+        self._restart_later(execution, why, restart_after_s)
+
+    def _restart_later(self, execution: _Execution, why: str, restart_after_s: float) -> None:
         if restart_after_s > 0:
             timer = self._clock.call_later(restart_after_s, lambda: self._stuck(execution, restart_after_s))
             earlier = execution.timers.pop(f"restart {why}", None)

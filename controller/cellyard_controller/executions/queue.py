@@ -20,6 +20,8 @@ from cellyard_controller.executions.model import End, Outcome, State
 from cellyard_controller.ids import CellId, ExecutionId, SessionId
 
 INTERRUPT, TIMEOUT = "interrupt", "timeout"
+TAKE_UP = 5.0
+"""Seconds that a kernel has at least to take up what it was sent, even at the last moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,14 @@ def time_passed(queue: Queue, now: float, reason: str) -> Step:
     return _cancel(queue, [], lambda entry: entry.start_deadline <= now, reason)
 
 
+def not_taken_up(queue: Queue) -> Step:
+    """The kernel has not taken up what it was sent in time. It could still run it, so it must be replaced."""
+    if queue.running is None or queue.running.state is not State.DISPATCHED:
+        return queue, []
+    finish = Finish(queue.running.execution_id, End.CANCELLED, "start_timeout")
+    return replace(queue, running=None, kernel_ready=False), [finish]
+
+
 def kernel_lost(queue: Queue, reason: str) -> Step:
     """The kernel, its start or its sandbox is gone. Nobody can say how far the running execution came."""
     decisions: list[Decision] = []
@@ -166,6 +176,12 @@ def kernel_lost(queue: Queue, reason: str) -> Step:
 def next_deadline(queue: Queue) -> float | None:
     """When `time_passed` has something to do at the earliest."""
     return min((entry.start_deadline for entry in queue.waiting), default=None)
+
+
+def take_up_deadline(queue: Queue) -> float | None:
+    """When the kernel must have taken up what it was sent: nothing is sent past its start deadline."""
+    running = queue.running
+    return running.start_deadline + TAKE_UP if running is not None and running.state is State.DISPATCHED else None
 
 
 def _end_of(outcome: Outcome, interrupted_by: str) -> End:

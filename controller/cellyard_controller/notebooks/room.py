@@ -294,6 +294,6 @@ class Room:
     async def _on_time(self) -> None:
         now = steady()
         self._seating.not_started(now)
-        self._seating.time_passed(now)
+        await self._seating.time_passed(now)
         self._calling.time_passed()
         await self._ledger.flush()

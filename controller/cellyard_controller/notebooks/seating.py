@@ -16,7 +16,7 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
-from cellyard_controller.notebooks.records import Request
+from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -207,21 +207,27 @@ class Seating:
 
     def deadline(self) -> float | None:
         """When `time_passed` has something to do at the earliest."""
-        due = [moment for moment in (self._kernel.deadline(), self._runner.overdue()) if moment is not None]
-        return min(due, default=None)
+        moments = (self._kernel.deadline(), self._runner.overdue(), self._take_up_deadline())
+        return min((moment for moment in moments if moment is not None), default=None)
 
-    def time_passed(self, now: float) -> None:
-        """Ends a kernel whose idle time or life is over, or whose agent does not keep time."""
+    async def time_passed(self, now: float) -> None:
+        """Ends a kernel whose idle time or life is over, or whose agent does not keep time.
+
+        One that does not take up what it was sent is restarted.
+        """
         settings, sandbox = self._kernel.settings, self._kernel.sandbox
         if settings is None or sandbox is None:
             return
-        due, overdue = self._kernel.deadline(), self._runner.overdue()
+        due, overdue, take_up = self._kernel.deadline(), self._runner.overdue(), self._take_up_deadline()
         if sandbox.claimed_at + settings.ttl_s <= now:
             self.lose(EndReason.TTL, endings.life_over(settings.ttl_s))
         elif due is not None and due <= now:
             self.lose(EndReason.IDLE, endings.idle(settings.idle_timeout_s))
         elif overdue is not None and overdue <= now:
             self.lose(EndReason.RUNTIME_LOST, "the sandbox does not keep the cell's timeout")
+        elif take_up is not None and take_up <= now:
+            self._runner.take(q.not_taken_up(self._runner.queue))
+            await self.restart(UNNAMED)
 
     # Hearing the agent
 
@@ -279,6 +285,9 @@ class Seating:
             self._tell(kernel.view())
 
     # Inside
+
+    def _take_up_deadline(self) -> float | None:
+        return q.take_up_deadline(self._runner.queue) if self._kernel.takes_cells else None
 
     def _check_fits(self, settings: KernelSettings) -> None:
         """Nobody joins another kernel, or less isolation, than they asked for."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 
 import cellyard
 from tests.controller_process import Process
 
-from .conftest import Careless, neighbour, p95
+from .conftest import Careless, unharmed
 
 pytestmark = pytest.mark.docker
 
@@ -17,12 +20,24 @@ REACHES = {
     ),
     "the kernel's log": "open('/dev/kmsg', 'rb').close()\nprint('got it')",
     "the host's processes": (
-        "import os\n"
-        "names = [open(f'/proc/{p}/comm').read().strip() for p in os.listdir('/proc') if p.isdigit()]\n"
+        "import os\nnames = []\n"
+        "for process in filter(str.isdigit, os.listdir('/proc')):\n"
+        "    try: names.append(open(f'/proc/{process}/comm').read().strip())\n"
+        "    except (FileNotFoundError, ProcessLookupError): pass  # it has ended meanwhile\n"
         "assert 'dockerd' in names, names\nprint('got it')"
     ),
     "the memory of its parent": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb').close()\nprint('got it')",
     "the environment of its parent": "import os\nopen(f'/proc/{os.getppid()}/environ').read()\nprint('got it')",
+    "a descriptor of its parent": "import os\nos.readlink(f'/proc/{os.getppid()}/fd/0')\nprint('got it')",
+    "a copy of its parent's descriptor": (
+        "import ctypes, os\nparent = os.pidfd_open(os.getppid())\n"
+        "if ctypes.CDLL(None).syscall(438, parent, 0, 0) < 0: raise OSError('refused')\nprint('got it')"
+    ),
+    "keys in the kernel": "assert open('/proc/keys').read()\nprint('got it')",
+    "the host's name server": (
+        "lines = [line.split() for line in open('/etc/resolv.conf') if line.startswith(('nameserver', 'search'))]\n"
+        "assert {line[1] for line in lines} - {'127.0.0.1'}, lines\nprint('got it')"
+    ),
     "a raw socket": (
         "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)\nprint('got it')"
     ),
@@ -38,9 +53,6 @@ REACHES = {
     "another root": "import os\nos.chroot('/tmp')\nprint('got it')",
     "a better priority": "import os\nos.nice(-5)\nprint('got it')",
 }
-
-
-REFUSED = ("PermissionError", "FileNotFoundError", "OSError", "AssertionError", "ValueError")
 
 
 @pytest.mark.parametrize("what", REACHES)
@@ -70,17 +82,51 @@ print('fired')
 """
 
 
+def test_another_containers_process_cannot_be_killed(yard: Process, careless: Careless, built_image: str) -> None:
+    command = ["docker", "run", "--detach", "--rm", "--network=none", built_image, "sleep", "600"]
+    container = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    inspect = ["docker", "inspect", "--format={{.State.Pid}}", container]
+    pid = subprocess.run(inspect, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+    shoot = f"import os\nos.kill({pid}, 9)\nprint('fired')"
+    with cellyard.Session(endpoint=yard.endpoint) as session:
+        assert session.run(shoot).error.ename == "ProcessLookupError"
+        assert Path(f"/proc/{pid}").exists()
+    assert careless(shoot) == "fired\n"
+    subprocess.run(["docker", "wait", container], capture_output=True, timeout=60, check=False)  # ends with its process
+
+
 def test_killing_every_process_hurts_its_own_sandbox_alone(yard: Process) -> None:
-    with cellyard.Session(endpoint=yard.endpoint) as session, neighbour(yard) as times:
+    with cellyard.Session(endpoint=yard.endpoint) as session, unharmed(yard):
         session.run("x = 1")
-        session.run(KILL_ALL)
+        assert session.run(KILL_ALL).stdout == "fired\n"
+        assert session.run("x").value == 1  # the agent is the first process there, which nobody inside can kill
         session.run("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
         assert session.run("'a kernel'").value == "a kernel"
-    assert p95(times) < 1.0
 
 
+TRUSTING = """
+import os, socket, threading
+os.makedirs('/run/cellyard', exist_ok=True)
+server = socket.socket(socket.AF_UNIX)
+server.bind('/run/cellyard/agent.sock')
+server.listen()
+connections = []
+def serve():
+    while True:
+        connections.append(server.accept()[0])
+        connections[-1].sendall(b'welcome')
+threading.Thread(target=serve, daemon=True).start()
+"""
+"""A controller that answers whoever comes."""
+FORGED = """framing.encode(pb.FromAgent(hello=pb.Hello(protocol=PROTOCOL))) + framing.encode(
+    pb.FromAgent(batch=pb.Batch(events=[
+        pb.Event(number=1, execution_id='another', ended=pb.ExecutionEnded(outcome=pb.OUTCOME_OK))
+    ]))
+)"""
 SPEAK = """
 import socket, struct
+from cellyard_proto import PROTOCOL, framing
+from cellyard_proto.v1 import link_pb2 as pb
 said = []
 for attempt in range(20):
     link = socket.socket(socket.AF_UNIX)
@@ -104,48 +150,22 @@ print(set(said) <= {b'', 'ConnectionResetError', 'BrokenPipeError'})
         "struct.pack('>I', 2**32 - 1)",
         "b'\\xff' * 100_000",
         "b''.join([struct.pack('>I', 4), b'\\x0a\\x02\\x08\\x01']) * 1000",
+        FORGED,
     ],
 )
-def test_the_agents_place_on_its_link_is_taken(yard: Process, message: str) -> None:
+def test_the_agents_place_on_its_link_is_taken(yard: Process, careless: Careless, message: str) -> None:
     """A cell that speaks as its agent is hung up on without a word, and its own output arrives."""
+    assert careless(TRUSTING + SPEAK.replace("MESSAGE", message)) == "False\n"
     with cellyard.Session(endpoint=yard.endpoint) as session:
         result = session.run(SPEAK.replace("MESSAGE", message), timeout_secs=100)
         assert result.stdout == "True\n", result.text
         assert session.run("'still here'").value == "still here"
 
 
-def test_a_cell_that_ignores_every_signal_ends_at_its_timeout(yard: Process) -> None:
-    deaf = (
-        "import signal, time\n"
-        "for number in range(1, 65):\n"
-        "    try: signal.signal(number, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\n"
-        "while True:\n"
-        "    try: time.sleep(1)\n"
-        "    except BaseException: pass"
-    )
-    with cellyard.Session(endpoint=yard.endpoint) as session:
-        session.run("x = 1")
-        with pytest.raises(cellyard.ExecutionTimeout) as timed_out:
-            session.run(deaf, timeout_secs=1)
-        assert timed_out.value.result is not None
-        assert "the kernel was restarted" in timed_out.value.result.text
-        assert session.run("'x' in globals()").value is False
-
-
-def test_a_kernel_that_ends_itself_is_told_and_replaced(yard: Process) -> None:
-    with cellyard.Session(endpoint=yard.endpoint) as session:
-        gone = session.run("import os\nos._exit(7)")
-        assert gone.end is cellyard.End.LOST
-        assert "exit code 7" in gone.error.evalue
-        assert session.run("1 + 1").value == 2
-
-
 def test_closing_every_descriptor_ends_its_own_kernel_at_worst(yard: Process) -> None:
-    with cellyard.Session(endpoint=yard.endpoint) as session, neighbour(yard) as times:
+    with cellyard.Session(endpoint=yard.endpoint) as session, unharmed(yard):
         session.run("import os\nos.closerange(0, 1024)", timeout_secs=20)
         assert session.run("'a kernel'", timeout_secs=30).value == "a kernel"
-    assert p95(times) < 1.0
 
 
 def test_the_network_is_not_there(yard: Process, careless: Careless) -> None:

@@ -180,6 +180,7 @@ Row = Callable[[SandboxSpec, dict[str, Any], dict[str, Any]], bool]
 ROWS: dict[str, Row] = {
     "network": lambda _, c, h: h["NetworkMode"] == "none" and list(c["NetworkSettings"]["Networks"]) == ["none"],
     "ports": lambda _, c, h: not h["PortBindings"] and not h["PublishAllPorts"] and not c["NetworkSettings"]["Ports"],
+    "name servers": lambda _, c, h: (h["Dns"], h["DnsSearch"]) == (["127.0.0.1"], ["."]),
     "user": lambda spec, c, h: c["Config"]["User"] == f"{spec.uid}:{spec.uid}" and not h["GroupAdd"] and spec.uid > 0,
     "Linux capabilities": lambda _, c, h: h["CapDrop"] == ["ALL"] and not h["CapAdd"] and not h["Privileged"],
     "no new privileges": lambda _, c, h: "no-new-privileges:true" in h["SecurityOpt"],

@@ -191,6 +191,17 @@ def test_an_interrupt_restarts_only_where_it_was_asked_to(sandbox: Sandbox) -> N
     assert sandbox.stuck == 1
 
 
+def test_an_interrupt_that_restarts_does_so_where_the_kernel_takes_nothing_up(sandbox: Sandbox) -> None:
+    sandbox.dispatch("a")
+    sandbox.executions.interrupt("a", 0)
+    sandbox.clock.pass_s(60)
+    assert sandbox.stuck == 0
+    sandbox.executions.interrupt("a", 3)
+    sandbox.clock.pass_s(3.1)
+    assert sandbox.stuck == 1
+    assert sandbox.end("a").reason == "kernel_restarted"
+
+
 def test_a_dead_kernel_ends_everything_that_comes_until_there_is_another(sandbox: Sandbox) -> None:
     sandbox.dispatch("a")
     sandbox.dispatch("b")

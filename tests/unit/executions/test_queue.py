@@ -98,6 +98,19 @@ def test_waiting_has_a_deadline_and_running_has_none() -> None:
     assert decisions == [q.Finish(ExecutionId("b"), End.CANCELLED, "start_timeout")]
 
 
+def test_what_a_kernel_does_not_take_up_is_cancelled_and_that_kernel_runs_nothing_more() -> None:
+    queue = queue_of(entry("a", deadline=5), entry("b", deadline=9))
+    taken_up, _ = q.started(queue, ExecutionId("a"))
+    assert (q.take_up_deadline(queue), q.take_up_deadline(taken_up)) == (5 + q.TAKE_UP, None)
+    assert q.not_taken_up(taken_up) == (taken_up, [])
+    queue, decisions = q.not_taken_up(queue)
+    assert decisions == [q.Finish(ExecutionId("a"), End.CANCELLED, "start_timeout")]
+    assert q.take_up_deadline(queue) is None
+    assert q.kernel_lost(queue, "kernel_restarted")[1] == [
+        q.Finish(ExecutionId("b"), End.CANCELLED, "kernel_restarted")
+    ]
+
+
 def test_reports_about_what_does_not_run_are_ignored() -> None:
     queue = queue_of(entry("a"), entry("b"))
     for forged in ("b", "unknown"):
@@ -117,6 +130,7 @@ class EveryExecutionEndsOnce(RuleBasedStateMachine):
         self.accepted: dict[str, q.Entry] = {}
         self.order: list[str] = []
         self.dispatched: list[str] = []
+        self.not_taken_up = ""
         self.ends: dict[str, End] = {}
         self.now = 0.0
 
@@ -132,7 +146,7 @@ class EveryExecutionEndsOnce(RuleBasedStateMachine):
                 assert name not in self.ends, "ended twice"
                 self.ends[name] = decision.end
                 if decision.end is End.CANCELLED:
-                    assert name not in self.dispatched, "cancelled after it was sent"
+                    assert name not in self.dispatched or name == self.not_taken_up, "cancelled after it was sent"
                 else:
                     assert name in self.dispatched
         return decisions
@@ -160,6 +174,14 @@ class EveryExecutionEndsOnce(RuleBasedStateMachine):
     def start(self) -> None:
         assert self.queue.running
         self.take(q.started(self.queue, self.queue.running.execution_id))
+
+    @precondition(lambda self: self.queue.running and self.queue.running.state is State.DISPATCHED)
+    @rule()
+    def give_up(self) -> None:
+        assert self.queue.running
+        self.not_taken_up = self.queue.running.execution_id
+        assert self.take(q.not_taken_up(self.queue))
+        assert not self.queue.kernel_ready
 
     @rule(session=SESSIONS)
     def interrupt(self, session: str) -> None:

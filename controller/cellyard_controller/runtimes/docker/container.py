@@ -105,6 +105,9 @@ def _host_config(spec: SandboxSpec, seccomp: str, private_cgroups: bool) -> dict
         "RestartPolicy": {"Name": "no"},
         "Init": False,  # the agent is PID 1
     }
+    if template.network != "open":
+        # Nobody can be asked there, and the engine would write the host's own servers and domains into the file.
+        config |= {"Dns": ["127.0.0.1"], "DnsSearch": ["."]}
     if private_cgroups:
         config["CgroupnsMode"] = "private"
     if template.oci_runtime:
