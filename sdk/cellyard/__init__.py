@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         Warned,
     )
     from cellyard.files import FileInfo
-    from cellyard.info import KernelInfo, NotebookInfo, SandboxInfo, ServerInfo
+    from cellyard.info import KernelInfo, NotebookInfo, PoolInfo, SandboxInfo, ServerInfo
     from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
     from cellyard.tenants import DayOfUsage, IssuedToken, Kept, TenantInfo, TenantUsage, TokenInfo
@@ -126,6 +126,7 @@ __all__ = [
     "OutputCleared",
     "OutputEvent",
     "PermissionDenied",
+    "PoolInfo",
     "ProcessEnded",
     "ProcessEvent",
     "ProcessOutput",
@@ -182,7 +183,7 @@ _HOMES = {
         "Warned",
     ),
     "files": ("FileInfo",),
-    "info": ("KernelInfo", "NotebookInfo", "SandboxInfo", "ServerInfo"),
+    "info": ("KernelInfo", "NotebookInfo", "PoolInfo", "SandboxInfo", "ServerInfo"),
     "tenants": ("DayOfUsage", "IssuedToken", "Kept", "TenantInfo", "TenantUsage", "TokenInfo"),
     "processes": ("ProcessEnded", "ProcessEvent", "ProcessOutput", "ProcessResult", "ProcessStarted"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),

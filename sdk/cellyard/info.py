@@ -52,6 +52,36 @@ class SandboxInfo:
     template: str
     age_s: float
     runtime: str
+    end_reason: str | None
+    """Why it ends or has ended: "shutdown", "idle", "ttl", "oom", "evicted", ..."""
+    end_message: str | None
+    claimed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """Warm sandboxes of one kind, which wait for a claim."""
+
+    template: str
+    runtime: str
+    kernel_type: str
+    env_source: str
+    target: int
+    """How many warm ones there are to be; it follows the claims, within the configured bounds."""
+    warm: int
+    making: int
+    claimed: int
+    """How many of this kind notebooks have."""
+    hits: int
+    """Claims that found a warm one, since the controller's start."""
+    misses: int
+    failures: int
+    """Sandboxes that did not come up."""
+    claim_rate: float
+    """Claims a second, of late."""
+    lead_s: float
+    """Seconds that making one takes, of late."""
+    oldest_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +139,29 @@ def sandbox_info(message: sandboxes_pb2.Sandbox) -> SandboxInfo:
         message.template,
         message.age_s,
         message.runtime,
+        message.end_reason or None,
+        message.end_message or None,
+        moment(message.claimed_at),
+    )
+
+
+def pool_info(message: sandboxes_pb2.Pool) -> PoolInfo:
+    """From the protocol's message."""
+    return PoolInfo(
+        message.template,
+        message.runtime,
+        message.kernel_type,
+        message.env_source,
+        message.target,
+        message.warm,
+        message.making,
+        message.claimed,
+        message.hits,
+        message.misses,
+        message.failures,
+        message.claim_rate,
+        message.lead_s,
+        message.oldest_s,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,73 @@ def raw_kernel(built_image: str) -> Iterator[Callable[[], float]]:
             return float(answer.readline())
 
         yield run
+
+
+def test_warm_start(built_image: str, module_folder: Path, rows: list[Row]) -> None:
+    """Each session finds a warm sandbox; the pool is full again before the next one."""
+    command = ["docker", "run", "--rm", "--network", "none", built_image, "python3", "-c", "pass"]
+    process = Process(short(module_folder / "warm"))
+    process.start(env={"CELLYARD_POOL__SIZE": "2", "CELLYARD_POOL__MAX": "2"})
+    try:
+        mine, theirs = [], []
+        for number in range(ROUNDS + 1):
+            full(process)
+            session = cellyard.Session(endpoint=process.endpoint)
+            seconds = timed(lambda session=session: session.run("1+1"))
+            session.shutdown_kernel()
+            session.close()
+            full(process)
+            took = timed(lambda: subprocess.run(command, check=True))
+            if number:  # the first connection loads what later ones find
+                mine.append(seconds)
+                theirs.append(took)
+        (pool,) = cellyard.Client(process.endpoint).list_pools()
+        assert pool.misses == 0
+    finally:
+        process.close()
+    rows.append(row("new session, warm pool, to first result", mine, "docker run python3 -c pass", theirs, 0.10))
+
+
+def short(folder: Path) -> Path:
+    """A folder of its own within another one."""
+    folder.mkdir()
+    return folder
+
+
+def full(process: Process) -> None:
+    """Returns once the pool has two warm sandboxes and nothing else is going on."""
+    known: dict[str, str] = {}
+    client = cellyard.Client(process.endpoint)
+    try:
+        for sandbox in client.watch_sandboxes():
+            known[sandbox.sandbox_id] = sandbox.state
+            if sorted(state for state in known.values() if state != "ended") == ["warm", "warm"]:
+                return
+    finally:
+        client.close()
+
+
+def test_many_sessions_at_once(controller: Process, rows: list[Row]) -> None:
+    """Hot runs of 32 sessions at once, each in a thread: their p99 against their p50; and what 8 do in a second."""
+    for count, runs in ((32, 40), (8, 150)):
+        sessions = [cellyard.Session(endpoint=controller.endpoint) for _ in range(count)]
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(lambda session: session.run("1+1"), sessions))
+
+            def hot(session: cellyard.Session, runs: int = runs) -> list[float]:
+                return [timed(lambda: session.run("1+1")) for _ in range(runs)]
+
+            began = time.perf_counter()
+            times = [seconds for found in threads.map(hot, sessions) for seconds in found]
+            took = time.perf_counter() - began
+            list(threads.map(lambda session: session.shutdown_kernel(), sessions))
+        for session in sessions:
+            session.close()
+        if count == 32:
+            p99 = sorted(times)[int(len(times) * 0.99)]
+            rows.append(row("hot run of 32 sessions at once: p99", [p99], "their p50", times, 10.0))
+        else:
+            print(f"runs a second, {count} sessions: {len(times) / took:.0f}")
 
 
 def test_hot_run(controller: Process, raw_kernel: Callable[[], float], rows: list[Row]) -> None:

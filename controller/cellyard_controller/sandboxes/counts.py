@@ -15,6 +15,8 @@ class Counts:
         """By template: sandboxes that were begun, whatever became of them."""
         self.ends = Tally()
         """By template and reason."""
+        self.claims = Tally()
+        """By template, and "warm" or "cold"."""
         self.start_seconds = Durations(0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
         """From the decision to a kernel that is ready."""
         self.denials = Tally()

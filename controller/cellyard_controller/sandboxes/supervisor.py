@@ -133,6 +133,10 @@ class Supervisor:
         """Every sandbox as it is, None, and from then on each one whenever it has changed. Raises Unavailable."""
         return self._stock.watch()
 
+    def waiting(self) -> list[str]:
+        """What each claim waits for that waits for others to let go: "capacity", "sandboxes", "memory" or "cpu"."""
+        return [claim.waited.reason for claim in self._claims.values() if claim.waited is not None]
+
     def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
         now, wall = time.monotonic(), steady()
@@ -232,6 +236,7 @@ class Supervisor:
         try:
             self._schedule()
             self.demand[kind].claimed(time.monotonic(), hit=claim.given is not None)
+            self.counts.claims.add(kind.template, "warm" if claim.given is not None else "cold")
             sandbox = await claim.sandbox()
             await self._give(sandbox, request, listener)
         except BaseException as failed:

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from cellyard_controller import __version__
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.lifecycle import SandboxState
-from cellyard_controller.sandboxes.supervisor import Supervisor
+from cellyard_controller.sandboxes.supervisor import PoolView, Supervisor
 from cellyard_controller.store import Store
 from cellyard_controller.tallies import Labels, Spread, Tally
 from cellyard_controller.web.standing import Standing
@@ -94,6 +94,18 @@ def _ready(sources: Sources) -> Mapping[Labels, float]:
     return {(runtime,): float(ready) for runtime, ready in sources.standing.ready.items()}
 
 
+def _pooled(read: Callable[[PoolView], float]) -> Callable[[Sources], Mapping[Labels, float]]:
+    def read_all(sources: Sources) -> Mapping[Labels, float]:
+        return {(pool.kind.template, pool.kind.kernel_type): read(pool) for pool in sources.supervisor.pools()}
+
+    return read_all
+
+
+def _waiting(sources: Sources) -> Mapping[Labels, float]:
+    found = Counter(sources.supervisor.waiting())
+    return {(reason,): found[reason] for reason in ("capacity", "sandboxes", "memory", "cpu")}
+
+
 METRICS = (
     gauge("cellyard_build_info", "Always 1; the version is a label.", lambda _: {(__version__,): 1}, "version"),
     gauge("cellyard_runtime_ready", "Whether the runtime can start sandboxes.", _ready, "runtime"),
@@ -107,6 +119,38 @@ METRICS = (
         "capability",
     ),
     gauge("cellyard_sandboxes", "Sandboxes that have not ended.", _sandboxes, "template", "state"),
+    gauge(
+        "cellyard_claims_waiting", "Notebooks that wait for others to let go, by what is used up.", _waiting, "reason"
+    ),
+    gauge(
+        "cellyard_pool_target",
+        "How many warm sandboxes there are to be.",
+        _pooled(lambda pool: pool.target),
+        "template",
+        "kernel",
+    ),
+    gauge("cellyard_pool_warm", "Warm sandboxes.", _pooled(lambda pool: pool.warm), "template", "kernel"),
+    gauge(
+        "cellyard_pool_oldest_seconds",
+        "Age of the oldest warm sandbox.",
+        _pooled(lambda pool: pool.oldest_s),
+        "template",
+        "kernel",
+    ),
+    gauge(
+        "cellyard_pool_lead_seconds",
+        "What making a sandbox takes, of late.",
+        _pooled(lambda pool: pool.demand.lead_s),
+        "template",
+        "kernel",
+    ),
+    counter(
+        "cellyard_pool_claims_total",
+        "Claims, by whether they found a warm sandbox.",
+        lambda sources: sources.supervisor.counts.claims,
+        "template",
+        "found",
+    ),
     gauge("cellyard_sandboxes_linked", "Sandboxes whose agent is connected.", _linked),
     counter(
         "cellyard_sandbox_starts_total",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from contextlib import aclosing
 
-from cellyard import _requests, _translate
+from cellyard import _io_async, _requests, _translate
 from cellyard._async import blobs
 from cellyard._async.tenants import AsyncTenantCalls
-from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
+from cellyard._async.transport import Connection
+from cellyard.info import (
+    NotebookInfo,
+    PoolInfo,
+    SandboxInfo,
+    ServerInfo,
+    notebook_info,
+    pool_info,
+    sandbox_info,
+    server_info,
+)
 from cellyard.results import Capability, ExecutionResult
 from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
 
@@ -62,6 +73,30 @@ class AsyncClient(AsyncTenantCalls):
         """The sandboxes that exist, oldest first."""
         answer = await self._call(lambda s: s.sandboxes.List, sandboxes_pb2.ListSandboxes())
         return [sandbox_info(found) for found in answer.sandboxes]
+
+    def watch_sandboxes(self) -> AsyncIterator[SandboxInfo]:
+        """The sandboxes that exist, and from then on each one whenever it has changed; the last time it is "ended".
+
+        A tenant sees its own, from their claim on; the operator all. It goes on until the loop is left. After a broken
+        connection, which is healed for 30 s, those that exist come again.
+        """
+        return self._watch_sandboxes()
+
+    async def _watch_sandboxes(self) -> AsyncGenerator[SandboxInfo, None]:
+        await self._connected()
+
+        def ask(connection: Connection) -> _io_async.Call[sandboxes_pb2.SandboxEvent]:
+            return connection.stubs.sandboxes.Watch(sandboxes_pb2.WatchSandboxes(), metadata=connection.metadata)
+
+        async with aclosing(self._transport.stream(ask, lambda _: False)) as told:
+            async for event in told:
+                if event.HasField("sandbox"):
+                    yield sandbox_info(event.sandbox)
+
+    async def list_pools(self) -> list[PoolInfo]:
+        """The pools of warm sandboxes, and how well they do. For the operator; raises PermissionDenied."""
+        answer = await self._call(lambda s: s.sandboxes.ListPools, sandboxes_pb2.ListPoolsRequest())
+        return [pool_info(found) for found in answer.pools]
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         """Ends a sandbox and the kernel in it."""

@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import closing
 
-from cellyard import _requests, _translate
+from cellyard import _io_sync, _requests, _translate
 from cellyard._sync import blobs
 from cellyard._sync.tenants import TenantCalls
-from cellyard.info import NotebookInfo, SandboxInfo, ServerInfo, notebook_info, sandbox_info, server_info
+from cellyard._sync.transport import Connection
+from cellyard.info import (
+    NotebookInfo,
+    PoolInfo,
+    SandboxInfo,
+    ServerInfo,
+    notebook_info,
+    pool_info,
+    sandbox_info,
+    server_info,
+)
 from cellyard.results import Capability, ExecutionResult
 from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
 
@@ -63,6 +74,30 @@ class Client(TenantCalls):
         """The sandboxes that exist, oldest first."""
         answer = self._call(lambda s: s.sandboxes.List, sandboxes_pb2.ListSandboxes())
         return [sandbox_info(found) for found in answer.sandboxes]
+
+    def watch_sandboxes(self) -> Iterator[SandboxInfo]:
+        """The sandboxes that exist, and from then on each one whenever it has changed; the last time it is "ended".
+
+        A tenant sees its own, from their claim on; the operator all. It goes on until the loop is left. After a broken
+        connection, which is healed for 30 s, those that exist come again.
+        """
+        return self._watch_sandboxes()
+
+    def _watch_sandboxes(self) -> Generator[SandboxInfo, None, None]:
+        self._connected()
+
+        def ask(connection: Connection) -> _io_sync.Call[sandboxes_pb2.SandboxEvent]:
+            return connection.stubs.sandboxes.Watch(sandboxes_pb2.WatchSandboxes(), metadata=connection.metadata)
+
+        with closing(self._transport.stream(ask, lambda _: False)) as told:
+            for event in told:
+                if event.HasField("sandbox"):
+                    yield sandbox_info(event.sandbox)
+
+    def list_pools(self) -> list[PoolInfo]:
+        """The pools of warm sandboxes, and how well they do. For the operator; raises PermissionDenied."""
+        answer = self._call(lambda s: s.sandboxes.ListPools, sandboxes_pb2.ListPoolsRequest())
+        return [pool_info(found) for found in answer.pools]
 
     def stop_sandbox(self, sandbox_id: str) -> None:
         """Ends a sandbox and the kernel in it."""

@@ -16,6 +16,7 @@ from cellyard.cli.options import AsJson, Endpoint, Token
 notebooks = typer.Typer(no_args_is_help=True, help="Notebooks that the controller keeps.")
 executions = typer.Typer(no_args_is_help=True, help="Runs of a notebook's cells.")
 sandboxes = typer.Typer(no_args_is_help=True, help="The places where kernels run.")
+pool = typer.Typer(no_args_is_help=True, help="Warm sandboxes that wait for a notebook.")
 
 Notebook = Annotated[str, typer.Option("--notebook", help="The notebook's id.")]
 
@@ -182,6 +183,38 @@ def list_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJs
     with outcome.sentences(), Client(endpoint, token) as client:
         found = client.list_sandboxes()
     _show(found, ["sandbox_id", "state", "tenant", "notebook_id", "template", "age_s"], as_json)
+
+
+@sandboxes.command("watch")
+def watch_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """The sandboxes, and each one again whenever it has changed; one a line, until interrupted."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        for found in client.watch_sandboxes():
+            if as_json:
+                typer.echo(json.dumps(_plain(found), default=str))
+            else:
+                columns = ("sandbox_id", "state", "tenant", "notebook_id", "template", "end_reason")
+                typer.echo("  ".join(_cell(getattr(found, column)) for column in columns))
+
+
+@pool.command("status")
+def pool_status(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """The pools of warm sandboxes: how many there are, and how many claims found one."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        found = client.list_pools()
+    if as_json:
+        _show(found, [], as_json)
+        return
+    for each in found:
+        typer.echo(
+            f"{each.template}  {each.kernel_type}  warm {each.warm} of {each.target}, making {each.making}, "
+            f"claimed {each.claimed}; hits {each.hits}, misses {each.misses}, failures {each.failures}; "
+            f"{each.claim_rate:.2f} claims/s, {each.lead_s:.1f} s to make one"
+        )
 
 
 @sandboxes.command("stop")

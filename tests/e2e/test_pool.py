@@ -1,0 +1,114 @@
+"""Warm sandboxes, as users have them: real containers, and an engine that may hang."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cellyard
+from tests.chaos.engine_proxy import EngineProxy
+from tests.controller_process import Process
+
+pytestmark = pytest.mark.docker
+
+WAIT_S = 60.0
+
+
+def until(controller: Process, condition: Callable[[dict[str, cellyard.SandboxInfo]], bool]) -> None:
+    """Waits for what the controller says of its sandboxes."""
+    known: dict[str, cellyard.SandboxInfo] = {}
+    client = cellyard.Client(controller.endpoint)
+    late = threading.Timer(WAIT_S, client.close)
+    late.start()
+    try:
+        for sandbox in client.watch_sandboxes():
+            known[sandbox.sandbox_id] = sandbox
+            if condition(known):
+                return
+    finally:
+        late.cancel()
+        client.close()
+
+
+def warm(count: int) -> Callable[[dict[str, cellyard.SandboxInfo]], bool]:
+    """That so many wait for a claim."""
+    return lambda known: sum(each.state == "warm" for each in known.values()) == count
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[EngineProxy]:
+    """The engine behind a socket that can hang."""
+    with EngineProxy(folder / "e.sock").running() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def pooled(built_image: str, folder: Path, engine: EngineProxy) -> Iterator[Process]:
+    """A controller with two warm sandboxes."""
+    process = Process(folder, engine=engine.address)
+    process.start(env={"CELLYARD_POOL__SIZE": "2"})
+    until(process, warm(2))
+    yield process
+    engine.resume()
+    process.close()
+
+
+def test_a_warm_kernel_is_had_while_the_engine_hangs_and_is_like_any_other(
+    pooled: Process, engine: EngineProxy
+) -> None:
+    before = {container.id for container in pooled.containers()}
+    engine.hang()
+    with cellyard.Session(endpoint=pooled.endpoint, env={"GREETING": "hello"}) as session:
+        seen = session.run(
+            "import os, subprocess\n"
+            "subprocess.run(['sh', '-c', 'echo $GREETING'], check=True)\n"
+            "os.environ['GREETING'], os.getpid()"
+        )
+        assert seen.value[0] == "hello"
+        assert seen.stdout == "hello\n"
+        assert seen.execution_count == 1
+        (mine,) = [each for each in cellyard.Client(pooled.endpoint).list_sandboxes() if each.notebook_id]
+        assert mine.container_id in before, "no container was started for it"
+        session.restart_kernel()
+        assert session.run("import os\nos.environ['GREETING']").value == "hello"
+        with cellyard.Session(endpoint=pooled.endpoint) as other:
+            assert other.run("import os\nos.environ.get('GREETING')").value is None
+            assert session.supports("container_isolation")
+        engine.resume()
+    until(pooled, warm(2))
+
+
+def test_a_pool_is_replaced_when_it_is_old_and_leaves_nothing(built_image: str, folder: Path) -> None:
+    process = Process(folder)
+    pool = {"CELLYARD_POOL__SIZE": "1", "CELLYARD_POOL__MAX_AGE": "0.5", "CELLYARD_POOL__REVIEW_INTERVAL": "0.2"}
+    process.start(env=pool)
+    try:
+        until(process, lambda known: sum(each.state == "ended" for each in known.values()) >= 2)
+        (status,) = cellyard.Client(process.endpoint).list_pools()
+        assert (status.template, status.target, status.failures) == ("default", 1, 0)
+        assert process.stop() == 0
+        assert process.containers() == []
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("CELLYARD_POOL__SIZE", "100000", "pool"),
+        ("CELLYARD_POOL__SIZE", "-1", "pool.size"),
+        ("CELLYARD_CAPACITY__MEMORY", "1000", "templates.default.memory"),
+        ("CELLYARD_POOL__MAX", "1", "pool.max"),
+        ("CELLYARD_POOL__COLOUR", "red", "pool.colour"),
+    ],
+)
+def test_pools_that_cannot_be_are_refused_at_start(folder: Path, setting: str, value: str, why: str) -> None:
+    process = Process(folder)
+    with process.launch(env={"CELLYARD_POOL__SIZE": "2", setting: value}) as ready:
+        assert ready.read() == b""
+    assert process.process is not None
+    assert process.process.wait(WAIT_S) == 2
+    assert why in process.log.read_text()
