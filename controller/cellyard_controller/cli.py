@@ -43,6 +43,7 @@ def serve(
     listen: Annotated[list[str] | None, typer.Option("--listen", help="unix:PATH or HOST:PORT; several.")] = None,
     data: Data = None,
     runtime: Annotated[str | None, typer.Option(help="Runtimes, the default first: docker,process")] = None,
+    pool: Annotated[int | None, typer.Option(help="Warm sandboxes of the default template at least.")] = None,
     http: Annotated[str | None, typer.Option("--http", help="Health and metrics: HOST:PORT.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain for TCP, PEM.")] = None,
@@ -71,6 +72,7 @@ def serve(
         "insecure_listen": insecure_listen or None,
         "on_stop": on_stop,
         "linger": linger,
+        "pool": {"size": pool} if pool is not None else None,
         "http": {"listen": http} if http is not None else None,
     }
     settings = _configuration(config, flags)

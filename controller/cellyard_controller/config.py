@@ -111,8 +111,10 @@ class PoolConfig(_Section):
     """Sandboxes with a kernel that is up, which wait for a claim."""
 
     size: Annotated[int, Field(ge=0)] = Field(default=2, description="Warm sandboxes of the default template at least.")
-    max: Annotated[int, Field(ge=0)] = Field(
-        default=16, description="Warm sandboxes of one template at most; between the two, as claims come."
+    max: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Warm sandboxes of one template at most; between the two, as claims come. "
+        "The usual is 16, and size where that is more.",
     )
     max_age: Positive = Field(default=3600.0, description="A warm sandbox is replaced after this.")
     review_interval: Positive = Field(default=5.0, description="Between two looks at what only time brings about.")
@@ -280,7 +282,7 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> Self:
-        if self.pool.max < self.pool.size:
+        if self.pool.max is not None and self.pool.max < self.pool.size:
             raise ValueError(f"pool.size is {self.pool.size}, and pool.max only {self.pool.max}: raise pool.max")
         pooled = 0
         for name, template in self.templates.items():

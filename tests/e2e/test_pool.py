@@ -49,7 +49,7 @@ def engine(folder: Path) -> Iterator[EngineProxy]:
 def pooled(built_image: str, folder: Path, engine: EngineProxy) -> Iterator[Process]:
     """A controller with two warm sandboxes."""
     process = Process(folder, engine=engine.address)
-    process.start(env={"CELLYARD_POOL__SIZE": "2"})
+    process.start("--pool", "2")
     until(process, warm(2))
     yield process
     engine.resume()

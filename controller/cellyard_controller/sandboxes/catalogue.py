@@ -12,6 +12,7 @@ from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 from cellyard_controller.sandboxes.scheduler import Kind, Need
 
+_USUAL_MOST = 16
 NETWORKS = ("none", "allowlist", "open")
 
 
@@ -63,13 +64,15 @@ class Catalogue:
 
     def pools(self) -> dict[Kind, PoolBounds]:
         """The pools that are kept, with their sizes."""
-        kinds = {}
+        kinds, most = {}, self._config.pool.max
         for name, config in self._config.templates.items():
             usual = self._config.pool.size if name == "default" else 0
             least = usual if config.pool is None else config.pool
             if least:
                 runtime = config.runtime or self.default_runtime
-                kinds[Kind(runtime, name, "none", "python", "uv:prewarmed")] = PoolBounds(least, self._config.pool.max)
+                kinds[Kind(runtime, name, "none", "python", "uv:prewarmed")] = PoolBounds(
+                    least, max(_USUAL_MOST, least) if most is None else most
+                )
         return kinds
 
     def allow(self, template: str) -> tuple[str, ...]:
