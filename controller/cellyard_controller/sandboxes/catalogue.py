@@ -8,9 +8,9 @@ from dataclasses import replace
 from cellyard_controller.config import Config, TemplateConfig
 from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
+from cellyard_controller.sandboxes.plans import Kind, Need
 from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
-from cellyard_controller.sandboxes.scheduler import Kind, Need
 
 _USUAL_MOST = 16
 NETWORKS = ("none", "allowlist", "open")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from cellyard_controller.errors import QuotaExceeded
 from cellyard_controller.sandboxes.lifecycle import CLAIM, ClaimState, step
+from cellyard_controller.sandboxes.plans import ClaimNumber, Kind, Need, Wait, Waiting
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, Sandbox
-from cellyard_controller.sandboxes.scheduler import ClaimNumber, Kind, Need, Wait, Waiting
 from cellyard_proto import amounts
 
 _REASONS = {
@@ -52,6 +52,8 @@ class Claim:
         self.number, self.request, self.kind, self.need = number, request, kind, need
         self.state = ClaimState.QUEUED
         self.asked_at = time.monotonic()
+        self.patience: asyncio.TimerHandle
+        """When it is refused, if it still waits for others to let go."""
         self.waited: Waited | None = None
         """What it was told last, while it waits for others to let go."""
         self.given: Sandbox | None = None

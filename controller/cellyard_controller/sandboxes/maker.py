@@ -16,8 +16,8 @@ from cellyard_controller.sandboxes.coming_up import attest, within
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import AgentLink
 from cellyard_controller.sandboxes.link_messages import Greeting
+from cellyard_controller.sandboxes.plans import Kind
 from cellyard_controller.sandboxes.sandbox import Sandbox, SandboxGone
-from cellyard_controller.sandboxes.scheduler import Kind
 from cellyard_controller.store import Store
 
 Report = Callable[[str, str], None]

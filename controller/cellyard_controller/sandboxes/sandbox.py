@@ -13,7 +13,7 @@ from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
 from cellyard_controller.sandboxes.lifecycle import SANDBOX, EndReason, SandboxState, step
 from cellyard_controller.sandboxes.link import AgentLink, LinkOwner
 from cellyard_controller.sandboxes.link_messages import AgentHello, FromAgent, Greeting, KernelReport
-from cellyard_controller.sandboxes.scheduler import Kind
+from cellyard_controller.sandboxes.plans import Kind
 
 _Predicate = Callable[[], bool]
 

@@ -19,8 +19,9 @@ from prometheus_client.registry import Collector
 
 from cellyard_controller import __version__
 from cellyard_controller.notebooks.rooms import Rooms
+from cellyard_controller.sandboxes.dealing import PoolView
 from cellyard_controller.sandboxes.lifecycle import SandboxState
-from cellyard_controller.sandboxes.supervisor import PoolView, Supervisor
+from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.store import Store
 from cellyard_controller.tallies import Labels, Spread, Tally
 from cellyard_controller.web.standing import Standing

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cellyard_controller.ids import SandboxId, TenantName
-from cellyard_controller.sandboxes.scheduler import (
+from cellyard_controller.sandboxes.plans import (
     Bounds,
     End,
     Give,
@@ -23,8 +23,8 @@ from cellyard_controller.sandboxes.scheduler import (
     Stage,
     Wait,
     Waiting,
-    plan,
 )
+from cellyard_controller.sandboxes.scheduler import plan
 
 PYTHON = Kind("docker", "default", "none", "python", "uv:prewarmed")
 LARGE = replace(PYTHON, template="large")

@@ -14,7 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from cellyard_controller.executions import counts as execution_counts
 from cellyard_controller.runtimes import CapabilityFact
 from cellyard_controller.sandboxes import counts as sandbox_counts
+from cellyard_controller.sandboxes.dealing import PoolView
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.plans import Kind as PoolKind
+from cellyard_controller.sandboxes.pool import Demand
 from cellyard_controller.tallies import Durations, Tally
 from cellyard_controller.web.metrics import METRICS, Kind, Sources, registry
 
@@ -24,6 +27,18 @@ IDS = {"notebook", "notebook_id", "sandbox", "sandbox_id", "execution_id", "cell
 
 def sandbox(template: str, state: SandboxState, *, up: bool = True) -> Any:
     return SimpleNamespace(template=SimpleNamespace(name=template), state=state, link=SimpleNamespace(up=up))
+
+
+POOL = PoolView(
+    PoolKind("docker", "default", "none", "python", "uv:prewarmed"),
+    Demand(hits=3),
+    target=2,
+    warm=1,
+    making=1,
+    claimed=4,
+    claim_rate=0.5,
+    oldest_s=7.5,
+)
 
 
 @pytest.fixture
@@ -39,6 +54,8 @@ def sources() -> Sources:
             sandboxes=lambda: there,
             counts=sandbox_counts.Counts(),
             catalogue=SimpleNamespace(templates=("default",)),
+            waiting=lambda: ["capacity", "sandboxes", "capacity"],
+            pools=lambda: [POOL],
         ),
         rooms=SimpleNamespace(loaded=3, waiting=2, counts=execution_counts.Counts()),
         store=SimpleNamespace(write_seconds=Durations(1, 2), commit_seconds=Durations(1), failures=Tally()),
@@ -65,6 +82,10 @@ def test_the_state_of_things_is_read_when_somebody_asks(sources: Sources) -> Non
     assert value(sources, "cellyard_sandboxes", template="default", state="warm") == 0
     assert value(sources, "cellyard_sandboxes", template="removed", state="creating") == 1
     assert value(sources, "cellyard_sandboxes_linked") == 1
+    assert value(sources, "cellyard_claims_waiting", reason="capacity") == 2
+    assert value(sources, "cellyard_claims_waiting", reason="memory") == 0
+    assert value(sources, "cellyard_pool_target", template="default", kernel="python") == 2
+    assert value(sources, "cellyard_pool_oldest_seconds", template="default", kernel="python") == 7.5
     assert value(sources, "cellyard_rooms_loaded") == 3
     assert value(sources, "cellyard_executions_queued") == 2
     assert value(sources, "cellyard_runtime_ready", runtime="docker") == 1
