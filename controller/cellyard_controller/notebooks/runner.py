@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 
 from cellyard_controller import faults
-from cellyard_controller.clock import steady
+from cellyard_controller.clock import shown, steady
 from cellyard_controller.errors import Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions import records
@@ -358,5 +358,5 @@ def _limit_of(execution: Execution, decision: q.Finish) -> str:
         restarted = decision.reason == EndReason.KERNEL_RESTARTED
         return endings.timed_out(execution.timeout_s, restarted=restarted)
     if decision.reason == "start_timeout":
-        return endings.not_started(execution.start_deadline - execution.accepted_at)
+        return endings.not_started(round(shown(execution.start_deadline) - execution.accepted_at, 2))
     return ""

@@ -271,8 +271,9 @@ class Dealing:
         try:
             sandbox = self._maker.begin(decision.kind, self._stock.sandboxes())
         except Refused as refused:  # a template that is gone
+            claim = self._claims.pop(decision.claim, None) if decision.claim is not None else None
             # Later: the plan that this comes from is still being carried out.
-            asyncio.get_running_loop().call_soon(self._not_made, decision.claim, refused)
+            asyncio.get_running_loop().call_soon(self._refuse, claim, refused)
             return
         self._stock.add(sandbox)
         self._stock.counts.begun(sandbox.template.name)
@@ -296,12 +297,14 @@ class Dealing:
             )
         except (SandboxGone, Refused, StoreFailed) as failed:
             number = self._promised.pop(sandbox.sandbox_id, None)
+            # It is out of the queue at once: it must not get another one while this one is removed.
+            claim = self._claims.pop(number, None) if number is not None else None
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
-            if number is None:
+            if claim is None:
                 self._demand[kind].failed(time.monotonic())
                 log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
             await self._forget(sandbox, reason, str(failed))
-            self._not_made(number, failed)
+            self._refuse(claim, failed)
         except BaseException:
             self._promised.pop(sandbox.sandbox_id, None)
             await self._forget(sandbox, EndReason.SHUTDOWN, "the controller was stopped")
@@ -316,8 +319,7 @@ class Dealing:
         """Nothing of a sandbox that did not come up is left; it may have ended by itself meanwhile."""
         await asyncio.shield(self._stock.let_go(sandbox.sandbox_id, reason, message))
 
-    def _not_made(self, number: ClaimNumber | None, failed: Exception) -> None:
-        claim = self._claims.pop(number, None) if number is not None else None
+    def _refuse(self, claim: Claim | None, failed: Exception) -> None:
         if claim is not None and claim.state is ClaimState.QUEUED:
             claim.refuse(failed)
         self.schedule()

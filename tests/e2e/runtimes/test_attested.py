@@ -10,7 +10,7 @@ import pytest
 
 import cellyard
 from cellyard_controller.app import Controller
-from cellyard_controller.config import Config
+from cellyard_controller.config import Config, PoolConfig
 from cellyard_controller.runtimes import Runtime, SandboxSpec
 from cellyard_controller.runtimes.docker import DockerRuntime, runtime
 from cellyard_controller.runtimes.docker.container import container_settings
@@ -39,7 +39,8 @@ async def controller(image: str, folder: Path) -> AsyncIterator[Controller]:
     def runtimes(config: Config, controller_id: str) -> dict[str, Runtime]:
         return {"docker": DockerRuntime(controller_id, config.data / "probe", lambda: image)}
 
-    controller = Controller(Config(data=folder / "data", listen=(f"unix:{folder}/c.sock",)), runtimes)
+    config = Config(data=folder / "data", listen=(f"unix:{folder}/c.sock",), pool=PoolConfig(size=0))
+    controller = Controller(config, runtimes)
     await controller.start()
     yield controller
     await controller.stop()

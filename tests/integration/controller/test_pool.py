@@ -155,19 +155,27 @@ async def test_old_warm_ones_are_replaced(yard: Yard) -> None:
         await seen.until(lambda: len(seen.of(sb.SANDBOX_STATE_ENDED)) >= 3)
 
 
-async def test_a_pool_that_cannot_be_filled_harms_nobody_and_a_claim_says_why(yard: Yard) -> None:
+async def test_a_pool_that_cannot_be_filled_is_tried_again_and_harms_nobody(yard: Yard) -> None:
     stubs = await yard.start(pool={**POOL_OF_TWO, "size": 1})
     async with ward(stubs) as seen:
         await seen.until(lambda: len(seen.warm) == 1)
         yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
         await yard.runtime.kill(seen.warm[0].container_id)
         await seen.until(lambda: len(seen.of(sb.SANDBOX_STATE_ENDED)) == 2)
-        yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
-        execution = await stubs.run("nb", "value 1")
-        assert (execution.end, execution.end_reason) == (ex.EXECUTION_END_CANCELLED, "image_missing")
-        assert "make image" in execution.end_message
+        (pool,) = (await stubs.sandboxes.ListPools(sb.ListPoolsRequest())).pools
+        assert pool.failures == 1
         assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
         await seen.until(lambda: len(seen.warm) == 1)
+
+
+async def test_a_claim_whose_sandbox_does_not_come_up_is_told_why_once(yard: Yard) -> None:
+    yard.runtime.fail_next_start("image_missing", "the image is not there: make image")
+    stubs = await yard.start()
+    execution = await stubs.run("nb", "value 1")
+    assert (execution.end, execution.end_reason) == (ex.EXECUTION_END_CANCELLED, "image_missing")
+    assert "make image" in execution.end_message
+    assert yard.runtime.starts == 1, "it is not tried a second time for the same claim"
+    assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
 
 
 async def test_whoever_is_past_a_quota_waits_and_is_told_and_served_when_it_has_room(yard: Yard) -> None:
