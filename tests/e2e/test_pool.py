@@ -76,7 +76,6 @@ def test_a_warm_kernel_is_had_while_the_engine_hangs_and_is_like_any_other(
         assert session.run("import os\nos.environ['GREETING']").value == "hello"
         with cellyard.Session(endpoint=pooled.endpoint) as other:
             assert other.run("import os\nos.environ.get('GREETING')").value is None
-            assert session.supports("container_isolation")
         engine.resume()
     until(pooled, warm(2))
 
