@@ -75,6 +75,7 @@ def test_a_warm_kernel_is_had_while_the_engine_hangs_and_is_like_any_other(
         session.restart_kernel()
         assert session.run("import os\nos.environ['GREETING']").value == "hello"
         with cellyard.Session(endpoint=pooled.endpoint) as other:
+            assert session.supports("container_isolation"), "what was proven stays so"
             assert other.run("import os\nos.environ.get('GREETING')").value is None
         engine.resume()
     until(pooled, warm(2))

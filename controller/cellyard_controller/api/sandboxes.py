@@ -36,7 +36,7 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
         if message.network:
             catalogue.check_network(runtime.name, template.name, message.network)
         readiness = await runtime.readiness(template)
-        facts = await runtime.capabilities(template) if readiness.ready else []
+        facts = await runtime.capabilities(template)  # of one that is not ready: nothing is proven, and why
         return pb.GetCapabilitiesResponse(
             runtime=runtime.name,
             template=template.name,

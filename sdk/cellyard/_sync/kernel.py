@@ -187,14 +187,23 @@ class KernelCalls(SessionCore):
         Raises InvalidRequest for a name that the controller does not know.
         """
         _requests.named("capability", capability)
-        found = {known.name: known.granted for known in self.capabilities()}
-        if capability not in found:
-            raise InvalidRequest(f"unknown capability {capability!r}: one of {', '.join(sorted(found))}")
-        return found[capability]
+        known = self.capabilities()
+        if capability not in (each.name for each in known):
+            names = ", ".join(sorted(each.name for each in known))
+            raise InvalidRequest(f"unknown capability {capability!r}: one of {names}")
+        return capability in self._supported(known)
 
     def supported_capabilities(self) -> set[str]:
-        """The names of the capabilities that have been shown for the sandboxes of this session."""
-        return {known.name for known in self.capabilities() if known.granted}
+        """The names of the capabilities that have been shown for the sandbox of this session, or for those that it
+        would use."""
+        return self._supported(self.capabilities())
+
+    def _supported(self, known: list[Capability]) -> set[str]:
+        """What was proven of a sandbox that is there stays so, whatever the engine says now."""
+        kernel = self._kernel()
+        if kernel is not None and kernel.sandbox_id:
+            return set(kernel.capabilities)
+        return {each.name for each in known if each.granted}
 
     def capabilities(self) -> list[Capability]:
         """All capabilities with the evidence for or against each: of the running kernel's runtime, template and network

@@ -77,7 +77,10 @@ class FakeRuntime:
         return Readiness(ready=not self.not_ready_reason, reason=self.not_ready_reason)
 
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
-        """What `granted` says; with the policy open, no network_isolation."""
+        """What `granted` says; with the policy open, no network_isolation; nothing where it is not ready."""
+        ready = await self.readiness(template)
+        if not ready.ready:
+            return [CapabilityFact(name, False, f"not proven: {ready.reason}", time.time()) for name in CAPABILITIES]
         said = {
             name: (name in self.granted, f"the fake runtime was told so for {template.name}") for name in CAPABILITIES
         }
