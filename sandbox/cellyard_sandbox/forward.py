@@ -6,6 +6,7 @@ Bytes only. What may go where is decided outside; this is code's own sandbox, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 
 MAX_OPEN = 256
@@ -66,7 +67,9 @@ class Forwarder:
         finally:
             request.cancel()
             await asyncio.gather(request, answer, return_exceptions=True)
-            out_writer.close()
+            out_writer.transport.abort()  # what the proxy has not read nobody waits for
+            with contextlib.suppress(OSError):
+                await out_writer.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -34,6 +34,8 @@ class Load:
     room: int
     """Sandboxes on the machine."""
     seconds: float
+    grain: int
+    """By how many grants a tenant may be behind by chance."""
     growth_mib: int
     """What the controller's memory may grow by after its first third."""
 
@@ -96,9 +98,9 @@ def resident(process: Process) -> int:
 @pytest.mark.parametrize(
     "load",
     [
-        pytest.param(Load(tenants=5, sessions=3, room=4, seconds=60, growth_mib=48), id="a minute"),
+        pytest.param(Load(tenants=5, sessions=3, room=4, seconds=60, grain=3, growth_mib=48), id="a minute"),
         pytest.param(
-            Load(tenants=20, sessions=10, room=16, seconds=600, growth_mib=48),
+            Load(tenants=20, sessions=10, room=16, seconds=600, grain=0, growth_mib=48),
             id="ten minutes",
             marks=pytest.mark.soak,
         ),
@@ -166,5 +168,5 @@ def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -
     for number, client in enumerate(clients):
         # Whoever was killed asked for nothing until it was back.
         least = 0.5 if client.deaths else 0.8
-        assert ledger.grants[f"tenant-{number}"] >= least * fair, ledger.grants
+        assert ledger.grants[f"tenant-{number}"] >= least * fair - load.grain, ledger.grants
     assert late - early <= load.growth_mib * MIB

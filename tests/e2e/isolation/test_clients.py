@@ -56,15 +56,18 @@ def test_half_said_requests_by_the_thousand_cost_little(yard: Process) -> None:
     """Two thousand calls on two hundred connections, each with the begin of a message of 30 MiB."""
 
     async def attack() -> None:
-        opened = [await Connection.open(yard.endpoint) for _ in range(200)]
-        for stream in range(1, 20, 2):
+        opened = []
+        try:
+            for _ in range(200):
+                opened.append(await Connection.open(yard.endpoint))  # noqa: PERF401 - closed even where one fails
+            for stream in range(1, 20, 2):
+                for connection in opened:
+                    await connection.send(frame(HEADERS, END_HEADERS, stream, call(UPLOAD)))
+                    await connection.send_data(stream, message(b"", size=30 * MIB))
+                    await connection.send_data(stream, b"x" * 4096)
+        finally:
             for connection in opened:
-                await connection.send(frame(HEADERS, END_HEADERS, stream, call(UPLOAD)))
-                await connection.send_data(stream, message(b"", size=30 * MIB))
-                await connection.send_data(stream, b"x" * 4096)
-        assert descriptors(yard) >= 200
-        for connection in opened:
-            connection.close()
+                connection.close()
 
     with neighbour(yard) as times:
         files, used = descriptors(yard), resident(yard)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.integration.agent.controller import AgentProcess, Controller
 
 MIB = 1024 * 1024
+
+
+@pytest.fixture(params=["python", pytest.param("jupyter", marks=pytest.mark.soak)])
+def kernel_host(request: pytest.FixtureRequest) -> str:
+    """Floods take long: those of the host that is not the usual one are for the long tests."""
+    return str(request.param)
 
 
 async def test_60000_flushed_prints_survive_a_reader_that_sleeps(kernel: Controller) -> None:
