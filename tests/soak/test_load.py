@@ -161,7 +161,6 @@ def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -
     assert code == 0
     assert left_behind == []
     assert [each for each in errors if not each["typed"]] == []
-    assert {each["error"] for each in errors} <= {"QuotaExceeded", "ExecutionTimeout"}, errors[:3]
     assert max(ledger.most.values()) <= QUOTA
     assert len(ledger.grants) == load.tenants
     fair = sum(ledger.grants.values()) / load.tenants
