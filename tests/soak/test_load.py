@@ -94,16 +94,13 @@ def resident(process: Process) -> int:
     return int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "load",
     [
         pytest.param(Load(tenants=5, sessions=3, room=4, seconds=60, grain=3, growth_mib=48), id="a minute"),
-        pytest.param(
-            Load(tenants=20, sessions=10, room=16, seconds=600, grain=0, growth_mib=48),
-            id="ten minutes",
-            marks=pytest.mark.soak,
-        ),
+        pytest.param(Load(tenants=20, sessions=10, room=16, seconds=600, grain=0, growth_mib=48), id="ten minutes"),
     ],
 )
 def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -> None:
