@@ -291,14 +291,19 @@ class Config(BaseSettings):
                     f"templates.{name}.memory is {amounts.size(template.memory)}, and capacity.memory only "
                     f"{amounts.size(self.capacity.memory)}: no sandbox of it could ever start"
                 )
-            usual = self.pool.size if name == "default" else 0
-            pooled += template.memory * (usual if template.pool is None else template.pool)
+            pooled += template.memory * self.warm(name)
         if pooled > self.capacity.memory:
             raise ValueError(
                 f"the pools (pool.size, templates.*.pool) have {amounts.size(pooled)} of memory, and capacity.memory "
                 f"is {amounts.size(self.capacity.memory)}: make the pools smaller"
             )
         return self
+
+    def warm(self, template: str) -> int:
+        """How many warm sandboxes of a template there are to be at least."""
+        own = self.templates[template].pool
+        usual = self.pool.size if template == "default" else 0
+        return usual if own is None else own
 
     @classmethod
     def settings_customise_sources(

@@ -29,7 +29,8 @@ def configuration(file: Path | None, flags: dict[str, Any]) -> Config:
     except ValidationError as bad:
         first = bad.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        end(USAGE, f"configuration: {key}: {first['msg']}")
+        where = f"{key}: " if key else ""  # where settings do not fit together the message names them
+        end(USAGE, f"configuration: {where}{first['msg'].removeprefix('Value error, ')}")
     except ValueError as bad:
         end(USAGE, f"configuration: {bad}")
 

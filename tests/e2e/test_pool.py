@@ -98,7 +98,7 @@ def test_a_pool_is_replaced_when_it_is_old_and_leaves_nothing(built_image: str, 
 @pytest.mark.parametrize(
     ("setting", "value", "why"),
     [
-        ("CELLYARD_POOL__SIZE", "100000", "pool"),
+        ("CELLYARD_POOL__SIZE", "100000", "configuration: the pools (pool.size,"),
         ("CELLYARD_POOL__SIZE", "-1", "pool.size"),
         ("CELLYARD_CAPACITY__MEMORY", "1000", "templates.default.memory"),
         ("CELLYARD_POOL__MAX", "1", "pool.max"),

@@ -66,8 +66,7 @@ class Catalogue:
         """The pools that are kept, with their sizes."""
         kinds, most = {}, self._config.pool.max
         for name, config in self._config.templates.items():
-            usual = self._config.pool.size if name == "default" else 0
-            least = usual if config.pool is None else config.pool
+            least = self._config.warm(name)
             if least:
                 runtime = config.runtime or self.default_runtime
                 kinds[Kind(runtime, name, "none", "python", "uv:prewarmed")] = PoolBounds(

@@ -120,8 +120,9 @@ class Dealing:
         claim.patience = loop.call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
         self.schedule()
         found = claim.given is not None
-        self._demand[kind].claimed(time.monotonic(), hit=found)
-        self._stock.counts.claims.add(kind.template, "warm" if found else "cold")
+        if claim.waited is None:  # else no pool could have had one for it, however large
+            self._demand[kind].claimed(time.monotonic(), hit=found)
+            self._stock.counts.claims.add(kind.template, "warm" if found else "cold")
         return claim
 
     def done(self, claim: Claim) -> None:

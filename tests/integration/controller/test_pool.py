@@ -209,6 +209,17 @@ async def test_after_its_start_timeout_a_claim_is_refused_for_the_quota(yard: Ya
     assert (await stubs.run("one", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
 
 
+async def test_whoever_waits_for_others_is_no_miss_of_the_pool(yard: Yard) -> None:
+    stubs = await yard.start(pool={**POOL_OF_TWO, "size": 1})
+    anne = await tenant(stubs, "anne", sandboxes="1")
+    async with ward(stubs) as seen:
+        await seen.until(lambda: len(seen.warm) == 1)
+        await event(await begin(stubs, "one", "value 1", anne), "finished")
+        await event(await begin(stubs, "two", "value 2", anne), "waiting")
+    (pool,) = (await stubs.sandboxes.ListPools(sb.ListPoolsRequest())).pools
+    assert (pool.hits, pool.misses) == (1, 0)
+
+
 async def test_what_is_cancelled_leaves_the_queue_at_once(yard: Yard) -> None:
     stubs = await yard.start(capacity={"sandboxes": 1})
     await stubs.run("one", "value 1")
