@@ -57,7 +57,7 @@ class Decoder(Generic[_M]):
         self._kind = kind
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[_M]:
+    def feed(self, data: bytes | memoryview) -> list[_M]:
         """The messages that these bytes complete. Raises FrameError for what is no frame of this kind."""
         self._buffer += data
         messages = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
+_LONGEST = 16384  # bytes of such a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,12 @@ class ControlGroup:
     def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
         self._memberships = _memberships()
+        self._places: dict[str, str] = {}  # of files that were found, by name
+
+    def oom_kills(self) -> int:
+        """Processes that were killed for their memory, ever; 0 where nobody counts."""
+        events = self._table("memory", "memory.events")
+        return events.get("oom_kill", 0) if events else self._table("memory", "memory.oom_control").get("oom_kill", 0)
 
     def sample(self, folders: Mapping[str, int]) -> Sample:
         """What is used now; `folders` are descriptors of file systems, by name."""
@@ -58,8 +65,7 @@ class ControlGroup:
         space, files = _disks(folders)
         return Sample(
             memory=self._memory(),
-            oom_kills=self._table("memory", "memory.events").get("oom_kill", 0)
-            or self._table("memory", "memory.oom_control").get("oom_kill", 0),
+            oom_kills=self.oom_kills(),
             processes=_limit(self._text("pids", "pids.max")),
             refused_processes=self._table("pids", "pids.events").get("max", 0),
             processors=quota / period if quota > 0 and period > 0 else 0.0,
@@ -89,18 +95,32 @@ class ControlGroup:
 
     def _text(self, controller: str, name: str) -> str:
         """A file of the group, as a container sees its own, or as somebody sees it who sees all groups."""
-        one, two = self._memberships.get(controller), self._memberships.get("")
-        places = [self._root / name, self._root / controller / name]
-        if two:
-            places.insert(0, self._root / two / name)
-        if one:
-            places.insert(0, self._root / controller / one / name)
-        for place in places:
+        known = self._places.get(name)
+        for place in [known] if known else self._candidates(controller, name):
             try:
-                return place.read_text("ascii").strip()
+                text = _content(place)
             except OSError:
                 continue
+            self._places[name] = place
+            return text.strip()
         return ""
+
+    def _candidates(self, controller: str, name: str) -> list[str]:
+        one, two = self._memberships.get(controller), self._memberships.get("")
+        folders = [self._root, self._root / controller]
+        if two:
+            folders.insert(0, self._root / two)
+        if one:
+            folders.insert(0, self._root / controller / one)
+        return [str(folder / name) for folder in folders]
+
+
+def _content(path: str) -> str:
+    file = os.open(path, os.O_RDONLY)  # a quarter of what open() costs
+    try:
+        return os.read(file, _LONGEST).decode("ascii", "replace")
+    finally:
+        os.close(file)
 
 
 def _memberships() -> dict[str, str]:

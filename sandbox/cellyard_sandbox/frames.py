@@ -36,7 +36,7 @@ class Reader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[list[bytes]]:
+    def feed(self, data: bytes | memoryview) -> Iterator[list[bytes]]:
         """The messages that are whole with this. Raises NotAFrame."""
         buffer = self._buffer
         buffer += data

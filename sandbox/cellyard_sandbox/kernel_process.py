@@ -8,9 +8,10 @@ import resource
 import signal
 from collections.abc import Callable, Mapping, Sequence
 
+from cellyard_sandbox.cgroups import ControlGroup
 from cellyard_sandbox.kernel_host import Usage
 from cellyard_sandbox.processes import Processes, interrupt_group
-from cellyard_sandbox.usage import Meter, oom_kills
+from cellyard_sandbox.usage import Meter
 
 _STDERR_TAIL = 4096
 _REASON = 500  # characters of what it said at its end
@@ -37,7 +38,8 @@ class KernelProcess:
         self._name = os.path.basename(argv[0])
         self._tail = b""
         self._killed_for = ""
-        self._oom_kills = oom_kills()
+        self._group = ControlGroup()
+        self._oom_kills = self._group.oom_kills()
         self.end_reason = ""
         """Why it has ended: "exit code 1", "signal 9", "oom: process NAME, pid N"; empty while it lives."""
         self._stderr, theirs = os.pipe2(os.O_CLOEXEC)
@@ -63,7 +65,7 @@ class KernelProcess:
 
     def run_ended(self) -> None:
         """The run is over. What was killed for its memory until now was not this process."""
-        self._oom_kills = oom_kills()
+        self._oom_kills = self._group.oom_kills()
 
     def usage(self) -> Usage:
         """What the run has used until now, or until the end of the process."""
@@ -94,13 +96,14 @@ class KernelProcess:
             self._open = False
             self._loop.remove_reader(self._stderr)
             os.close(self._stderr)
+            self._meter.close()
 
     def _exited(self, status: int, used: resource.struct_rusage) -> None:
         self._meter.ended(used)
         code = os.waitstatus_to_exitcode(status)
         if self._killed_for:
             self.end_reason = self._killed_for
-        elif code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+        elif code == -signal.SIGKILL and self._group.oom_kills() > self._oom_kills:
             self.end_reason = f"oom: process {self._name}, pid {self.pid}"
         else:
             self.end_reason = f"exit code {code}" if code >= 0 else f"signal {-code}"

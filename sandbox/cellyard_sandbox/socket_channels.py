@@ -38,6 +38,7 @@ class SocketChannels:
         self._on_hang_up = on_hang_up
         self._open = True
         self._reader = frames.Reader()
+        self._room = memoryview(bytearray(_READ))  # kept: to allocate it costs more than a short message
         self._unsent = bytearray()
         self.hung_up = False
         """See Channels."""
@@ -120,18 +121,18 @@ class SocketChannels:
     def _receive(self) -> int:
         """Reads once, and says how many bytes there were."""
         try:
-            data = self._socket.recv(_READ)
+            data = self._room[: self._socket.recv_into(self._room)]
         except BlockingIOError:
             return 0
         except OSError:
-            data = b""
+            data = self._room[:0]
         try:
             for parts in self._reader.feed(data):
                 self._on_parts(parts)
                 if not self._open:
                     return 0
         except frames.NotAFrame:
-            data = b""  # whatever else it says cannot be made out
+            data = self._room[:0]  # whatever else it says cannot be made out
         if not data:
             self._loop.remove_reader(self._socket)
             self.hung_up = True

@@ -29,6 +29,7 @@ class FrameStream:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(link_pb2.ToAgent)
+        self._room = memoryview(bytearray(_READ_BYTES))  # kept: to allocate it costs more than a short message
         self._unwritten = memoryview(b"")
         self._broken = False
         self._ended = False
@@ -57,7 +58,7 @@ class FrameStream:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._room[: self._socket.recv_into(self._room)]
         except (BlockingIOError, InterruptedError):
             return
         except OSError as lost:

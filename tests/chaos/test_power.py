@@ -51,7 +51,7 @@ def test_what_was_accepted_survives_the_loss_of_power(folder: Path, disk: SmallD
                 cells.append((session.create_cell(source), source))
                 executions.add(session.queue_cell(cells[-1][0]))
             process.process.send_signal(signal.SIGSTOP)
-            # Stopped it is once no thread of it is in the kernel any more: a sync on its way takes all that was written.
+            # It has stopped once no thread of it is in the kernel: a sync on its way takes all that was written.
             os.waitid(os.P_PID, process.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             unsynced = disk.path / f"unsynced-{number}"
             unsynced.write_bytes(bytes(100_000))

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -173,22 +174,25 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     broken: BaseException | None = None
     try:
-        with connection.begin():
+        with _transaction(connection) as execute:
             if len(jobs) == 1:  # a savepoint costs as much as a statement
                 return [(jobs[0], jobs[0].work(connection), None)]
             for job in jobs:
+                execute("SAVEPOINT job")
                 try:
-                    with connection.begin_nested():
-                        outcomes.append((job, job.work(connection), None))
-                except IntegrityError as conflict:
-                    outcomes.append((job, None, conflict))
+                    outcomes.append((job, job.work(connection), None))
                 except DBAPIError as failed:
-                    # SQLite ends the whole transaction when the disk is full; then undoing the savepoint
-                    # fails too, and hides why.
-                    broken = _first(failed)
-                    raise
+                    if not isinstance(failed, IntegrityError):
+                        # SQLite ends the whole transaction when the disk is full; then undoing the savepoint
+                        # fails too, and hides why.
+                        broken = failed
+                        raise
+                    execute("ROLLBACK TO job")
+                    outcomes.append((job, None, failed))
                 except Exception as refused:  # the job's own; only its savepoint is undone
+                    execute("ROLLBACK TO job")
                     outcomes.append((job, None, refused))
+                execute("RELEASE job")
     except IntegrityError as conflict:  # of the only job
         return [(jobs[0], None, conflict)]
     except (DBAPIError, sqlite3.Error) as failed:
@@ -201,10 +205,24 @@ def _commit(connection: Connection, jobs: list[_Job]) -> list[_Outcome]:
     return outcomes
 
 
-def _first(failed: BaseException) -> BaseException:
-    while failed.__context__ is not None:
-        failed = failed.__context__
-    return failed
+@contextmanager
+def _transaction(connection: Connection) -> Iterator[Callable[[str], object]]:
+    """A transaction of the driver, committed at the block's end; gives what executes a statement in it.
+
+    SQLAlchemy's own takes four times as long as the driver's, at the two commits of each run.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        yield driver.execute
+        driver.execute("COMMIT")
+    except BaseException:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        raise
+    finally:
+        connection.rollback()  # it has one of its own where it executed anything, of which the driver knows nothing
 
 
 def _settle(outcomes: list[_Outcome]) -> None:
@@ -245,7 +263,9 @@ def _engine(path: Path, *, read_only: bool = False) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        driver = connection.connection.driver_connection
+        if isinstance(driver, sqlite3.Connection) and not driver.in_transaction:  # else the writer has begun it
+            driver.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from cellyard_sandbox import frames
 
-_READ = 256 * 1024
+_READ = 64 * 1024  # bytes; from 128 KiB on, each read would map memory for itself
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTSOCK, errno.ENOTCONN})
 
 
