@@ -51,14 +51,19 @@ class Driving:
     ) -> AsyncIterator[tuple[str, str] | KernelView]:
         """Progress (stage, message) while a kernel starts, last the kernel. Raises Refused."""
 
-        async def attempt() -> None:
-            change = Change()
+        async def choose(change: Change) -> None:
             await self._seating.choose(settings, change)
-            self._ledger.remember(request, "", change)
             await self._ledger.commit(change)
 
+        async def attempt() -> None:
+            change = Change()
+            self._ledger.remember(request, "", change)
+            await choose(change)
+
         async def again(_: str) -> None:
-            pass  # the kernel that it asked for is started, unless it runs
+            # The kernel that it asked for is started, unless it runs.
+            if self._kernel.settings is None:  # the notebook was deleted meanwhile, and is another one now
+                await choose(Change())
 
         async def work() -> None:
             await self._ledger.once(request, attempt, again)
@@ -73,7 +78,7 @@ class Driving:
 
         async def work() -> None:
             self._presence.used(session_id)
-            if await self._ledger.answered(request) is None:
+            if await self._ledger.answered(request) is None or self._kernel.settings is None:
                 await self._seating.restart(request)
             else:
                 self._seating.start()

@@ -112,6 +112,22 @@ async def test_what_was_carried_out_is_answered_again_and_takes_its_id(stubs: St
     assert (await stubs.run("nb", "value 2")).end == ex.EXECUTION_END_SUCCEEDED
 
 
+@pytest.mark.parametrize("name", [name for name in MUTATING if name != "Delete"])
+async def test_what_was_carried_out_is_repeated_in_a_notebook_that_was_deleted_since(stubs: Stubs, name: str) -> None:
+    """It is answered, or refused for what is not there any more; a kernel that it asks for is started."""
+    execution = await prepared(stubs)
+    await MUTATING[name](stubs, execution)
+    await stubs.notebooks.Delete(nb.DeleteNotebook(notebook_id="nb", request_id="deleted"))
+    try:
+        answer = await MUTATING[name](stubs, execution)
+    except grpc.aio.AioRpcError as failed:
+        assert failed.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION), failed
+    else:
+        if name == "Start":
+            assert answer.kernel.state == ker.KERNEL_STATE_IDLE
+    assert (await stubs.run("nb", "value 2")).end == ex.EXECUTION_END_SUCCEEDED
+
+
 async def test_ids_that_many_use_at_once_stop_no_notebook(stubs: Stubs) -> None:
     """Restarts of one id in many notebooks: one has it, and every kernel works afterwards."""
     names = [f"nb-{number}" for number in range(8)]
