@@ -91,6 +91,8 @@ class Dealing:
         self._making: set[asyncio.Task[None]] = set()
         self._pace: float | None = None
         self._last_waiter: float | None = None
+        self._pool_waits: asyncio.TimerHandle | None = None
+        """For the moment at which one more may be made for a pool that pauses."""
         self._acting = False
         """From the start's reconciliation until the controller stops."""
 
@@ -102,6 +104,8 @@ class Dealing:
     async def stop(self, *, keep_claims: bool) -> None:
         """Makes nothing any more; with `keep_claims` those who wait are left to a successor, else refused."""
         self._acting = False
+        if self._pool_waits is not None:
+            self._pool_waits.cancel()
         if not keep_claims:
             for claim in [each for each in self._claims.values() if each.state is ClaimState.QUEUED]:
                 claim.refuse(SandboxGone(EndReason.SHUTDOWN, "the controller was stopped"))
@@ -118,6 +122,7 @@ class Dealing:
         self._claims[claim.number] = claim
         loop = asyncio.get_running_loop()
         claim.patience = loop.call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
+        self._demand[kind].asked(time.monotonic())
         self.schedule()
         found = claim.given is not None
         if claim.waited is None:  # else no pool could have had one for it, however large
@@ -244,11 +249,23 @@ class Dealing:
         for kind, bounds in self._pools.items():
             in_use = sum(each.kind == kind and each.stage is Stage.HELD for each in known)
             target = self._demand[kind].target(now, bounds, in_use)
-            if self._demand[kind].pause(now):
+            if pause := self._demand[kind].pause(now):
+                self._schedule_in(pause)
                 there = sum(each.kind == kind and each.stage in (Stage.MAKING, Stage.WARM) for each in known)
                 target = min(target, there)
             targets[kind] = target, self._catalogue.need(kind)
         return targets
+
+    def _schedule_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._pool_waits is None or self._pool_waits.when() > loop.time() + seconds:
+            if self._pool_waits is not None:
+                self._pool_waits.cancel()
+            self._pool_waits = loop.call_later(seconds, self._pause_over)
+
+    def _pause_over(self) -> None:
+        self._pool_waits = None
+        self.schedule()
 
     def _grant(self, decision: Give) -> None:
         claim, sandbox = self._claims.pop(decision.claim), self._stock.find(decision.sandbox)

@@ -18,6 +18,8 @@ _NEW_LEAD = 0.3
 """Weight of the last lead time in the estimate."""
 _KEEP_S = 60.0
 """A target is lowered only when it was lower for this long: a sandbox ended and made again costs more than one kept."""
+REFILL_AFTER_S = 0.25
+"""Seconds after a claim in which nothing is made for the pool: first cells have the machine to themselves."""
 _BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0)
 
 
@@ -52,8 +54,12 @@ class Demand:
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     """Targets of the last while with their times; each is larger than those behind it."""
 
+    def asked(self, now: float) -> None:
+        """Somebody asks for a sandbox."""
+        self._try_again_at = max(self._try_again_at, now + REFILL_AFTER_S)
+
     def claimed(self, now: float, *, hit: bool) -> None:
-        """Somebody has asked for a sandbox."""
+        """It was there, or none was."""
         self.hits += hit
         self.misses += not hit
         self._fade(now)
@@ -85,7 +91,7 @@ class Demand:
         return self._held_up(now, min(max(wanted, bounds.least), max(bounds.most, bounds.least)))
 
     def pause(self, now: float) -> float:
-        """Seconds until one more may be made for the pool, after a failure."""
+        """Seconds until one more may be made for the pool, after a failure or a claim."""
         return max(0.0, self._try_again_at - now)
 
     def _held_up(self, now: float, target: int) -> int:

@@ -25,25 +25,13 @@ from cellyard_controller.sandboxes.dealing import Dealing, PoolView
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
-from cellyard_controller.sandboxes.plans import (
-    Kind,
-    Stage,
-)
+from cellyard_controller.sandboxes.plans import Kind
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.sandboxes.stock import SandboxView, Stock
 from cellyard_controller.store import Store
 from cellyard_controller.tenants.quotas import Quotas
 
 _FILES_WITHIN = 60.0
-_NEW_PACE = 0.2
-"""Weight of the last gap in the pace at which claims are served."""
-_STAGES = {
-    SandboxState.CREATING: Stage.MAKING,
-    SandboxState.WARM: Stage.WARM,
-    SandboxState.CLAIMED: Stage.HELD,
-    SandboxState.STOPPING: Stage.ENDING,
-    SandboxState.ENDED: Stage.ENDING,
-}
 
 log = structlog.get_logger()
 

@@ -28,6 +28,8 @@ from cellyard_sandbox.python_kernel.questions import REPLY, Questions
 from cellyard_sandbox.python_kernel.shell import ZMQInteractiveShell
 from cellyard_sandbox.threads import let_threads_write_to_their_cell
 
+_AT_LEISURE_S = 0.5
+"""A kernel that nobody has used for so long after its start gets ready for what is rarer than a cell."""
 _COMMS = frozenset({"comm_open", "comm_msg", "comm_close"})
 
 
@@ -67,10 +69,13 @@ class Kernel:
         )
         self.shell.extension_manager.load_extension("storemagic")
         let_threads_write_to_their_cell(self.shell)
+        self._at_leisure: asyncio.TimerHandle | None = None
 
     def run(self) -> None:
         """Serves until exit() or the agent's end."""
         self._interrupts.ignore()
+        self.shell.warm_up()
+        self._at_leisure = self._loop.call_later(_AT_LEISURE_S, self.shell.warm_up_errors)
         self._loop.add_reader(self.connection.fileno(), self._read)
         while not self._ended:  # a cell may have stopped the loop, too
             try:
@@ -116,6 +121,9 @@ class Kernel:
     def _start(self, request: Request) -> None:
         """Everything is done in the order in which it came, and not before the code that runs gives way."""
         if request.kind == "execute_request":
+            if self._at_leisure is not None:
+                self._at_leisure.cancel()
+                self._at_leisure = None
             self._cell = self._loop.create_task(self._execute(request), context=self._context)
         else:
             self._loop.call_soon(self._serve, request)

@@ -47,10 +47,27 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         super().__init__(kernel=kernel, outlet=outlet, **options)
         self.tell_errors_while_showing = False
         self._last_traceback: list[str] | None = None
+        self._warming_up = False
 
     @default("exiter")
     def _default_exiter(self) -> ZMQExitAutocall:
         return ZMQExitAutocall(self)
+
+    def warm_up(self) -> None:
+        """Loads what a first cell would have to wait for. Leaves no trace that a cell could see."""
+        self.run_cell("None", store_history=False)
+        self.display_formatter.format(0)
+
+    def warm_up_errors(self) -> None:
+        """Likewise for the first error, which takes ten times as long."""
+        self._warming_up = True
+        try:
+            self.run_cell("raise Exception", store_history=False)
+        finally:
+            self._warming_up = False
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            if hasattr(sys, name):
+                delattr(sys, name)
 
     def start_cell(self) -> None:
         """Forgets what the last cell's end was told by."""
@@ -99,6 +116,8 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
         """Sends what showtraceback and its likes have made."""
+        if self._warming_up:
+            return
         if self.displayhook.message is not None:
             self.tell_errors_while_showing = True  # it came from what shows the result
         content = {"traceback": stb, "ename": str(etype.__name__), "evalue": str(evalue)}

@@ -36,6 +36,33 @@ slider = ipywidgets.IntSlider(3)
     assert [json.loads(comm.open.data_json) for comm in run.comms] == [{"x": 1}]
 
 
+async def test_what_makes_a_first_cell_quick_leaves_no_trace(kernel: Controller) -> None:
+    """The kernel has run cells of its own before it was ready; here it also does what it does at its leisure."""
+    state = """
+import sys
+shell = get_ipython()
+[
+    shell.execution_count,
+    list(In)[1:-1],
+    dict(Out),
+    sorted(name for name in globals() if name.strip("_iho0123456789")),
+    [name for name in ("last_type", "last_value", "last_traceback") if hasattr(sys, name)],
+]
+"""
+    first = await kernel.run("a", state)
+    count, cells, results, names, last = value_of(first)
+    assert (count, cells, results, last) == (2, [], {}, []), "it counts on before the cell runs"
+    assert {"In", "Out", "exit", "get_ipython", "open", "quit", "shell", "sys"} >= {
+        name for name in names if not name.startswith("_")
+    }
+    run = await kernel.run("b", "shell.warm_up_errors()")
+    assert run.outcome == "ok"
+    assert run.outputs == []
+    assert value_of(await kernel.run("c", state))[0] == 4
+    failed = await kernel.run("d", "1/0")
+    assert failed.error is not None, "errors are shown as ever"
+
+
 async def test_what_a_process_says_as_it_crashes_is_shown(kernel: Controller) -> None:
     source = "import faulthandler, ctypes\nfaulthandler.enable()\nprint('before', flush=True)\nctypes.string_at(0)"
     run = await kernel.run("a", source)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellyard_controller.sandboxes.pool import Bounds, Demand, quantile
+from cellyard_controller.sandboxes.pool import REFILL_AFTER_S, Bounds, Demand, quantile
 
 
 @dataclass
@@ -101,6 +101,16 @@ def test_a_pool_grows_with_its_claims_up_to_its_bound_and_shrinks_later() -> Non
     assert demand.target(20.0, Bounds(1, 16), 100) == 16
     assert demand.target(50.0, Bounds(1, 16), 0) == 16, "one that is ended and made again costs more than one kept"
     assert demand.target(2_000.0, Bounds(1, 16), 0) == 1
+
+
+def test_a_claim_holds_the_next_one_up_for_a_moment() -> None:
+    demand = Demand()
+    demand.asked(10.0)
+    assert demand.pause(10.0) == REFILL_AFTER_S
+    assert demand.pause(10.0 + REFILL_AFTER_S) == 0
+    demand.failed(20.0)
+    demand.asked(20.0)
+    assert demand.pause(20.0) > REFILL_AFTER_S, "a claim shortens no pause after a failure"
 
 
 def test_failures_make_the_pool_wait_longer_each_time_until_one_comes_up() -> None:
