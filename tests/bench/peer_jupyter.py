@@ -1,8 +1,8 @@
 """jupyter_client alone, on the machine itself or within the sandbox image: no isolation, no service, no record.
 
-Commands, each answered in JSON: `hot` (seconds of one `1+1` in a kernel that is there), `start` (seconds of a new kernel
-to its first output), `many N` (seconds until N kernels that are started at once have run a cell and are gone), `rate N`
-(runs a second of N kernels at once).
+Commands, each answered in JSON: `hot` (seconds of one `1+1` in a kernel that is there), `start` (seconds of a new
+kernel to its first output), `many N` (seconds until N kernels that are started at once have run a cell and are gone),
+`rate N` (runs a second of N kernels at once).
 """
 
 import json

@@ -46,7 +46,9 @@ def tail(work: str, ours: Sequence[float], compared_with: str, theirs: Sequence[
     return Row(work, "ms", mine, mine, compared_with, other, mine / other, target, False, len(ours))
 
 
-def rate(work: str, ours: Sequence[float], unit: str, compared_with: str, theirs: Sequence[float], target: float) -> Row:
+def rate(
+    work: str, ours: Sequence[float], unit: str, compared_with: str, theirs: Sequence[float], target: float
+) -> Row:
     """Medians of what is better the more it is: the ratio is to reach the target."""
     mine, other = statistics.median(ours), statistics.median(theirs)
     return Row(work, unit, mine, min(ours), compared_with, other, mine / other, target, True, len(ours))

@@ -19,11 +19,12 @@ while True: time.sleep(1)
 
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
-@pytest.mark.parametrize("delay_ms", [0, 0.5, 1, 2])
+@pytest.mark.parametrize("rounds", [24, pytest.param(200, marks=pytest.mark.soak)])
 async def test_an_interrupt_soon_after_the_dispatch_ends_that_cell_alone(
-    kernel: Controller, source: str, delay_ms: float
+    kernel: Controller, source: str, rounds: int
 ) -> None:
-    for number in range(50):
+    for number in range(rounds):
+        delay_ms = (0, 0.5, 1, 2)[number % 4]
         run = kernel.dispatch(f"endless-{number}", source)
         if delay_ms:
             await asyncio.sleep(delay_ms / 1000)
