@@ -29,13 +29,13 @@ class Inbox:
         """`name`: the notebook's, for the log."""
         self._name = name
         self._waiting: asyncio.Queue[tuple[Work, asyncio.Future[Any] | None]] = asyncio.Queue()
-        self._stopped = self._closed = False
+        self._stopped = self._closed = self._at_work = False
         self._beside: set[asyncio.Task[None]] = set()
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits, and nothing runs beside it that will report back."""
-        return self._waiting.empty() and not self._beside
+        """Whether nothing waits or is at work, and nothing runs beside it that will report back."""
+        return self._waiting.empty() and not self._at_work and not self._beside
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
         """Has work done and returns what became of it. Raises Stopping where nothing is done any more."""
@@ -62,6 +62,7 @@ class Inbox:
             work, answer = await self._waiting.get()
             if answer is not None and answer.done():
                 continue  # nobody waits any more, and nothing of it was promised
+            self._at_work = True
             try:
                 result = await work()
             except Exception as failed:  # a refusal goes to who asked; a defect must not end the room
@@ -72,6 +73,8 @@ class Inbox:
             else:
                 if answer is not None and not answer.done():
                     answer.set_result(result)
+            finally:
+                self._at_work = False
             after_each()
 
     def stop(self) -> None:

@@ -83,6 +83,7 @@ class Maker:
         sandbox.link.start_kernel(sandbox.kernel_type)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        await sandbox.wait_kernel()  # it may have ended meanwhile
 
     def spec(self, sandbox: Sandbox) -> SandboxSpec:
         """What its runtime is asked for."""

@@ -62,6 +62,7 @@ class _Planning:
         self._gone: set[SandboxId] = set()
         waiting = {each.claim for each in snapshot.waiting}
         self._promised: dict[ClaimNumber, Known] = {}
+        self._made: dict[ClaimNumber, Known] = {}
         for known in sorted(snapshot.known, key=lambda each: each.since):
             self._take_in(known, waiting)
 
@@ -81,6 +82,9 @@ class _Planning:
         elif known.stage is Stage.WARM:
             if known.outdated:
                 self._end(known)
+            elif known.claim in waiting:
+                assert known.claim is not None
+                self._made[known.claim] = known
             else:
                 self._warm[known.kind].append(known)
         else:
@@ -98,8 +102,13 @@ class _Planning:
     # Claims
 
     def _give_promised(self) -> None:
-        """Whose sandbox is being made takes a warm one where there is one by now."""
+        """What was made for somebody is theirs. Whose sandbox is still being made takes a warm one, where there is one."""
         for waiting in self._snapshot.waiting:
+            if waiting.claim in self._made:
+                self._decisions.append(Give(waiting.claim, self._made[waiting.claim].sandbox_id))
+                self._used[waiting.tenant] += waiting.need
+                self._serve(waiting.tenant)
+                continue
             promised = self._promised.get(waiting.claim)
             if promised is None:
                 continue
@@ -115,7 +124,7 @@ class _Planning:
         """Serves the tenants in turn; what cannot be served is told why, and how many are ahead."""
         lines: dict[TenantName, deque[Waiting]] = {}
         for waiting in self._snapshot.waiting:
-            if waiting.claim not in self._promised:
+            if waiting.claim not in self._promised and waiting.claim not in self._made:
                 lines.setdefault(waiting.tenant, deque()).append(waiting)
         room = ""  # why there is no room for more, once there is none
         ahead = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -21,6 +23,13 @@ def kinds(events: list[Any]) -> list[str]:
 
 async def collect(stream: Any) -> list[Any]:
     return [event async for event in stream]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Returns once this is so."""
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - what goes on in the controller tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def accepted(stream: Any) -> asyncio.Task[list[Any]]:
@@ -64,6 +73,20 @@ async def test_a_stream_that_is_dropped_cancels_nothing(stubs: Stubs, yard: Yard
     events = await collect(stubs.executions.Attach(request))
     assert kinds(events)[-1] == "finished"
     assert any(event.output.stream.text == "after\n" for event in events)
+
+
+async def test_whoever_leaves_while_a_cell_is_being_accepted_leaves_it_to_run(stubs: Stubs, yard: Yard) -> None:
+    """The room stays until it has done what it has begun: nobody else would run the cell."""
+    await stubs.notebooks.CreateCell(nb.CreateCellRequest(notebook_id="nb", cell_id="c", source="gate reached"))
+    store, rooms, disk = yard.controller._store, yard.controller.rooms, threading.Event()
+    blocked = asyncio.ensure_future(store.write(lambda _: disk.wait()))
+    stream = stubs.executions.Execute(ex.Start(notebook_id="nb", request_id="r", cell_id="c"))
+    await until(lambda: store._jobs.qsize() > 0)  # its commit waits for the disk
+    stream.cancel()
+    await until(lambda: all(seat.users == 0 for seat in rooms._seats.values()))
+    disk.set()
+    await blocked
+    await yard.runtime.reached("reached")
 
 
 async def test_a_repeated_request_is_the_same_execution_and_other_content_is_refused(stubs: Stubs) -> None:

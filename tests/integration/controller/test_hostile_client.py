@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
+from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 from tests.random_messages import Messages
 
@@ -75,7 +76,7 @@ def _texts(messages: Iterable[Message]) -> Iterator[str]:
 
 def told_of_defects(logged: list[Any]) -> list[Any]:
     """What the log says of calls that failed inside, and of anything else that nobody expected."""
-    return [each for each in logged if each["log_level"] in ("critical", "error") or "exc_info" in each]
+    return [each for each in logged if each["log_level"] in ("critical", "error") or "exception" in each]
 
 
 async def attempt(attempts: Attempts, count: int) -> Counter[str]:
@@ -108,7 +109,7 @@ async def test_a_request_is_carried_out_or_refused_and_nothing_else(yard: Yard, 
     ran = await stubs.run("nb", "value 1")
     methods = await methods_of(yard.controller)
     attempts = Attempts(methods, valid_requests(ran.cell_id, ran.execution_id), SEED)
-    with capture_logs() as logged:
+    with capture_logs([format_exc_info]) as logged:
         await attempt(attempts, 2_000)  # what is made once is made
         before = resident()
         seen = await attempt(attempts, count)

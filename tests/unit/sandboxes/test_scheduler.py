@@ -74,6 +74,13 @@ def test_a_warm_one_goes_to_whom_another_was_promised_and_that_one_to_the_next()
     )
 
 
+def test_what_was_made_for_somebody_is_given_to_nobody_else() -> None:
+    known = [replace(warm("a"), claim=1), making("b", tenant=BERT, claim=2)]
+    found = plan(Snapshot(0.0, Bounds(), [waits(2, BERT), waits(1, ANNE)], known))
+    assert found.decisions == (Give(1, SandboxId("a")),)
+    assert found.waits == {2: Wait("start", 0)}
+
+
 def test_what_was_made_for_somebody_who_left_is_the_pools() -> None:
     found = plan(Snapshot(0.0, Bounds(), [], [making("a", tenant=ANNE, claim=1)], targets={PYTHON: (1, ONE)}))
     assert found.decisions == (Promise(SandboxId("a"), None),)
@@ -222,7 +229,7 @@ class Yard(RuleBasedStateMachine):
             self.given[decision.sandbox] = decision.claim
             self.ended[decision.claim] = "granted"
             self.places[decision.sandbox] = replace(
-                known, stage=Stage.HELD, tenant=waiting.tenant, unused_since=self.now
+                known, stage=Stage.HELD, tenant=waiting.tenant, claim=None, unused_since=self.now
             )
             self.serve(waiting.tenant)
         elif isinstance(decision, Make):
@@ -279,8 +286,10 @@ class Yard(RuleBasedStateMachine):
     @rule(index=st.integers(0, 20))
     def come_up(self, index: int) -> None:
         known = self.pick(Stage.MAKING, index)
-        self.places[known.sandbox_id] = replace(known, stage=Stage.WARM, tenant=None, claim=None)
+        waited = known.claim in self.waiting
+        self.places[known.sandbox_id] = replace(known, stage=Stage.WARM, tenant=None)
         self.act()
+        assert not waited or self.given[known.sandbox_id] == known.claim, "what was made for somebody is theirs"
 
     @precondition(lambda self: any(known.stage is Stage.MAKING for known in self.places.values()))
     @rule(index=st.integers(0, 20))
@@ -337,7 +346,7 @@ class Yard(RuleBasedStateMachine):
                 break
             for known in list(self.places.values()):
                 if known.stage is Stage.MAKING:
-                    self.places[known.sandbox_id] = replace(known, stage=Stage.WARM, tenant=None, claim=None)
+                    self.places[known.sandbox_id] = replace(known, stage=Stage.WARM, tenant=None)
                 elif known.stage is Stage.ENDING:
                     del self.places[known.sandbox_id]
             self.act()
