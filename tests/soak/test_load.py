@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 import cellyard
+from cellyard_controller.tenants import audit
 from tests.controller_process import Process
 
 pytestmark = pytest.mark.docker
@@ -34,30 +35,51 @@ class Load:
     room: int
     """Sandboxes on the machine."""
     seconds: float
-    grain: int
-    """By how many grants a tenant may be behind by chance."""
     growth_mib: int
     """What the controller's memory may grow by after its first third."""
 
 
 @dataclass
-class Ledger:
-    """What the controller says of its sandboxes."""
+class Shares:
+    """What the audit log says of who wanted sandboxes, and who was given them."""
 
-    held: dict[str, str] = field(default_factory=dict)
-    """Which tenant has each sandbox that is claimed."""
+    room: int
+    """Sandboxes on the machine."""
     grants: Counter[str] = field(default_factory=Counter)
+    fair: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Of each grant, the same part for each tenant that waited then and held less than its part of the machine."""
     most: Counter[str] = field(default_factory=Counter)
     """The most that a tenant has had at a time."""
+    _waiting: dict[str, str] = field(default_factory=dict)
+    _held: dict[str, str] = field(default_factory=dict)
+    """Notebooks, and whose they are."""
 
-    def take(self, sandbox: cellyard.SandboxInfo) -> None:
-        if sandbox.state == "claimed" and sandbox.sandbox_id not in self.held:
-            self.held[sandbox.sandbox_id] = sandbox.tenant
-            self.grants[sandbox.tenant] += 1
-            now = sum(tenant == sandbox.tenant for tenant in self.held.values())
-            self.most[sandbox.tenant] = max(self.most[sandbox.tenant], now)
-        elif sandbox.state == "ended":
-            self.held.pop(sandbox.sandbox_id, None)
+    @classmethod
+    def of(cls, data: Path, room: int) -> Shares:
+        shares = cls(room)
+        for file in audit.files(data):
+            for line in file.read_bytes().splitlines():
+                entry = audit.entry_of(line)
+                if entry is not None and "notebook_id" in entry:
+                    shares.take(entry["action"], entry["notebook_id"], entry["tenant"])
+        return shares
+
+    def take(self, action: str, notebook: str, tenant: str) -> None:
+        if action == "Executions.Execute" and notebook not in self._held:
+            self._waiting[notebook] = tenant
+        elif action == "sandbox.ended":
+            self._held.pop(notebook, None)
+        elif action == "sandbox.claimed":
+            self._waiting.setdefault(notebook, tenant)
+            has = Counter(self._held.values())
+            active = {*self._waiting.values(), *has}
+            wanting = {each for each in self._waiting.values() if has[each] < self.room / len(active)}
+            for each in wanting:
+                self.fair[each] += 1 / len(wanting)
+            del self._waiting[notebook]
+            self._held[notebook] = tenant
+            self.grants[tenant] += 1
+            self.most[tenant] = max(self.most[tenant], has[tenant] + 1)
 
 
 class Client:
@@ -65,7 +87,6 @@ class Client:
 
     def __init__(self, endpoint: str, token: str, sessions: int, seed: int) -> None:
         self.said: list[dict[str, object]] = []
-        self.deaths = 0
         self._command = [sys.executable, "-m", "tests.soak.client", endpoint, token, str(sessions), str(seed)]
         self.start()
 
@@ -94,14 +115,13 @@ def resident(process: Process) -> int:
     return int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.soak
+MINUTE = Load(tenants=5, sessions=3, room=4, seconds=60, growth_mib=48)
+TEN_MINUTES = Load(tenants=20, sessions=10, room=16, seconds=600, growth_mib=48)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "load",
-    [
-        pytest.param(Load(tenants=5, sessions=3, room=4, seconds=60, grain=3, growth_mib=48), id="a minute"),
-        pytest.param(Load(tenants=20, sessions=10, room=16, seconds=600, grain=0, growth_mib=48), id="ten minutes"),
-    ],
+    "load", [pytest.param(MINUTE, id="a minute"), pytest.param(TEN_MINUTES, id="ten minutes", marks=pytest.mark.soak)]
 )
 def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -> None:
     seed = int(os.environ.get("LOAD_SEED") or time.time())
@@ -117,18 +137,8 @@ def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -
         }
     )
     operator = cellyard.Client(process.endpoint)
-    ledger, clients = Ledger(), []
-
-    def follow() -> None:
-        try:
-            for sandbox in operator.watch_sandboxes():
-                ledger.take(sandbox)
-        except cellyard.NotConnected:
-            pass  # closed at the end
-
-    following = threading.Thread(target=follow)
+    clients: list[Client] = []
     try:
-        following.start()
         for number in range(load.tenants):
             token = operator.create_tenant(f"tenant-{number}")
             clients.append(Client(process.endpoint, token.token, load.sessions, seed + number))
@@ -140,29 +150,25 @@ def test_tenants_share_the_machine(built_image: str, folder: Path, load: Load) -
             early = early or resident(process)
             victim = chance.choice(clients)
             victim.kill()
-            victim.deaths += 1
             victim.start()
         late = resident(process)
     finally:
         for client in clients:
             client.kill()
         operator.close()
-        following.join()
         code = process.stop()
+        shares = Shares.of(process.data, load.room)
         left_behind = process.containers()
         process.close()
     said = [each for client in clients for each in client.said]
     errors = [each for each in said if "error" in each]
-    print(Counter(str(each.get("ended") or each.get("error")) for each in said), ledger.grants, ledger.most)
+    print(Counter(str(each.get("ended") or each.get("error")) for each in said), shares.grants, dict(shares.fair))
     print(f"controller: {early // MIB} MiB early, {late // MIB} MiB late")
     assert code == 0
     assert left_behind == []
     assert [each for each in errors if not each["typed"]] == []
-    assert max(ledger.most.values()) <= QUOTA
-    assert len(ledger.grants) == load.tenants
-    fair = sum(ledger.grants.values()) / load.tenants
-    for number, client in enumerate(clients):
-        # Whoever was killed asked for nothing until it was back.
-        least = 0.5 if client.deaths else 0.8
-        assert ledger.grants[f"tenant-{number}"] >= least * fair - load.grain, ledger.grants
+    assert len(shares.grants) == load.tenants
+    assert max(shares.most.values()) <= QUOTA
+    for tenant, fair in shares.fair.items():
+        assert shares.grants[tenant] >= 0.8 * fair - 2, (tenant, shares.grants, shares.fair)
     assert late - early <= load.growth_mib * MIB

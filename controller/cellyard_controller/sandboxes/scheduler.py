@@ -102,7 +102,7 @@ class _Planning:
     # Claims
 
     def _give_promised(self) -> None:
-        """What was made for somebody is theirs. Whose sandbox is still being made takes a warm one, where there is one."""
+        """What was made for somebody is theirs. Whose is still being made takes a warm one, where there is one."""
         for waiting in self._snapshot.waiting:
             if waiting.claim in self._made:
                 self._decisions.append(Give(waiting.claim, self._made[waiting.claim].sandbox_id))
