@@ -15,14 +15,20 @@ from cellyard_controller.runtimes.docker import images
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Benchmarks and soaks run only when they are asked for by marker."""
+    """Benchmarks and soaks run only when they are asked for by marker; what may take long begins first."""
     chosen = config.getoption("-m") or ""
     for name in ("bench", "soak"):
         if name not in chosen:
             for item in [item for item in items if item.get_closest_marker(name)]:
                 items.remove(item)
+    items.sort(key=_time_limit, reverse=True)
     if os.environ.get("CI"):
         config.option.reportchars = config.option.reportchars or "fE"
+
+
+def _time_limit(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None and marker.args else 0.0
 
 
 @pytest.fixture(scope="session")
