@@ -67,7 +67,8 @@ class Claim:
 
     async def sandbox(self) -> Sandbox:
         """What it is granted. Raises what it is refused with."""
-        return await self._outcome
+        # Shielded: whoever is cancelled here may be granted one before that is known, and lets go of it then.
+        return await asyncio.shield(self._outcome)
 
     def grant(self, sandbox: Sandbox) -> None:
         """It has a sandbox."""
