@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from cellyard_controller.egress.names import AllowList, host_name
+from cellyard_controller.ids import LABEL_NAME
 from cellyard_controller.runtimes import MIB, Template
 from cellyard_controller.tenants import quotas
 from cellyard_proto import amounts
@@ -198,6 +199,9 @@ class HttpConfig(_Section):
     listen: str = Field(default="", description="HOST:PORT; empty for no HTTP.")
     token_file: Path | None = Field(
         default=None, description="File with the token for metrics; where none is named, DATA/http.token, made once."
+    )
+    labels: tuple[Annotated[str, Field(pattern=rf"^{LABEL_NAME}$")], ...] = Field(
+        default=(), max_length=16, description="Names of notebooks' labels whose values are counted in metrics."
     )
 
 

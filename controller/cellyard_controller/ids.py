@@ -15,6 +15,9 @@ ExecutionId = NewType("ExecutionId", str)
 SessionId = NewType("SessionId", str)
 SandboxId = NewType("SandboxId", str)
 
+LABEL_NAME = r"[A-Za-z0-9_./-]{1,63}"
+"""What names of notebooks' labels look like, as a regular expression."""
+
 LOCAL = TenantName("local")
 """The operator's own tenant, over a unix socket without a token."""
 

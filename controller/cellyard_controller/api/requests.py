@@ -15,7 +15,7 @@ from cellyard_controller.config import Config, LimitsConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.executions.calls import Answer, Offers
 from cellyard_controller.executions.reports import CommSaid
-from cellyard_controller.ids import CellId, NotebookId, NotebookRef, SessionId
+from cellyard_controller.ids import LABEL_NAME, CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
 from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes.catalogue import NETWORKS
@@ -46,7 +46,7 @@ ENV_SOURCES = (
     "deno",
 )
 _MAX_FILE_NAME = 255
-_LABEL = re.compile(r"[A-Za-z0-9_./-]{1,63}")
+_LABEL = re.compile(LABEL_NAME)
 _MAX_LABEL = 256
 _MAX_FUNCTIONS = 1_000
 _MAX_ARGUMENTS = 10_000

@@ -177,6 +177,20 @@ METRICS = (
         lambda sources: sources.supervisor.counts.denials,
         "reason",
     ),
+    gauge(
+        "cellyard_labelled_notebooks",
+        "Notebooks by their labels named in `http.labels`: the 100 most frequent values, and `(others)`.",
+        lambda sources: sources.standing.notebooks,
+        "label",
+        "value",
+    ),
+    gauge(
+        "cellyard_labelled_sandboxes",
+        "Sandboxes by the labels of the notebook that they serve, likewise.",
+        lambda sources: sources.standing.sandboxes,
+        "label",
+        "value",
+    ),
     gauge("cellyard_rooms_loaded", "Notebooks in memory.", lambda sources: {(): sources.rooms.loaded}),
     gauge(
         "cellyard_executions_queued",

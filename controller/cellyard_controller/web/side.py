@@ -38,7 +38,7 @@ class HttpSide:
 
     async def start(self, supervisor: Supervisor, rooms: Rooms, store: Store) -> None:
         """Answers from now on."""
-        self._standing = Standing(supervisor.catalogue, self._config)
+        self._standing = Standing(supervisor.catalogue, self._config, store)
         self._asking = asyncio.create_task(self._standing.run())
         made = registry(Sources(supervisor, rooms, store, self._standing))
         await self._server.start(made, self._why_not_ready)

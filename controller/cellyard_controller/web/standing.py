@@ -1,4 +1,4 @@
-"""What runtimes can do at the moment, asked again and again: so that whoever reads metrics waits for no engine."""
+"""What takes a while to find out, asked again and again: so that whoever reads metrics waits for nobody."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import structlog
 from cellyard_controller.config import Config
 from cellyard_controller.runtimes import CapabilityFact
 from cellyard_controller.sandboxes.catalogue import Catalogue
+from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.web import labelled
 
 EVERY = 10.0
 """Seconds between two rounds. A round asks the engine how it is; canaries start only where something has changed."""
@@ -18,14 +20,17 @@ log = structlog.get_logger()
 
 
 class Standing:
-    """The last answers of all runtimes. `run` asks."""
+    """The last answers of all runtimes, and of the store. `run` asks."""
 
-    def __init__(self, catalogue: Catalogue, config: Config) -> None:
-        self._catalogue, self._config = catalogue, config
+    def __init__(self, catalogue: Catalogue, config: Config, store: Store) -> None:
+        self._catalogue, self._config, self._store = catalogue, config, store
         self.ready: dict[str, bool] = {}
         """By runtime; one that was not asked yet is not ready."""
         self.facts: dict[tuple[str, str, str], list[CapabilityFact]] = {}
         """By runtime, template and network policy."""
+        self.notebooks: labelled.Counts = {}
+        self.sandboxes: labelled.Counts = {}
+        """By the labels of `http.labels`."""
 
     async def run(self) -> None:
         """Asks until cancelled."""
@@ -39,7 +44,17 @@ class Standing:
                 except Exception:  # a runtime's defect must not keep the others from being asked
                     self.ready[runtime] = False
                     log.exception("a runtime could not be asked", runtime=runtime)
+            await self._count_labels()
             await asyncio.sleep(EVERY)
+
+    async def _count_labels(self) -> None:
+        labels = self._config.http.labels
+        if not labels:
+            return
+        try:
+            self.notebooks, self.sandboxes = await self._store.read(lambda c: labelled.count(c, labels))
+        except StoreFailed as failed:
+            log.warning("notebooks cannot be counted by their labels", why=str(failed))
 
     def _offered(self, runtime: str) -> Iterator[tuple[str, str]]:
         """Templates with the policies that the operator allows."""

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from cellyard_controller.api.server import CannotListen
-from cellyard_controller.web import server, standing
+from cellyard_controller.web import labelled, server, standing
+from cellyard_proto.v1 import notebooks_pb2 as nb
 
 from .conftest import Stubs, Yard
 
@@ -92,6 +93,36 @@ async def test_health_needs_no_token_and_tells_nothing_else(scraper: Scraper) ->
     assert (await scraper.get("/healthz"))[:2] == (OK, "ok\n")
     await until(lambda: is_ready(scraper))
     assert (await scraper.get("/readyz"))[:2] == (OK, "ready\n")
+
+
+async def test_notebooks_are_counted_by_the_labels_that_the_operator_names(
+    yard: Yard, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelled, "MAX_VALUES", 2)
+    stubs = await yard.start(http={"listen": "127.0.0.1:0", "labels": ("team", "app/x.y-z")})
+    scraper = Scraper(yard, session)
+    for notebook, labels in {
+        "a": {"team": "red", "secret": "x"},
+        "b": {"team": "red", "app/x.y-z": '"'},
+        "c": {"team": "blue"},
+        "d": {"team": "green"},
+        "e": {"team": "white"},
+    }.items():
+        await stubs.notebooks.SetLabels(nb.SetLabelsRequest(notebook_id=notebook, labels=labels))
+    await stubs.run("b", "value 1")
+
+    async def counted() -> bool:
+        return await scraper.value("cellyard_labelled_sandboxes", label="team", value="red") == 1
+
+    await until(counted)
+    found = {(name, *sorted(labels)): value for (name, labels), value in (await scraper.metrics()).items()}
+    told = {key[1:]: value for key, value in found.items() if key[0] == "cellyard_labelled_notebooks"}
+    assert told == {
+        (("label", "team"), ("value", "red")): 2,
+        (("label", "team"), ("value", "blue")): 1,
+        (("label", "team"), ("value", "(others)")): 2,
+        (("label", "app/x.y-z"), ("value", '"')): 1,
+    }
 
 
 async def is_ready(scraper: Scraper, ready: bool = True) -> bool:
