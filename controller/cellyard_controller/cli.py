@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cellyard_controller import memory
 from cellyard_controller.cli_audit import audit
 from cellyard_controller.cli_tenants import tenants
 from cellyard_controller.options import DONE, NO_CONTROLLER, USAGE, AsJson, Data
@@ -91,6 +92,7 @@ def serve(
     async def run() -> None:
         await Controller(settings).run(ready)
 
+    memory.give_back()
     try:
         _run_fast(run)
     except* CannotListen as refused:
