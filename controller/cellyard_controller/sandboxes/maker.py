@@ -17,6 +17,7 @@ from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import AgentLink
 from cellyard_controller.sandboxes.link_messages import Greeting
 from cellyard_controller.sandboxes.plans import Kind
+from cellyard_controller.sandboxes.reconciling import why_not_warm
 from cellyard_controller.sandboxes.sandbox import Sandbox, SandboxGone
 from cellyard_controller.store import Store
 
@@ -26,6 +27,8 @@ Report = Callable[[str, str], None]
 _FIRST_UID = 200_000
 _CONNECT_WITHIN = 60.0
 _KERNEL_WITHIN = 60.0
+_BACK_WITHIN = 20.0
+"""Seconds; an agent dials four times in one, and somebody may wait for a sandbox that never comes back."""
 
 
 class Maker:
@@ -83,6 +86,34 @@ class Maker:
         sandbox.link.start_kernel(sandbox.kernel_type)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
         sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        await self._store.write(
+            lambda c: records.set_warm(
+                c,
+                sandbox.sandbox_id,
+                kernel_type=sandbox.kernel_type,
+                env_source=sandbox.env_source,
+                capabilities=sandbox.capabilities,
+                generation=sandbox.kernel.generation,
+                made_of=sandbox.made_of,
+            )
+        )
+        if sandbox.end is not None:
+            raise SandboxGone(*sandbox.end)
+
+    async def bring_back(self, sandbox: Sandbox) -> None:
+        """One that was warm before this controller's start is so again. Raises SandboxGone, OSError.
+
+        Its link hears nothing before it is attested again; see Attesting.
+        """
+        generation = sandbox.kernel.generation
+        await sandbox.link.open()
+        await within(_BACK_WITHIN, sandbox.wait_connected(), "it did not come back")
+        why_not = why_not_warm(sandbox.untouched, sandbox.kernel, generation)
+        if why_not:
+            raise SandboxGone(EndReason.RUNTIME_LOST, why_not)
+        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        if sandbox.end is not None:
+            raise SandboxGone(*sandbox.end)
 
     def spec(self, sandbox: Sandbox) -> SandboxSpec:
         """What its runtime is asked for."""
