@@ -97,8 +97,7 @@ class Maker:
                 made_of=sandbox.made_of,
             )
         )
-        if sandbox.end is not None:
-            raise SandboxGone(*sandbox.end)
+        await sandbox.wait_kernel()  # it may have ended meanwhile
 
     async def bring_back(self, sandbox: Sandbox) -> None:
         """One that was warm before this controller's start is so again. Raises SandboxGone, OSError.
@@ -112,8 +111,7 @@ class Maker:
         if why_not:
             raise SandboxGone(EndReason.RUNTIME_LOST, why_not)
         sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
-        if sandbox.end is not None:
-            raise SandboxGone(*sandbox.end)
+        await sandbox.wait_kernel()  # it may have ended meanwhile
 
     def spec(self, sandbox: Sandbox) -> SandboxSpec:
         """What its runtime is asked for."""
