@@ -12,9 +12,9 @@ import cellyard
 from tests.chaos.engine_proxy import EngineProxy
 from tests.controller_process import Process
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # several controllers, one after the other
 
-WAIT_S = 60.0
+WAIT_S = 100.0
 
 
 def until(controller: Process, condition: Callable[[dict[str, cellyard.SandboxInfo]], bool]) -> None:
