@@ -127,7 +127,7 @@ class Controller:
         self._access.stopping.set()
         if self._http is not None:
             self._http.not_ready()
-        await self.supervisor.stop(keep_claimed=self._config.on_stop == "keep")
+        await self.supervisor.stop(keep=self._config.on_stop == "keep")
         await self.rooms.close()
         await self.replicas.close()
         await self._server.stop(_GRACE_S)

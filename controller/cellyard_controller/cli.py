@@ -53,7 +53,9 @@ def serve(
         Path | None, typer.Option(help="Authority of certificates that clients need, PEM.")
     ] = None,
     insecure_listen: Annotated[bool, typer.Option(help="Allow TCP beyond loopback without TLS.")] = False,
-    on_stop: Annotated[str | None, typer.Option(help="Claimed sandboxes at SIGTERM: remove or keep.")] = None,
+    on_stop: Annotated[
+        str | None, typer.Option(help="Sandboxes, claimed and warm, at SIGTERM: remove or keep.")
+    ] = None,
     linger: Annotated[float | None, typer.Option(help="End after this many unused seconds.")] = None,
     ready_fd: Annotated[int | None, typer.Option(help="Write a line to this descriptor when ready.")] = None,
 ) -> None:

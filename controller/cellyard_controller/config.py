@@ -256,7 +256,7 @@ class Config(BaseSettings):
         default=None, description="Authority whose certificate every TCP client has to present, PEM."
     )
     runtime: tuple[Literal["docker", "process"], ...] = Field(("docker",), description="Runtimes, default first.")
-    on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of claimed sandboxes at SIGTERM.")
+    on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of sandboxes at SIGTERM.")
     linger: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="End by itself after this long without session, execution or kernel; 0 means never."
     )

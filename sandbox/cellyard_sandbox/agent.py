@@ -34,6 +34,8 @@ SHARED_MEMORY = "/dev/shm"
 PROXY_SOCKET = "proxy.sock"
 RESTARTED = "kernel_restarted"
 
+_LEAVES_IT_UNTOUCHED = frozenset({"start_kernel", "acknowledge", "ping"})
+
 KERNEL_HOST_VARIABLE = "CELLYARD_KERNEL_HOST"
 """Environment variable of the agent: which Python kernel it runs, "python" (ours) or "jupyter" (ipykernel)."""
 
@@ -53,6 +55,7 @@ class Agent:
         self._processes = Processes(alone=alone)
         self._life = KernelLife()
         self._claimed = False
+        self._untouched = True
         self._env: dict[str, str] = {}
         self._forwarder: Forwarder | None = None
         self._proxy_path = str(Path(link_path).with_name(PROXY_SOCKET))
@@ -127,6 +130,7 @@ class Agent:
             last_number=self._outbox.last_number,
             facts=facts.gather(),
             open_calls=self._calls.open,
+            untouched=self._untouched,
         )
 
     def _on_welcome(self, welcome: link_pb2.Welcome) -> None:
@@ -137,7 +141,10 @@ class Agent:
         self._executions.acknowledged(welcome.committed_number)
 
     def _on_message(self, message: link_pb2.ToAgent) -> None:
-        action = self._actions.get(message.WhichOneof("message") or "")
+        kind = message.WhichOneof("message") or ""
+        if kind not in _LEAVES_IT_UNTOUCHED:
+            self._untouched = False
+        action = self._actions.get(kind)
         if action is not None:
             action(message)
         else:

@@ -156,3 +156,38 @@ def test_an_engine_that_is_restarted_and_restores_its_containers_costs_no_kernel
     assert end == "lost"
     assert kept.same_kernel()
     until(lambda: [each.id for each in restarted.containers()] == [kept.container.id])
+
+
+def test_an_engine_that_is_killed_and_does_not_restore_its_containers_ends_their_kernels(
+    restarted: Process, own_engine: OwnEngine
+) -> None:
+    """The containers outlive it; it ends them when it is there again."""
+    own_engine.start(live_restore=False)
+    restarted.start()
+    running = Running(restarted, "nb")
+    own_engine.kill()
+    assert running.session.kernel_started
+    own_engine.start(live_restore=False)
+    end, why = running.end()
+    assert end == "lost"
+    assert "exit code" in why or "does not answer" in why or "is gone" in why, why  # whichever was seen first
+    assert running.session.run("6 * 7").value == 42
+    until(lambda: len(restarted.containers()) == 1)
+    assert running.container.id not in {each.id for each in restarted.containers()}
+
+
+def test_an_engine_that_is_killed_and_restores_its_containers_costs_no_kernel(
+    restarted: Process, own_engine: OwnEngine
+) -> None:
+    own_engine.start(live_restore=True)
+    restarted.start()
+    kept, dies = Running(restarted, "kept"), Running(restarted, "dies")
+    own_engine.kill()
+    assert kept.session.kernel_started
+    own_engine.start(live_restore=True)
+    dies.container.kill()  # and the new engine's events are heard
+    end, _ = dies.end()
+    assert end == "lost"
+    assert kept.same_kernel()
+    assert dies.session.run("6 * 7").value == 42
+    until(lambda: len(restarted.containers()) == 2)

@@ -12,9 +12,9 @@ import cellyard
 from tests.chaos.engine_proxy import EngineProxy
 from tests.controller_process import Process
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]  # several controllers, one after the other
 
-WAIT_S = 60.0
+WAIT_S = 100.0
 
 
 def until(controller: Process, condition: Callable[[dict[str, cellyard.SandboxInfo]], bool]) -> None:
@@ -36,6 +36,11 @@ def until(controller: Process, condition: Callable[[dict[str, cellyard.SandboxIn
 def warm(count: int) -> Callable[[dict[str, cellyard.SandboxInfo]], bool]:
     """That so many wait for a claim."""
     return lambda known: sum(each.state == "warm" for each in known.values()) == count
+
+
+def containers(controller: Process) -> set[str]:
+    """Of all sandboxes that there are."""
+    return {each.container_id or "" for each in cellyard.Client(controller.endpoint).list_sandboxes()}
 
 
 @pytest.fixture
@@ -91,6 +96,60 @@ def test_a_pool_is_replaced_when_it_is_old_and_leaves_nothing(built_image: str, 
         assert (status.template, status.target, status.failures) == ("default", 1, 0)
         assert process.stop() == 0
         assert process.containers() == []
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_warm_sandboxes_outlive_their_controller_and_serve_under_the_next_one(
+    built_image: str, folder: Path, engine: EngineProxy, end: str
+) -> None:
+    process = Process(folder, engine=engine.address)
+    flags = ("--pool", "2", "--on-stop", "keep")
+    process.start(*flags)
+    try:
+        until(process, warm(2))
+        before = containers(process)
+        if end == "kill":
+            process.kill()
+        else:
+            assert process.stop() == 0
+        process.start(*flags)
+        until(process, warm(2))
+        assert containers(process) == before
+        engine.hang()
+        with cellyard.Session(endpoint=process.endpoint) as session:
+            assert session.run("6 * 7").value == 42
+            assert session.supports("container_isolation")
+            (mine,) = [each for each in cellyard.Client(process.endpoint).list_sandboxes() if each.notebook_id]
+            assert mine.container_id in before, "no container was started for it"
+            engine.resume()
+        until(process, warm(2))
+    finally:
+        engine.resume()
+        process.close()
+
+
+def test_whoever_was_evicted_goes_on_in_a_new_kernel_and_is_told(built_image: str, folder: Path) -> None:
+    """Room for two, which one tenant has and does not use: another one's first cell gets one of them."""
+    process = Process(folder)
+    room = {"CELLYARD_CAPACITY__SANDBOXES": "2", "CELLYARD_SANDBOXES__EVICT_AFTER": "0.5"}
+    process.start(env={**room, "CELLYARD_POOL__REVIEW_INTERVAL": "0.2"})
+    try:
+        admin = cellyard.Client(process.endpoint)
+        anne, bert = (admin.create_tenant(name).token for name in ("anne", "bert"))
+        first, second = (
+            cellyard.Session(notebook_id=name, endpoint=process.endpoint, token=anne) for name in ("first", "second")
+        )
+        first.run("kept = 1")
+        second.run("kept = 2")
+        with cellyard.Session(notebook_id="new", endpoint=process.endpoint, token=bert) as newcomer:
+            assert newcomer.run("6 * 7").value == 42
+            assert second.run("kept").value == 2, "the one that was unused for longest had to go"
+        events = list(first.stream_execute(code="'kept' in globals()"))
+        (warning,) = [each for each in events if isinstance(each, cellyard.Warned)]
+        assert (warning.kind, "evicted" in warning.message) == ("new_kernel", True)
+        assert events[-1].result.value is False
     finally:
         process.close()
 

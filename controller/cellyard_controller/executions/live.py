@@ -57,8 +57,8 @@ class LiveExecution:
         self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int, hear: Hear | None = None
     ) -> None:
         self.execution = execution
-        self.running_since = execution.started_at
-        """When it was started, by the steady clock; 0 before."""
+        self.running_since = steady() if execution.started_at else 0.0
+        """When it was started, by the steady clock, or when this controller came to know of that; 0 before."""
         self.pending: list[Event] = []
         self.sizes: list[int] = []
         self.calls = Calls(execution.offers)

@@ -47,6 +47,10 @@ class Catalogue:
         template = self._defined(name).template(name)
         return replace(template, network=network) if network else template
 
+    def is_current(self, template: Template) -> bool:
+        """Whether the operator defines it as it is here; the policy allowlist comes with a claim alone."""
+        return template.name in self._config.templates and template == self.template(template.name, template.network)
+
     def kind(self, settings: KernelSettings) -> Kind:
         """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like."""
         return Kind(

@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -16,8 +17,8 @@ from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Refused
 from cellyard_controller.ids import SandboxId, TenantName
-from cellyard_controller.runtimes import RuntimeFailed, Template
 from cellyard_controller.sandboxes import pool
+from cellyard_controller.sandboxes.ageing import find_replaced, find_too_old
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.claims import Claim, Listener, out_of_patience
 from cellyard_controller.sandboxes.lifecycle import ClaimState, EndReason, SandboxState
@@ -112,6 +113,12 @@ class Dealing:
         for making in list(self._making):
             making.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
+
+    def take_up(self, sandbox: Sandbox) -> None:
+        """A predecessor's warm one: until it is back it counts as being made, so that nobody is given it."""
+        self._stock.add(sandbox)
+        sandbox.on_change = partial(self._warm_changed, sandbox)
+        self._spawn_making(self._bring_back(sandbox))
 
     # Claims
 
@@ -299,7 +306,10 @@ class Dealing:
         if decision.claim is not None:
             self._serve(self._claims[decision.claim].request.ref.tenant)
         sandbox.on_change = partial(self._warm_changed, sandbox)
-        making = self._stock.spawn(self._bring_up(sandbox))
+        self._spawn_making(self._bring_up(sandbox))
+
+    def _spawn_making(self, work: Coroutine[Any, Any, None]) -> None:
+        making = self._stock.spawn(work)
         self._making.add(making)
         making.add_done_callback(self._making.discard)
 
@@ -331,6 +341,28 @@ class Dealing:
             sandbox.move(SandboxState.WARM)
             self._demand[kind].made(time.monotonic() - began)
             self._stock.counts.ready(sandbox.created_at)
+            self._warm_changed(sandbox)
+
+    async def _bring_back(self, sandbox: Sandbox) -> None:
+        """Cancelled, it leaves the sandbox as it is: whoever stops the controller says what becomes of it."""
+        try:
+            find_too_old([sandbox], self._config.pool.max_age)
+            if sandbox.outdated:
+                raise SandboxGone(EndReason.EVICTED, "its template was defined anew, or it is too old")
+            await self._maker.bring_back(sandbox)
+            await find_replaced([sandbox])
+        except (SandboxGone, OSError) as failed:
+            log.warning("a warm sandbox does not come back", sandbox=sandbox.sandbox_id, why=str(failed))
+            # Whoever was to get it goes on waiting, and gets another one.
+            self._promised.pop(sandbox.sandbox_id, None)
+            reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.RUNTIME_LOST
+            if self._stock.find(sandbox.sandbox_id) is not None:
+                self._end(sandbox.sandbox_id, reason, str(failed))
+            self.schedule()
+        else:
+            sandbox.comes_back = False
+            sandbox.move(SandboxState.WARM)
+            log.info("taken up", sandbox=sandbox.sandbox_id, instance=sandbox.instance_id)
             self._warm_changed(sandbox)
 
     async def _forget(self, sandbox: Sandbox, reason: EndReason, message: str) -> None:
@@ -385,20 +417,6 @@ class Dealing:
         while True:
             self.schedule()
             await asyncio.sleep(self._config.pool.review_interval)
-            await self._find_outdated()
-
-    async def _find_outdated(self) -> None:
-        now = steady()
-        makes: dict[tuple[str, Template], str] = {}
-        for sandbox in self._stock.sandboxes():
-            if sandbox.state is not SandboxState.WARM:
-                continue
-            if now - sandbox.created_at > self._config.pool.max_age:
-                sandbox.outdated = True
-            key = (sandbox.runtime.name, sandbox.template)
-            try:
-                if key not in makes:
-                    makes[key] = await sandbox.runtime.makings(sandbox.template)
-            except RuntimeFailed:
-                continue  # the engine does not answer: what is warm stays so
-            sandbox.outdated = sandbox.outdated or makes[key] != sandbox.made_of
+            warm = [sandbox for sandbox in self._stock.sandboxes() if sandbox.state is SandboxState.WARM]
+            find_too_old(warm, self._config.pool.max_age)
+            await find_replaced(warm)

@@ -112,8 +112,9 @@ class AgentLink:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     def remove_folder(self) -> None:
-        """Takes the socket and its folder away, when the sandbox has ended."""
-        (self.folder / SOCKET_NAME).unlink(missing_ok=True)
+        """Takes the folder away with what a controller has put there, when the sandbox has ended."""
+        for left in self.folder.glob("*.sock"):  # a way out too, where its controller died as it opened it
+            left.unlink(missing_ok=True)
         try:
             self.folder.rmdir()
         except FileNotFoundError:

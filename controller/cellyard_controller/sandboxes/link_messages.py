@@ -56,6 +56,8 @@ class AgentHello:
     """Calls of the code that wait for their answer: execution and call id."""
     facts: ToldFacts = NOTHING_TOLD
     """What it says of what confines it."""
+    untouched: bool = False
+    """Nobody was ever given the sandbox, and nothing was done in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ def hello_of(hello: pb.Hello, peer_pid: int) -> AgentHello:
             routes=facts.routes,
             peer_pid=peer_pid,
         ),
+        untouched=hello.untouched and not hello.held_executions,
     )
 
 

@@ -17,6 +17,7 @@ from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import AgentLink
 from cellyard_controller.sandboxes.link_messages import Greeting
 from cellyard_controller.sandboxes.plans import Kind
+from cellyard_controller.sandboxes.reconciling import why_not_warm
 from cellyard_controller.sandboxes.sandbox import Sandbox, SandboxGone
 from cellyard_controller.store import Store
 
@@ -26,6 +27,8 @@ Report = Callable[[str, str], None]
 _FIRST_UID = 200_000
 _CONNECT_WITHIN = 60.0
 _KERNEL_WITHIN = 60.0
+_BACK_WITHIN = 60.0
+"""Seconds; an agent dials four times in one, but on a machine with much to do attesting takes its time."""
 
 
 class Maker:
@@ -82,6 +85,31 @@ class Maker:
         await attest(sandbox, spec)  # before it hears of anything that is secret
         sandbox.link.start_kernel(sandbox.kernel_type)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
+        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        await self._store.write(
+            lambda c: records.set_warm(
+                c,
+                sandbox.sandbox_id,
+                kernel_type=sandbox.kernel_type,
+                env_source=sandbox.env_source,
+                capabilities=sandbox.capabilities,
+                generation=sandbox.kernel.generation,
+                made_of=sandbox.made_of,
+            )
+        )
+        await sandbox.wait_kernel()  # it may have ended meanwhile
+
+    async def bring_back(self, sandbox: Sandbox) -> None:
+        """One that was warm before this controller's start is so again. Raises SandboxGone, OSError.
+
+        Its link hears nothing before it is attested again; see Attesting.
+        """
+        generation = sandbox.kernel.generation
+        await sandbox.link.open()
+        await within(_BACK_WITHIN, sandbox.wait_connected(), "it did not come back")
+        why_not = why_not_warm(sandbox.untouched, sandbox.kernel, generation)
+        if why_not:
+            raise SandboxGone(EndReason.RUNTIME_LOST, why_not)
         sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
         await sandbox.wait_kernel()  # it may have ended meanwhile
 

@@ -17,6 +17,7 @@ import structlog
 from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.records import SandboxRecord
 from cellyard_controller.sandboxes.sandbox import Sandbox
 
@@ -35,6 +36,8 @@ class Plan:
     """What becomes of each at the start."""
 
     adopt: list[SandboxRecord] = field(default_factory=list)
+    take_up: list[SandboxRecord] = field(default_factory=list)
+    """Warm ones; see `why_not_warm`."""
     gone: list[tuple[SandboxRecord, EndReason, str]] = field(default_factory=list)
     remove: list[tuple[str, str]] = field(default_factory=list)
     """Runtime and instance id."""
@@ -43,7 +46,7 @@ class Plan:
 def plan(living: Iterable[SandboxRecord], found: Mapping[str, Sequence[Instance] | None]) -> Plan:
     """`found`: what each runtime has; None where it did not answer.
 
-    Claimed sandboxes of a runtime that did not answer are adopted unseen: their agents may well be there and have
+    Sandboxes of a runtime that did not answer are adopted or taken up unseen: their agents may well be there, and have
     output to tell. A round looks at them as soon as the runtime answers.
     """
     made = Plan()
@@ -55,6 +58,9 @@ def plan(living: Iterable[SandboxRecord], found: Mapping[str, Sequence[Instance]
         if record.state is SandboxState.CLAIMED and runs:
             made.adopt.append(record)
             continue
+        if record.state is SandboxState.WARM and record.asked is not None and runs:
+            made.take_up.append(record)
+            continue
         reason, message = EndReason.RUNTIME_LOST, NOT_OUTLIVED
         if instance is not None and not instance.running:
             reason, message = why_ended(instance), describe(instance, record.asked)
@@ -63,6 +69,21 @@ def plan(living: Iterable[SandboxRecord], found: Mapping[str, Sequence[Instance]
             made.remove.append((record.runtime, instance.instance_id))
     made.remove += left
     return made
+
+
+def why_not_warm(untouched: bool, kernel: KernelReport, generation: int) -> str:
+    """Why one that the store has as warm may be given to nobody, by what its agent says of it; "" where it may.
+
+    The store alone does not tell: a controller may have died after it had told the agent whose the sandbox is, or had
+    brought files in, and before it had stored that. `generation`: of the kernel that was stored.
+    """
+    if not untouched:
+        return "a controller died while it gave it away"
+    if kernel.state != "ready":
+        return "its kernel died while no controller was there"
+    if kernel.generation != generation:
+        return "it has another kernel than it had"
+    return ""
 
 
 def compare(sandboxes: Collection[Sandbox], listed: Iterable[Instance]) -> tuple[list[Sandbox], list[str]]:

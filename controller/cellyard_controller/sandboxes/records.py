@@ -38,6 +38,8 @@ class SandboxRecord:
     end_reason: str
     asked: Template | None
     """What it was made from; None of sandboxes of earlier releases."""
+    made_of: str = ""
+    """What its runtime made it of, once it was warm."""
 
 
 def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: Template, uid: int) -> None:
@@ -69,6 +71,32 @@ _COMMITTED = Hot(
 def set_committed(connection: Connection, sandbox_id: SandboxId, number: int) -> None:
     """Reports of its agent up to this number are stored."""
     _COMMITTED(connection, {"this": sandbox_id, "number": number})
+
+
+def set_warm(
+    connection: Connection,
+    sandbox_id: SandboxId,
+    *,
+    kernel_type: str,
+    env_source: str,
+    capabilities: tuple[str, ...],
+    generation: int,
+    made_of: str,
+) -> None:
+    """Its kernel is up, and nobody has it: a successor may take it up. One that has ended meanwhile stays so."""
+    still_made = (sandboxes.c.sandbox_id == sandbox_id) & (sandboxes.c.state == SandboxState.CREATING)
+    connection.execute(
+        update(sandboxes)
+        .where(still_made)
+        .values(
+            state=SandboxState.WARM,
+            kernel_type=kernel_type,
+            env_source=env_source,
+            capabilities=json.dumps(list(capabilities)),
+            generation=generation,
+            made_of=made_of,
+        )
+    )
 
 
 def set_claimed(
@@ -130,6 +158,7 @@ def _record(row: Row[Any]) -> SandboxRecord:
         committed_number=row.committed_number,
         end_reason=row.end_reason,
         asked=_template(row.asked),
+        made_of=row.made_of,
     )
 
 

@@ -96,6 +96,8 @@ class Sandbox:
         self.claimed_at = 0.0
         self.made_of = ""
         """What its runtime made it of; see Runtime.makings."""
+        self.comes_back = False
+        """It was warm before this controller's start, and is not known to be so still."""
         self.outdated = False
         """Nobody should be given it any more."""
         self.unused_since: float | None = None
@@ -111,6 +113,8 @@ class Sandbox:
         self.kernel = KernelReport("none", 0, "")
         self.told = NOTHING_TOLD
         """What its agent said of itself when it last connected, before a room took over."""
+        self.untouched = False
+        """Whether its agent said then that nobody had it ever."""
         self.end: tuple[EndReason, str] | None = None
         self._greeting: Greeting
         self._changed = asyncio.Condition()
@@ -165,7 +169,7 @@ class Sandbox:
     async def link_up(self, hello: AgentHello) -> Greeting:
         """The agent has connected."""
         self.kernel = hello.kernel
-        self.told = hello.facts
+        self.told, self.untouched = hello.facts, hello.untouched
         return self._greeting
 
     async def link_ready(self) -> None:

@@ -22,6 +22,7 @@ from cellyard_controller.store import Store, StoreFailed
 
 _STOP_AGAIN_AFTER = (1.0, 5.0, 30.0)
 _MISSED_PINGS = 3
+_KEPT = (SandboxState.WARM, SandboxState.CLAIMED)
 
 _STOP_WITHIN = 30.0
 """Seconds that ending everything may take."""
@@ -234,11 +235,12 @@ class Stock:
         task.add_done_callback(self._background.discard)
         return task
 
-    async def close(self, *, keep_claimed: bool) -> None:
-        """Ends every sandbox, or all but claimed ones, which a successor adopts; then what is done beside."""
+    async def close(self, *, keep: bool) -> None:
+        """Ends every sandbox, or all but claimed and warm ones, which a successor has; then what is done beside."""
         ending = set(self._releases)
         for sandbox in self.sandboxes():
-            if keep_claimed and sandbox.state is SandboxState.CLAIMED:
+            if keep and (sandbox.state in _KEPT or sandbox.comes_back):
+                sandbox.on_change = lambda: None  # its agent has not gone away: it is left
                 await sandbox.link.close()
             else:
                 ending.add(self.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 
 import structlog
@@ -23,6 +23,7 @@ from cellyard_controller.sandboxes.claims import Listener
 from cellyard_controller.sandboxes.coming_up import bring_in, within
 from cellyard_controller.sandboxes.dealing import Dealing, PoolView
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.link import LinkOwner
 from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
 from cellyard_controller.sandboxes.plans import Kind
@@ -93,7 +94,7 @@ class Supervisor:
     # Starting up and going down
 
     async def reconcile(self) -> dict[NotebookKey, tuple[EndReason, str]]:
-        """Adopts what is known and runs, removes what is ours and unknown.
+        """Adopts what is known and runs, takes warm ones up again, removes what is ours and unknown.
 
         Known means that the container's id stands in the store, whatever labels say. Returns why the sandboxes of
         notebooks ended that were claimed and are gone.
@@ -102,6 +103,8 @@ class Supervisor:
         made = reconciling.plan(await self._store.read(records.living), found)
         for record in made.adopt:
             self._adopt(record)
+        for record in made.take_up:
+            self._take_up(record)
         for record, reason, _ in made.gone:
             self.counts.ended(record.template, reason)
             await self._stock.note_end(record.sandbox_id, reason)
@@ -115,10 +118,10 @@ class Supervisor:
         self._dealing.start()
         return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
 
-    async def stop(self, *, keep_claimed: bool) -> None:
-        """Ends everything, or all but claimed sandboxes, which a successor adopts, and claims, which it takes up."""
-        await self._dealing.stop(keep_claims=keep_claimed)
-        await self._stock.close(keep_claimed=keep_claimed)
+    async def stop(self, *, keep: bool) -> None:
+        """Ends everything, or all but claims and sandboxes, claimed and warm, which a successor takes up."""
+        await self._dealing.stop(keep_claims=keep)
+        await self._stock.close(keep=keep)
         for runtime in self._runtimes.values():
             await runtime.close()
 
@@ -200,6 +203,26 @@ class Supervisor:
             sandbox.warned(Warned("network_denied", str(denial), details))
 
     def _adopt(self, record: records.SandboxRecord) -> None:
+        sandbox = self._known(record)
+        sandbox.state = SandboxState.CLAIMED
+        sandbox.capabilities = record.capabilities
+        sandbox.claimed_at = record.claimed_at
+        sandbox.gate = self._gate(sandbox)
+        self._stock.add(sandbox)
+        if record.network == "allowlist":
+            self._stock.spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
+        log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+
+    def _take_up(self, record: records.SandboxRecord) -> None:
+        sandbox = self._known(record)
+        sandbox.comes_back = True
+        sandbox.made_of = record.made_of
+        sandbox.outdated = not self.catalogue.is_current(sandbox.template)
+        sandbox.link.owner = self._gate(sandbox)(sandbox)
+        self._dealing.take_up(sandbox)
+
+    def _known(self, record: records.SandboxRecord) -> Sandbox:
+        """A predecessor's, as it stands in the store."""
         sandbox = self._maker.sandbox(
             record.sandbox_id,
             self._runtimes[record.runtime],
@@ -209,17 +232,13 @@ class Supervisor:
             created_at=record.created_at,
             committed=record.committed_number,
         )
-        sandbox.state = SandboxState.CLAIMED
         sandbox.instance_id = record.instance_id
-        sandbox.capabilities = record.capabilities
         sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
-        sandbox.claimed_at = record.claimed_at
         sandbox.kernel = KernelReport("ready", record.generation, "")
-        sandbox.gate = partial(Attesting, sandbox, self._maker.spec(sandbox), partial(self._deviates, sandbox))
-        self._stock.add(sandbox)
-        if record.network == "allowlist":
-            self._stock.spawn(self._reopen_way_out(sandbox, self.catalogue.allow(record.template)))
-        log.info("adopted", sandbox=record.sandbox_id, instance=record.instance_id)
+        return sandbox
+
+    def _gate(self, sandbox: Sandbox) -> Callable[[LinkOwner], LinkOwner]:
+        return partial(Attesting, sandbox, self._maker.spec(sandbox), partial(self._deviates, sandbox))
 
     def _deviates(self, sandbox: Sandbox, gone: SandboxGone) -> None:
         self.let_go(sandbox.sandbox_id, gone.reason, str(gone))

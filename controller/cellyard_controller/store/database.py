@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from cellyard_controller import clock
 from cellyard_controller.store import migrations, schema
 from cellyard_controller.store.blobs import Blobs
 from cellyard_controller.store.errors import StoreDamaged, StoreFailed
@@ -292,7 +293,17 @@ def _prepare(connection: Connection) -> str:
             f"the database was written by a later version (schema {version}, this one knows "
             f"{schema.SCHEMA_VERSION}): use that version or a data folder of its own"
         )
+    _keep_time(connection, stored.get("clock"))
     return str(stored["controller_id"])
+
+
+def _keep_time(connection: Connection, stored: str | None) -> None:
+    """Stored deadlines are moments of the clock that was stored with them."""
+    now = clock.go_on(stored)
+    if stored is None:
+        connection.execute(insert(schema.meta).values(key="clock", value=now))
+    elif stored != now:
+        connection.execute(update(schema.meta).where(schema.meta.c.key == "clock").values(value=now))
 
 
 def is_damage(failed: BaseException) -> bool:

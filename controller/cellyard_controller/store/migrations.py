@@ -53,6 +53,10 @@ def _tenants(connection: Connection) -> None:
     schema.usage.create(connection)
 
 
+def _made_of(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN made_of TEXT NOT NULL DEFAULT ''")
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _retention,
     2: _calls_and_widgets,
@@ -60,6 +64,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     4: _networks,
     5: _asked,
     6: _tenants,
+    7: _made_of,
 }
 """By the version that a step starts from."""
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 metadata = MetaData()
 
@@ -179,6 +179,8 @@ sandboxes = Table(
     Column("committed_number", BigInteger, nullable=False, default=0),
     # The template as it was when the sandbox was made: the operator may define it anew meanwhile.
     Column("asked", Text, nullable=False, default=""),
+    # What its runtime made it of: an image may be replaced meanwhile.
+    Column("made_of", Text, nullable=False, default=""),
 )
 
 tenants = Table(

@@ -230,10 +230,13 @@ class Hello(_message.Message):
     LAST_NUMBER_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     OPEN_CALLS_FIELD_NUMBER: _builtins.int
+    UNTOUCHED_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Protocol's major version, 1."""
     last_number: _builtins.int
     """Number of the last event that the agent has made."""
+    untouched: _builtins.bool
+    """Nobody was given the sandbox and nothing was done in it: nothing but StartKernelHost and pings ever came."""
     @_builtins.property
     def kernel(self) -> Global___KernelStatus: ...
     @_builtins.property
@@ -255,10 +258,11 @@ class Hello(_message.Message):
         last_number: _builtins.int = ...,
         facts: Global___Facts | None = ...,
         open_calls: _abc.Iterable[Global___OpenCall] | None = ...,
+        untouched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "kernel", b"kernel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "held_executions", b"held_executions", "kernel", b"kernel", "last_number", b"last_number", "open_calls", b"open_calls", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "held_executions", b"held_executions", "kernel", b"kernel", "last_number", b"last_number", "open_calls", b"open_calls", "protocol", b"protocol", "untouched", b"untouched"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -73,6 +73,23 @@ async def test_what_was_sent_before_a_drop_is_read_before_the_next_hello(kernel:
         await kernel.until(lambda: kernel.committed == kernel.received)
 
 
+@pytest.mark.parametrize("what", ["claim", "flow", "ping"])
+async def test_the_hello_says_whether_anybody_has_had_the_sandbox(kernel: Controller, what: str) -> None:
+    """What was sent in the last moment of a controller counts: nobody else may be given the sandbox then."""
+    assert kernel.hellos[-1].untouched
+    if what == "claim":
+        kernel.claim({})
+    elif what == "flow":
+        file = link_pb2.WriteFile(path="x", size=0)
+        kernel.send(flow=link_pb2.FlowFrame(flow=1, open=link_pb2.OpenFlow(write=file)))
+    else:
+        kernel.send(ping=link_pb2.Ping(id=1))
+    for count in (2, 3):  # and it is said again and again
+        kernel.hang_up()
+        await kernel.until(lambda count=count: len(kernel.hellos) == count)
+        assert kernel.hellos[-1].untouched == (what == "ping")
+
+
 async def test_held_executions_are_those_whose_end_is_not_acknowledged(kernel: Controller) -> None:
     await kernel.run("acknowledged", "1")
     kernel.acknowledges = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from cellyard_controller.app import Controller
 from cellyard_controller.config import Config
+from cellyard_controller.runtimes import RuntimeFailed, SandboxSpec, ToldFacts
 from cellyard_controller.runtimes.fake import FakeRuntime
 from cellyard_proto.v1 import (
     executions_pb2 as ex,
@@ -24,6 +26,8 @@ from cellyard_proto.v1 import (
     sessions_pb2_grpc,
     tenants_pb2_grpc,
 )
+
+WITHIN = 60.0
 
 
 class Stubs:
@@ -109,3 +113,51 @@ async def stubs(yard: Yard) -> Stubs:
 
 
 Make = Callable[..., Any]
+
+
+class Outliving(FakeRuntime):
+    """Its sandboxes outlive controllers, as containers do."""
+
+    def __init__(self) -> None:
+        super().__init__(name="docker")
+        self.attested: list[str] = []
+        """Instances in the order in which they were attested."""
+        self.specs: list[SandboxSpec] = []
+        self.silent = False
+        """Whether starts fail."""
+        self.failed: list[SandboxSpec] = []
+
+    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
+        found = await super().deviations(instance_id, spec, told)
+        self.attested.append(instance_id)
+        self.specs.append(spec)
+        return found
+
+    async def start(self, spec: SandboxSpec) -> str:
+        if self.silent:
+            self.failed.append(spec)
+            raise RuntimeFailed("runtime_lost", "it did not answer within 90 s")
+        return await super().start(spec)
+
+    async def close(self) -> None:
+        """Nothing ends with the controller."""
+
+    def list_of_ids(self) -> list[str]:
+        return list(self._sandboxes)
+
+
+@pytest.fixture
+async def runtime(yard: Yard) -> Any:
+    runtime = Outliving()
+    yard.runtime = runtime
+    yield runtime
+    await yard.close()
+    runtime.resume_engine()
+    await FakeRuntime.close(runtime)
+
+
+async def until(happened: Callable[[], object]) -> None:
+    """Looks again and again: there is no event for what a runtime or a link does by itself."""
+    async with asyncio.timeout(WITHIN):
+        while not happened():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

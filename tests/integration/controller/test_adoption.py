@@ -4,71 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cellyard_controller.runtimes import RuntimeFailed, SandboxSpec, ToldFacts
 from cellyard_controller.runtimes.fake import FakeRuntime
 from cellyard_controller.sandboxes import reconciling, stock, supervisor
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_proto.v1 import executions_pb2 as ex
 
-from .conftest import Stubs, Yard
+from .conftest import WITHIN, Outliving, Stubs, Yard, until
 
-WITHIN = 60.0
 DEVIATION = "its memory.max is 9223372036854771712, not 1073741824"
-
-
-class Outliving(FakeRuntime):
-    """Its sandboxes outlive controllers, as containers do."""
-
-    def __init__(self) -> None:
-        super().__init__(name="docker")
-        self.attested: list[str] = []
-        """Instances in the order in which they were attested."""
-        self.specs: list[SandboxSpec] = []
-        self.silent = False
-        """Whether starts fail."""
-        self.failed: list[SandboxSpec] = []
-
-    async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
-        found = await super().deviations(instance_id, spec, told)
-        self.attested.append(instance_id)
-        self.specs.append(spec)
-        return found
-
-    async def start(self, spec: SandboxSpec) -> str:
-        if self.silent:
-            self.failed.append(spec)
-            raise RuntimeFailed("runtime_lost", "it did not answer within 90 s")
-        return await super().start(spec)
-
-    async def close(self) -> None:
-        """Nothing ends with the controller."""
-
-    def list_of_ids(self) -> list[str]:
-        return list(self._sandboxes)
-
-
-@pytest.fixture
-async def runtime(yard: Yard) -> Any:
-    runtime = Outliving()
-    yard.runtime = runtime
-    yield runtime
-    await yard.close()
-    runtime.resume_engine()
-    await FakeRuntime.close(runtime)
-
-
-async def until(happened: Callable[[], object]) -> None:
-    """Looks again and again: there is no event for what a runtime or a link does by itself."""
-    async with asyncio.timeout(WITHIN):
-        while not happened():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def begin(stubs: Stubs, source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from cellyard_controller.ids import NotebookKey, SandboxId
 from cellyard_controller.runtimes import Instance, Template
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
-from cellyard_controller.sandboxes.reconciling import NOT_OUTLIVED, compare, plan
+from cellyard_controller.sandboxes.link_messages import KernelReport
+from cellyard_controller.sandboxes.reconciling import NOT_OUTLIVED, compare, plan, why_not_warm
 from cellyard_controller.sandboxes.records import SandboxRecord
 
 IDS = st.integers(0, 7)
@@ -57,24 +59,62 @@ def test_each_record_and_each_instance_has_exactly_one_fate(
     records: list[SandboxRecord], listed: list[Instance]
 ) -> None:
     made = plan(records, {"docker": listed})
-    adopted = {each.instance_id for each in made.adopt}
+    adopted = {each.instance_id for each in [*made.adopt, *made.take_up]}
     removed = [instance_id for _, instance_id in made.remove]
     assert adopted | set(removed) == {each.instance_id for each in listed}
     assert not adopted & set(removed)
     assert len(removed) == len(set(removed))
-    fates = [*made.adopt, *(each for each, _, _ in made.gone)]
+    fates = [*made.adopt, *made.take_up, *(each for each, _, _ in made.gone)]
     assert sorted(each.sandbox_id for each in fates) == sorted(each.sandbox_id for each in records)
     assert all(each.state is SandboxState.CLAIMED for each in made.adopt)
+    assert all(each.state is SandboxState.WARM for each in made.take_up)
+    running = {each.instance_id for each in listed if each.running}
+    kept = {each.instance_id for each in records if each.state is not SandboxState.CREATING}
+    assert adopted == running & kept
 
 
 @given(RECORDS)
-def test_of_a_runtime_that_does_not_answer_nothing_is_removed_and_the_claimed_are_adopted(
+def test_of_a_runtime_that_does_not_answer_nothing_is_removed_and_the_claimed_and_warm_are_kept(
     records: list[SandboxRecord],
 ) -> None:
     made = plan(records, {"docker": None})
     assert not made.remove
-    claimed = {each.sandbox_id for each in records if each.state is SandboxState.CLAIMED and each.instance_id}
-    assert {each.sandbox_id for each in made.adopt} == claimed
+    for state, kept in ((SandboxState.CLAIMED, made.adopt), (SandboxState.WARM, made.take_up)):
+        expected = {each.sandbox_id for each in records if each.state is state and each.instance_id}
+        assert {each.sandbox_id for each in kept} == expected
+
+
+# A claim, as the controller that serves it and may be killed after any step does: what each leaves where.
+CLAIM = ("file", "claim", "commit", "dispatch")
+
+
+@given(
+    steps=st.integers(0, len(CLAIM)),
+    first=st.sampled_from((0, 1)),
+    heard=st.integers(0, len(CLAIM)),
+    state=st.sampled_from(("ready", "dead")),
+    generation=st.integers(1, 2),
+)
+def test_whenever_a_controller_is_killed_in_a_claim_its_sandbox_is_nobody_elses(
+    steps: int, first: int, heard: int, state: str, generation: int
+) -> None:
+    """`first`: whether the claim begins with files; `heard`: how much of what was sent the agent ever heard."""
+    done = CLAIM[first : first + steps]
+    reached = [step for step in done if step != "commit"][:heard]
+    committed = "commit" in done
+    stored = record(1, SandboxState.CLAIMED if committed else SandboxState.WARM)
+    made = plan([stored], {"docker": [instance(1)]})
+    if committed:
+        assert (made.adopt, made.take_up) == ([stored], []), "it is that notebook's"
+        return
+    assert (made.adopt, made.take_up) == ([], [stored])
+    given_away = not why_not_warm(not reached, KernelReport(state, generation, ""), stored.generation)
+    assert given_away == (not reached and state == "ready" and generation == stored.generation)
+
+
+def test_a_warm_one_whose_template_is_not_noted_is_not_kept() -> None:
+    made = plan([replace(record(1, SandboxState.WARM), asked=None)], {"docker": [instance(1)]})
+    assert (made.take_up, made.remove) == ([], [("docker", "c-1")])
 
 
 def test_ends_have_their_typed_reason() -> None:

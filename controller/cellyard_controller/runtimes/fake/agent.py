@@ -23,6 +23,7 @@ IGNORED_TIMEOUT_S = 5.0
 LINK_GRACE_S = 600.0
 _DIAL_AGAIN_S = 0.005
 _KERNEL_TYPES = ("python",)
+_LEAVES_IT_UNTOUCHED = ("start_kernel", "acknowledge", "ping")
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class FakeAgent:
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.next_kernel_fails = ""
+        self.untouched = True
         self.files: dict[str, bytes] = {}
         self._flows = Flows(self.files, lambda frame: self._send(link.FromAgent(flow=frame)))
         self.comms: list[outputs.Comm] = []
@@ -104,6 +106,7 @@ class FakeAgent:
             last_number=self._events.last_number,
             facts=self._facts,
             open_calls=self._calls.told(),
+            untouched=self.untouched,
         )
         writer.write(framing.encode(link.FromAgent(hello=hello)))
         answer = await framing.read(reader, link.ToAgent)
@@ -137,6 +140,8 @@ class FakeAgent:
         self._end_agent(0)
 
     def _obey(self, message: link.ToAgent) -> None:
+        if message.WhichOneof("message") not in _LEAVES_IT_UNTOUCHED:
+            self.untouched = False
         match message.WhichOneof("message"):
             case "start_kernel":
                 self._start_kernel(message.start_kernel)
