@@ -2,7 +2,8 @@
 
 Claims are taken to come as a Poisson process whose rate is estimated from those of the last minutes. While a sandbox
 is made, a number of claims with that distribution comes; the target is its 99 % quantile, within the configured
-bounds, and beyond the least one not so many that more than twice as many lie idle as are in use.
+bounds, and beyond the least one not so many that more than twice as many lie idle as are in use. (Where sandboxes are used
+for a shorter time than five of them take to be made one after the other, that bound costs hits.)
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Demand:
 
     def asked(self, now: float) -> None:
         """Somebody asks for a sandbox."""
-        self._try_again_at = max(self._try_again_at, now + REFILL_AFTER_S)
+        if not self.pause(now):  # else claims that never cease would put it off for ever
+            self._try_again_at = now + REFILL_AFTER_S
 
     def claimed(self, now: float, *, hit: bool) -> None:
         """It was there, or none was."""
@@ -84,7 +86,7 @@ class Demand:
 
     def target(self, now: float, bounds: Bounds, in_use: int) -> int:
         """How many warm sandboxes there should be. `in_use`: how many of the pool's kind somebody has."""
-        coming = self.rate(now) * self.lead_s
+        coming = self.rate(now) * (REFILL_AFTER_S + self.lead_s)
         self._in_use = in_use
         # Of those that the pool has, as many as claims are coming are still being made.
         wanted = min(quantile(coming), int(2 * self._use / self._covered(now) + coming))
