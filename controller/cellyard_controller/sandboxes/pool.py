@@ -2,8 +2,8 @@
 
 Claims are taken to come as a Poisson process whose rate is estimated from those of the last minutes. While a sandbox
 is made, a number of claims with that distribution comes; the target is its 99 % quantile, within the configured
-bounds, and beyond the least one not so many that more than twice as many lie idle as are in use. (Where sandboxes are used
-for a shorter time than five of them take to be made one after the other, that bound costs hits.)
+bounds, and beyond the least one not so many that more than twice as many lie idle as are in use. That bound costs hits
+where sandboxes are used for less than five times as long as one takes to be made.
 """
 
 from __future__ import annotations
