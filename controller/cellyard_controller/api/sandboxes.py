@@ -9,8 +9,8 @@ from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.clock import shown, steady
 from cellyard_controller.errors import PermissionDenied
 from cellyard_controller.ids import SandboxId
-from cellyard_controller.sandboxes.dealing import PoolView
 from cellyard_controller.sandboxes.lifecycle import EndReason
+from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.stock import SandboxView
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_proto.v1 import sandboxes_pb2 as pb

@@ -7,7 +7,6 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -52,22 +51,6 @@ _STAGES = {
 }
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """A pool as it stands."""
-
-    kind: Kind
-    demand: pool.Demand
-    target: int
-    warm: int
-    making: int
-    claimed: int
-    claim_rate: float
-    """Claims a second."""
-    oldest_s: float
-    """Age of the oldest warm one."""
 
 
 class Dealing:
@@ -157,7 +140,7 @@ class Dealing:
         """What each claim waits for that waits for others to let go: "capacity", "sandboxes", "memory" or "cpu"."""
         return [claim.waited.reason for claim in self._claims.values() if claim.waited is not None]
 
-    def pools(self) -> list[PoolView]:
+    def pools(self) -> list[pool.PoolView]:
         """The pools, and how well they do."""
         now, wall = time.monotonic(), steady()
         known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
@@ -167,7 +150,7 @@ class Dealing:
             by_stage = Counter(each.stage for each in known if each.kind == kind)
             made = [each.since for each in known if each.kind == kind and each.stage is Stage.WARM]
             views.append(
-                PoolView(
+                pool.PoolView(
                     kind,
                     self._demand[kind],
                     target=targets[kind][0],

@@ -12,6 +12,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from cellyard_controller.sandboxes.plans import Kind
+
 MEMORY_S = 120.0
 """Claims count for the estimate with a weight that falls to 1/e in this time."""
 _QUANTILE = 0.99
@@ -117,6 +119,22 @@ class Demand:
         """The weight of all that was seen: before the memory is full, it covers a shorter time."""
         assert self._born_at is not None
         return MEMORY_S * -math.expm1(-max(now - self._born_at, 1.0) / MEMORY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool as it stands."""
+
+    kind: Kind
+    demand: Demand
+    target: int
+    warm: int
+    making: int
+    claimed: int
+    claim_rate: float
+    """Claims a second."""
+    oldest_s: float
+    """Age of the oldest warm one."""
 
 
 def quantile(mean: float) -> int:

@@ -21,12 +21,13 @@ from cellyard_controller.sandboxes.attesting import Attesting
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.claims import Listener
 from cellyard_controller.sandboxes.coming_up import bring_in, within
-from cellyard_controller.sandboxes.dealing import Dealing, PoolView
+from cellyard_controller.sandboxes.dealing import Dealing
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import LinkOwner
 from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
 from cellyard_controller.sandboxes.plans import Kind
+from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.sandboxes.stock import SandboxView, Stock
 from cellyard_controller.store import Store

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 
 from cellyard_controller import __version__
 from cellyard_controller.notebooks.rooms import Rooms
-from cellyard_controller.sandboxes.dealing import PoolView
 from cellyard_controller.sandboxes.lifecycle import SandboxState
+from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.store import Store
 from cellyard_controller.tallies import Labels, Spread, Tally

@@ -14,10 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from cellyard_controller.executions import counts as execution_counts
 from cellyard_controller.runtimes import CapabilityFact
 from cellyard_controller.sandboxes import counts as sandbox_counts
-from cellyard_controller.sandboxes.dealing import PoolView
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.plans import Kind as PoolKind
-from cellyard_controller.sandboxes.pool import Demand
+from cellyard_controller.sandboxes.pool import Demand, PoolView
 from cellyard_controller.tallies import Durations, Tally
 from cellyard_controller.web.metrics import METRICS, Kind, Sources, registry
 
@@ -59,7 +58,12 @@ def sources() -> Sources:
         ),
         rooms=SimpleNamespace(loaded=3, waiting=2, counts=execution_counts.Counts()),
         store=SimpleNamespace(write_seconds=Durations(1, 2), commit_seconds=Durations(1), failures=Tally()),
-        standing=SimpleNamespace(ready={"docker": True}, facts={("docker", "default", "none"): facts}),
+        standing=SimpleNamespace(
+            ready={"docker": True},
+            facts={("docker", "default", "none"): facts},
+            notebooks={("project", "red"): 2},
+            sandboxes={("project", "red"): 1},
+        ),
     )
     return cast(Sources, found)
 
