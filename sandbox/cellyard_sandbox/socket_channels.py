@@ -75,6 +75,10 @@ class SocketChannels:
         """See Channels."""
         self.send(wire.Request("environment", "environment_request", {"env": dict(env)}))
 
+    def interrupt(self) -> bool:
+        """See Channels."""
+        return False
+
     def read_iopub(self) -> None:
         """See Channels. There is but one channel."""
 
