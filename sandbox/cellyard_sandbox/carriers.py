@@ -21,6 +21,8 @@ class Channels(Protocol):
 
     command: list[str]
     """The kernel that speaks at the other end."""
+    program: str
+    """What that is called where it is told why it has ended."""
     inherited: Sequence[int]
     """Descriptors that it is given, under the same numbers."""
     hung_up: bool

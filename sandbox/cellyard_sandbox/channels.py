@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class ZmqChannels:
         self._read_monitor()
         connection_file = folder / "connection.json"
         connection_file.write_text(json.dumps(self.connection()), "ascii")
+        self.program = os.path.basename(sys.executable)
+        """See Channels."""
         self.command = python_command("cellyard_sandbox.kernel", str(connection_file), str(os.getpid()))
         """The Python kernel that listens there."""
 

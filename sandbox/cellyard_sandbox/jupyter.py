@@ -169,7 +169,9 @@ class JupyterHost:
         user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
         own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
         theirs = {**own, **env, host_frames.SOCKET_VARIABLE: str(folder / "h")}
-        self._process = KernelProcess(self._processes, channels.command, theirs, self._on_exit, channels.inherited)
+        self._process = KernelProcess(
+            self._processes, channels.command, theirs, self._on_exit, channels.inherited, channels.program
+        )
         channels.started()
 
     def _let_go(self) -> None:

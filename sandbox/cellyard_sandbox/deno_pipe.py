@@ -1,4 +1,4 @@
-"""What the code in a Deno kernel writes: a pipe of frames from its main thread, and the process's own stdout."""
+"""What the code in a Deno kernel writes, as deno_prelude.js sends it: frames through a named pipe."""
 
 from __future__ import annotations
 
@@ -44,15 +44,17 @@ class Frames:
             at = end
         self._rest = data[at:]
 
-    def _take(self, kind: int, content: bytes) -> None:
-        if kind != _MESSAGE:
-            self._texts[kind].write(content)
+    def _take(self, number: int, content: bytes) -> None:
+        if number != _MESSAGE:
+            self._texts[number].write(content)
             return
         try:
             message = json.loads(content)
-            self._on_written(message["kind"], json.dumps(message["content"]).encode())
+            kind, about = message["kind"], json.dumps(message["content"]).encode()
         except (ValueError, KeyError, TypeError, RecursionError):
-            pass  # as above
+            return  # as above
+        if isinstance(kind, str):
+            self._on_written(kind, about)
 
 
 class _Text:
@@ -68,44 +70,38 @@ class _Text:
             self._on_written("stream", json.dumps({"name": self._name, "text": text}).encode())
 
 
-class Pipes:
-    """Two named pipes in a folder, read by the event loop."""
+class Pipe:
+    """A named pipe with frames, read by the event loop."""
 
-    def __init__(self, folder: Path, on_written: OnWritten) -> None:
-        """Makes them. Raises OSError."""
+    def __init__(self, path: Path, on_written: OnWritten) -> None:
+        """Makes it. Raises OSError."""
         self._loop = asyncio.get_running_loop()
-        self.frames, self.stdout = folder / "frames", folder / "stdout"
-        self._taken = {self.frames: Frames(on_written).feed, self.stdout: _Text("stdout", on_written).write}
-        self._open: dict[int, Callable[[bytes], None]] = {}
-        try:
-            for path, take in self._taken.items():
-                os.mkfifo(path, 0o600)
-                # Open for writing too: so it has no end, and whoever opens it to write need not wait.
-                end = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                self._open[end] = take
-                self._loop.add_reader(end, self._read, end)
-        except OSError:
-            self.close()
-            raise
+        self._frames = Frames(on_written)
+        os.mkfifo(path, 0o600)
+        # Open for writing too: so it has no end, and whoever opens it to write need not wait.
+        self._end = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._open = True
+        self._loop.add_reader(self._end, self._read)
 
     def read_rest(self) -> None:
         """Reads what was written until now; what is being written meanwhile perhaps."""
-        for end in list(self._open):
-            left = 2 * _PIPE
-            while left > 0 and end in self._open and (read := self._read(end)):
-                left -= read
+        left = 2 * _PIPE
+        while left > 0 and (read := self._read()):
+            left -= read
 
     def close(self) -> None:
         """Nothing is called any more."""
-        for end in self._open:
-            self._loop.remove_reader(end)
-            os.close(end)
-        self._open = {}
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._end)
+            os.close(self._end)
 
-    def _read(self, end: int) -> int:
+    def _read(self) -> int:
+        if not self._open:
+            return 0
         try:
-            data = os.read(end, _READ)
+            data = os.read(self._end, _READ)
         except BlockingIOError:
             return 0
-        self._open[end](data)
+        self._frames.feed(data)
         return len(data)
