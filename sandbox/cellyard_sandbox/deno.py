@@ -31,8 +31,8 @@ _PRELUDE = "prelude"
 _ENVIRONMENT = "environment"
 _UNTOLD = "Execution failed"  # all that Deno says of a source that it cannot parse, and of a cell that was interrupted
 
-# The kernel is killed before the agent where memory runs out, and that is what bounds it: V8's own limit, 4 GiB or less,
-# would end it with a signal that says nothing.
+# The kernel is killed before the agent where memory runs out, and that alone bounds it: V8's own limit, 4 GiB or
+# less, would end it with a signal that says nothing.
 _START = 'echo 1000 >/proc/self/oom_score_adj; export DENO_V8_FLAGS="${DENO_V8_FLAGS-$1}"; shift; exec "$@"'
 
 

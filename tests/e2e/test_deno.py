@@ -233,7 +233,7 @@ def test_warm_deno_kernels_wait_where_the_operator_asks_for_them(deno_image: str
     process.start(env={"CELLYARD_TEMPLATES__DEFAULT__DENO_POOL": "1"})
     try:
         with cellyard.Client(endpoint=process.endpoint) as client:
-            (pool,) = client.pools()
+            (pool,) = client.list_pools()
             assert (pool.kernel_type, pool.env_source, pool.target) == ("deno", "deno", 1)
         with cellyard.Session(endpoint=process.endpoint) as session:
             session.start_kernel("deno")
