@@ -35,7 +35,7 @@ PROXY_SOCKET = "proxy.sock"
 RESTARTED = "kernel_restarted"
 NEW_KERNEL = "new_kernel"
 DENO = "deno"
-DENO_RESTART_S = 2.0
+DENO_RESTART_S = 3.0
 """Seconds after which an interrupt restarts a Deno kernel that ignores it, as each does that waits in an `await`."""
 
 KERNEL_HOST_VARIABLE = "CELLYARD_KERNEL_HOST"

@@ -16,6 +16,7 @@ from tests.controller_process import Process
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 ISOLATED = {"container_isolation", "network_isolation"}
+_ATTEMPTS = 4  # a machine may be so busy that a loop does not end before the agent takes it for one that ignores it
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +202,12 @@ def run_and_interrupt(session: cellyard.Session, source: str) -> cellyard.Execut
     "source", ["console.log('go'); while (true) {}", "while (true) console.log('go')"], ids=["loop", "flood"]
 )
 def test_an_interrupt_ends_a_loop_and_keeps_the_state(session: cellyard.Session, source: str) -> None:
-    session.run("globalThis.kept = 1")
-    result = run_and_interrupt(session, source)
-    assert result.end == "interrupted"
+    for _ in range(_ATTEMPTS):
+        session.run("globalThis.kept = 1")
+        result = run_and_interrupt(session, source)
+        assert result.end == "interrupted"
+        if result.end_reason != "kernel_restarted":
+            break
     assert result.error.ename == "Interrupted"
     assert [session.run("kept").value for _ in range(3)] == [1, 1, 1]
 
@@ -223,10 +227,13 @@ def test_an_interrupt_of_an_await_restarts_the_kernel_and_the_next_cell_is_told(
 
 
 def test_a_timeout_ends_a_loop_and_keeps_the_state(session: cellyard.Session) -> None:
-    session.run("globalThis.kept = 2")
-    with pytest.raises(cellyard.ExecutionTimeout) as timed_out:
-        session.run("while (true) {}", timeout_secs=0.5)
-    assert timed_out.value.result.end == "timed_out"
+    for _ in range(_ATTEMPTS):
+        session.run("globalThis.kept = 2")
+        with pytest.raises(cellyard.ExecutionTimeout) as timed_out:
+            session.run("while (true) {}", timeout_secs=0.5)
+        assert timed_out.value.result.end == "timed_out"
+        if timed_out.value.result.end_reason != "kernel_restarted":
+            break
     assert session.run("kept").value == 2
 
 
