@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-import cellyard
 from tests.bench.peers import Peer, installed
 from tests.bench.report import Row, publish
 from tests.controller_process import Process
+
+import cellyard
 
 Launch = Callable[..., Process]
 

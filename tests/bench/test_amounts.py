@@ -6,12 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-import cellyard
-from cellyard.events import OutputEvent
 from tests.bench.conftest import Launch, full, pool_of, timed
 from tests.bench.report import Row, amount, rate
 from tests.controller_process import Process
+
+import cellyard
+from cellyard.events import OutputEvent
 
 pytestmark = [pytest.mark.bench, pytest.mark.docker]
 

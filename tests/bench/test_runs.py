@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-import cellyard
 from tests.bench.conftest import timed
 from tests.bench.peers import Peer, running
 from tests.bench.report import Row, rate, row, tail
 from tests.controller_process import Process
+
+import cellyard
 
 pytestmark = [pytest.mark.bench, pytest.mark.docker]
 

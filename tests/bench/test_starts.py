@@ -6,12 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-import cellyard
 from tests.bench.conftest import Launch, full, pool_of, timed
 from tests.bench.peers import Peer
 from tests.bench.report import Row, row, tail
 from tests.controller_process import Process
+
+import cellyard
 
 pytestmark = [pytest.mark.bench, pytest.mark.docker]
 
