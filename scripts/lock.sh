@@ -58,3 +58,6 @@ requirements sandbox science \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28
 echo pip | compile images/python/pip.lock "The installer that builds the Python image; the image itself has none." \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
+printf '%s\n' deno protobuf pyzmq \
+  | compile images/deno/requirements.lock "What the Deno image holds: Deno, and what the agent imports; as images/python." \
+    --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint images/python/requirements.lock

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,7 +154,9 @@ def build_images() -> None:
     from cellyard_controller.runtimes.docker import images as docker_images
 
     with _engine() as client:
-        typer.echo(docker_images.build(lambda line: typer.echo(line, err=True), client=client))
+        for kernel_type in docker_images.KERNEL_TYPES:
+            report = partial(typer.echo, err=True)
+            typer.echo(docker_images.build(report, client=client, kernel_type=kernel_type))
 
 
 @images.command("list")

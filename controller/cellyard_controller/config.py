@@ -56,6 +56,9 @@ class TemplateConfig(_Section):
     pool: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="Warm sandboxes of this template at least; the default template's are pool.size."
     )
+    deno_pool: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Warm sandboxes of this template with a Deno kernel at least."
+    )
 
     @field_validator("allow")
     @classmethod

@@ -14,7 +14,7 @@ from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import facts, files, transfers
 from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.calls import Calls
-from cellyard_sandbox.carriers import OpenChannels
+from cellyard_sandbox.carriers import Channels, OnMessage, OpenChannels
 from cellyard_sandbox.cgroups import ControlGroup
 from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
@@ -33,6 +33,10 @@ SHARED_MEMORY = "/dev/shm"
 
 PROXY_SOCKET = "proxy.sock"
 RESTARTED = "kernel_restarted"
+NEW_KERNEL = "new_kernel"
+DENO = "deno"
+DENO_RESTART_S = 3.0
+"""Seconds after which an interrupt restarts a Deno kernel that ignores it, as each does that waits in an `await`."""
 
 _LEAVES_IT_UNTOUCHED = frozenset({"start_kernel", "acknowledge", "ping"})
 
@@ -59,12 +63,14 @@ class Agent:
         self._env: dict[str, str] = {}
         self._forwarder: Forwarder | None = None
         self._proxy_path = str(Path(link_path).with_name(PROXY_SOCKET))
+        self._kernel_type = "python"
+        self._untold = False  # whoever runs the next cell has to hear that the kernel is a new one
         self._kernel_wanted = asyncio.Event()
         self._wanted_generation = 0
         self._goodbye = asyncio.Event()
         self._host: KernelHost | None = None
         self._outbox = Outbox(self._outbox_changed)
-        self._executions = Executions(self._loop, self._the_host, self._outbox, self._restart)
+        self._executions = Executions(self._loop, self._the_host, self._outbox, self._stuck)
         # Only a container has limits of its own.
         self._pressure = Pressure(self._loop, ControlGroup(), self._disks(), self._warn) if alone else None
         self._calls = Calls(self._outbox, lambda: self._executions.running)
@@ -153,7 +159,10 @@ class Agent:
     def _start_kernel(self, order: link_pb2.StartKernelHost) -> None:
         if self._life.state is not HostState.NONE:
             return  # asked for again by a controller that came back
-        if order.kernel_type not in ("", "python"):
+        self._kernel_type = order.kernel_type or "python"
+        if self._kernel_type == DENO:
+            self._executions.restart_after_s = DENO_RESTART_S
+        elif self._kernel_type != "python":
             self._tell(HostState.STARTING)
             self._kernel_gone(f"start_failed: no kernel of type {order.kernel_type!r} here", for_good=True)
             return
@@ -177,6 +186,13 @@ class Agent:
     def _restart_kernel(self, order: link_pb2.RestartKernelHost) -> None:
         if order.generation == self._life.generation and self._life.state is not HostState.NONE:
             self._restart()
+
+    def _stuck(self) -> None:
+        """The cell ignores its end. A Deno kernel does so where a Python one would not: its users are told."""
+        if self._kernel_type == DENO:
+            self._warn(_restarted(RESTARTED, "an interrupt ended the kernel, and with it all variables"))
+            self._untold = True
+        self._restart()
 
     def _restart(self) -> None:
         self._stop_pressure()
@@ -247,7 +263,7 @@ class Agent:
         """Starts kernels, one after the other."""
         from cellyard_sandbox.jupyter import JupyterHost  # takes a while, and the Hello need not wait for it
 
-        host = self._host = JupyterHost(self, self._processes, self._scratch, self._home, _open_channels())
+        host = self._host = JupyterHost(self, self._processes, self._scratch, self._home, self._open_channels)
         while True:
             await self._kernel_wanted.wait()
             self._kernel_wanted.clear()
@@ -268,6 +284,11 @@ class Agent:
                 self._tell(HostState.READY)
                 self._executions.kernel_ready()
 
+    def _open_channels(
+        self, folder: Path, shell: OnMessage, iopub: OnMessage, stdin: OnMessage, on_hang_up: Callable[[], None]
+    ) -> Channels:
+        return _channels_of(self._kernel_type)(folder, shell, iopub, stdin, on_hang_up)
+
     def _clear(self) -> None:
         for folder in (str(self._scratch), SHARED_MEMORY):
             files.empty(folder)
@@ -286,6 +307,10 @@ class Agent:
         self._executions.run_started(run_id, execution_count)
         if self._pressure is not None:
             self._pressure.run_started()
+        if self._untold:
+            self._untold = False
+            why = "this is a new kernel, without the variables of the one before: an interrupt ended that"
+            self._warn(_restarted(NEW_KERNEL, why))
         self._calls.execution_started(run_id)
         self._regulate()
 
@@ -357,8 +382,16 @@ class Agent:
             self._host.hold()
 
 
-def _open_channels() -> OpenChannels:
-    """By which the Python kernel is reached. Only what is needed is imported: ZeroMQ takes 5 MB."""
+def _restarted(kind: str, message: str) -> outputs_pb2.Warning:
+    return outputs_pb2.Warning(kind=kind, message=message, details={"reason": RESTARTED})
+
+
+def _channels_of(kernel_type: str) -> OpenChannels:
+    """By which a kernel is reached. Only what is needed is imported: ZeroMQ takes 5 MB."""
+    if kernel_type == DENO:
+        from cellyard_sandbox.deno import DenoChannels
+
+        return DenoChannels
     choice = os.environ.get(KERNEL_HOST_VARIABLE) or "python"
     if choice == "python":
         from cellyard_sandbox.socket_channels import SocketChannels

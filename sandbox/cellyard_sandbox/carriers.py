@@ -10,6 +10,9 @@ from typing import Protocol, TypeAlias
 from cellyard_sandbox import wire
 from cellyard_sandbox.messages import Chunk
 
+END_OF_INPUT = "\x04"
+"""The answer to a question that nobody answers; for it ipykernel raises EOFError."""
+
 OnMessage: TypeAlias = Callable[[wire.Message], None]
 
 
@@ -18,6 +21,8 @@ class Channels(Protocol):
 
     command: list[str]
     """The kernel that speaks at the other end."""
+    program: str
+    """What that is called where it is told why it has ended."""
     inherited: Sequence[int]
     """Descriptors that it is given, under the same numbers."""
     hung_up: bool
@@ -36,6 +41,9 @@ class Channels(Protocol):
 
     def set_environment(self, env: Mapping[str, str]) -> None:
         """Sets variables in the kernel, before whatever is sent to it next."""
+
+    def interrupt(self) -> bool:
+        """Asks the kernel to end its run; False for one that wants a SIGINT instead."""
 
     def read_iopub(self) -> None:
         """Reads what was published before what was read last, or much of it."""

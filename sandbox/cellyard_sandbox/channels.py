@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from cellyard_sandbox.carriers import OnMessage, python_command
 from cellyard_sandbox.host_socket import MAX_SOCKET_PATH
 from cellyard_sandbox.messages import Chunk
 
-_SHELL, _IOPUB, _STDIN, _LAST = 1, 2, 3, 5  # "ports", which end the names of the sockets' files
+_SHELL, _IOPUB, _STDIN, CONTROL, _LAST = 1, 2, 3, 4, 5  # "ports", which end the names of the sockets' files
 _IDENTITY = b"agent"  # the kernel asks whoever sent it a request on the channel stdin, so both need one name
 _CONNECT_AGAIN_MS = 5
 _READ_AT_ONCE = 256 * 1024  # bytes, before others get their turn on the event loop
@@ -61,15 +62,17 @@ class ZmqChannels:
         self._read_shell = self._reader(self._shell, on_shell)
         self._read_iopub = self._reader(self._iopub, on_iopub)
         self._read_stdin = self._reader(self._stdin, on_stdin)
-        self._shell.connect(f"ipc://{self._address}-{_SHELL}")
-        self._iopub.connect(f"ipc://{self._address}-{_IOPUB}")
-        self._stdin.connect(f"ipc://{self._address}-{_STDIN}")
+        self._shell.connect(self._at(_SHELL))
+        self._iopub.connect(self._at(_IOPUB))
+        self._stdin.connect(self._at(_STDIN))
         self._loop.add_reader(self._monitor.fileno(), self._read_monitor)
         # A descriptor tells of nothing to somebody who has never found its socket empty.
         self.read_rest()
         self._read_monitor()
         connection_file = folder / "connection.json"
         connection_file.write_text(json.dumps(self.connection()), "ascii")
+        self.program = os.path.basename(sys.executable)
+        """See Channels."""
         self.command = python_command("cellyard_sandbox.kernel", str(connection_file), str(os.getpid()))
         """The Python kernel that listens there."""
 
@@ -81,7 +84,7 @@ class ZmqChannels:
             "shell_port": _SHELL,
             "iopub_port": _IOPUB,
             "stdin_port": _STDIN,
-            "control_port": 4,
+            "control_port": CONTROL,
             "hb_port": _LAST,
             "key": "",
             "signature_scheme": "hmac-sha256",
@@ -106,6 +109,10 @@ class ZmqChannels:
         content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False}
         self.send(wire.Request("environment", "execute_request", content))
 
+    def interrupt(self) -> bool:
+        """See Channels."""
+        return False
+
     def read_iopub(self) -> None:
         """See Channels."""
         self._read_iopub()
@@ -129,6 +136,9 @@ class ZmqChannels:
         for channel in (self._monitor, self._shell, self._iopub, self._stdin):
             self._loop.remove_reader(channel.fileno())
             channel.close(linger=0)
+
+    def _at(self, channel: int) -> str:
+        return f"ipc://{self._address}-{channel}"
 
     def _channel(self, context: zmq.Context[Any], kind: int) -> zmq.Socket[Any]:
         channel: zmq.Socket[Any] = context.socket(kind)

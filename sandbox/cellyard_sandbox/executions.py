@@ -70,6 +70,8 @@ class Executions:
         self._on_stuck = on_stuck
         self.limits = OutputLimits()
         """Of executions that are dispatched from now on."""
+        self.restart_after_s = 0.0
+        """Where it is positive, every interrupt that is ignored this long restarts the kernel."""
         self._running: _Execution | None = None
         self._waiting: deque[_Execution] = deque()
         self._gone: str | None = None  # why there is no kernel any more
@@ -226,6 +228,8 @@ class Executions:
         self._restart_later(execution, why, restart_after_s)
 
     def _restart_later(self, execution: _Execution, why: str, restart_after_s: float) -> None:
+        if self.restart_after_s > 0:
+            restart_after_s = min(restart_after_s or self.restart_after_s, self.restart_after_s)
         if restart_after_s > 0:
             timer = self._clock.call_later(restart_after_s, lambda: self._stuck(execution, restart_after_s))
             earlier = execution.timers.pop(f"restart {why}", None)

@@ -14,7 +14,7 @@ from typing import Any
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import comms, host_frames, messages, wire
 from cellyard_sandbox.asks import Asks
-from cellyard_sandbox.carriers import Channels, OpenChannels
+from cellyard_sandbox.carriers import END_OF_INPUT, Channels, OpenChannels
 from cellyard_sandbox.files import empty
 from cellyard_sandbox.host_socket import HostSocket
 from cellyard_sandbox.kernel_host import HostListener, Question, RunEnd, StartFailed, Usage
@@ -26,7 +26,6 @@ _GREET_AGAIN_S = 0.2
 _SETTLE_S = 10.0  # between the first and the second sign that a run is over
 _LAST_WORDS_S = 0.5  # for what a dead kernel has left in its channels
 _DEAF_S = 1.0  # a kernel that closed its channels lives this long
-_END_OF_INPUT = "\x04"  # for which ipykernel raises EOFError
 
 _EXECUTE = {
     "silent": False,
@@ -125,7 +124,7 @@ class JupyterHost:
             return
         self.release()
         self._question = None  # it ends, or is asked again; a late answer must not be that of another one
-        if self._process is not None:
+        if self._process is not None and self._channels is not None and not self._channels.interrupt():
             self._process.interrupt()
 
     def ask(self, order: link_pb2.AskKernel, answer: Callable[[link_pb2.Reply], None]) -> None:
@@ -170,7 +169,9 @@ class JupyterHost:
         user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
         own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
         theirs = {**own, **env, host_frames.SOCKET_VARIABLE: str(folder / "h")}
-        self._process = KernelProcess(self._processes, channels.command, theirs, self._on_exit, channels.inherited)
+        self._process = KernelProcess(
+            self._processes, channels.command, theirs, self._on_exit, channels.inherited, channels.program
+        )
         channels.started()
 
     def _let_go(self) -> None:
@@ -281,7 +282,7 @@ class JupyterHost:
         def answer(given: link_pb2.CallAnswer) -> None:
             if self._question is question and self._channels is not None:
                 self._question = None
-                text = given.text if given.HasField("text") else _END_OF_INPUT
+                text = given.text if given.HasField("text") else END_OF_INPUT
                 self._channels.answer(wire.Request("answer", "input_reply", {"value": text, "status": "ok"}))
 
         content = _content(message)

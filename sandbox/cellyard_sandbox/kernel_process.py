@@ -27,15 +27,16 @@ class KernelProcess:
         env: Mapping[str, str],
         on_exit: Callable[[], None],
         inherited: Sequence[int] = (),
+        name: str = "",
     ) -> None:
-        """Starts it, with these descriptors under the same numbers. Raises OSError.
+        """Starts it, with these descriptors under the same numbers. Raises OSError. `name`: for the reason of its end.
 
         `on_exit` is called once it has ended, unless it was closed before.
         """
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
         self._open = True
-        self._name = os.path.basename(argv[0])
+        self._name = name or os.path.basename(argv[0])
         self._tail = b""
         self._killed_for = ""
         self._group = ControlGroup()

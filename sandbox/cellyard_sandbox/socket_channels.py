@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class SocketChannels:
         self.inherited: Sequence[int] = (self._theirs.fileno(), *(end for pipe in self._pipes for end in pipe))
         """See Channels."""
         descriptors = map(str, self.inherited)
+        self.program = os.path.basename(sys.executable)
+        """See Channels."""
         self.command = python_command("cellyard_sandbox.python_kernel", str(os.getpid()), str(folder), *descriptors)
         """See Channels."""
         self._loop.add_reader(self._socket, self._read)
@@ -74,6 +77,10 @@ class SocketChannels:
     def set_environment(self, env: Mapping[str, str]) -> None:
         """See Channels."""
         self.send(wire.Request("environment", "environment_request", {"env": dict(env)}))
+
+    def interrupt(self) -> bool:
+        """See Channels."""
+        return False
 
     def read_iopub(self) -> None:
         """See Channels. There is but one channel."""

@@ -69,6 +69,18 @@ def test_every_part_of_an_image_changes_its_name(sources: Path, changed: str) ->
     assert images.expected_image() != before
 
 
+@pytest.mark.parametrize(
+    "changed", ["images/deno/Dockerfile", "images/deno/requirements.lock", "images/python/pip.lock"]
+)
+def test_the_image_of_deno_kernels_has_parts_of_its_own(sources: Path, changed: str) -> None:
+    before, python = images.expected_image("deno"), images.expected_image()
+    assert re.fullmatch(r"cellyard-deno:[0-9a-f]{12}", before)
+    with (sources / changed).open("a") as file:
+        file.write("\n# changed\n")
+    assert images.expected_image("deno") != before
+    assert (images.expected_image() == python) is changed.startswith("images/deno")
+
+
 def test_a_renamed_module_changes_the_name(sources: Path) -> None:
     before = images.expected_image()
     (sources / "cellyard_proto" / "framing.py").rename(sources / "cellyard_proto" / "frames.py")
@@ -148,7 +160,7 @@ def test_wheels_of_another_lock_replace_the_old_ones(tmp_path: Path, wheel_cache
     first = wheels.fetch([lock], "amd64", print)
     lock.write_text("# other\n")
     second = wheels.fetch([lock], "amd64", print)
-    assert list((wheel_cache / "cellyard" / "wheels").iterdir()) == [second]
+    assert list((wheel_cache / "cellyard" / "wheels" / "python").iterdir()) == [second]
     assert first != second
 
 
@@ -165,7 +177,7 @@ def test_packages_that_cannot_be_fetched_are_one_clear_sentence(
     assert caught.value.reason == "image_missing"
     assert "Check that" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list((wheel_cache / "cellyard" / "wheels").iterdir()) == []
+    assert list((wheel_cache / "cellyard" / "wheels" / "python").iterdir()) == []
 
 
 def test_a_python_without_pip_is_told_how_to_get_it(

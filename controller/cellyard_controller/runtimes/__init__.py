@@ -21,6 +21,8 @@ class Template:
     name: str
     image: str
     """Image reference, or "" for the image of this release (process runtime: unused)."""
+    kernel_type: str = "python"
+    """The kernel that runs there: which of this release's images it is."""
     oci_runtime: str = ""
     """OCI runtime of the engine, "" for the engine's default."""
     network: str = "none"

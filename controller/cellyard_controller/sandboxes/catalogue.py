@@ -41,10 +41,15 @@ class Catalogue:
             raise CapabilityUnavailable(f"this controller does not serve the runtime {name!r}", runtime=name)
         return self._runtimes[name]
 
-    def template(self, name: str, network: str = "") -> Template:
-        """A template that the operator defined, with this network policy or its own. Raises InvalidRequest."""
+    def template(self, name: str, network: str = "", kernel_type: str = "python") -> Template:
+        """A template that the operator defined, with this network policy or its own. Raises InvalidRequest.
+
+        Its image is for Python kernels; other kernels run in this release's image for them, with its limits.
+        """
         name = name or "default"
         template = self._defined(name).template(name)
+        if kernel_type != "python":
+            template = replace(template, image="", kernel_type=kernel_type)
         return replace(template, network=network) if network else template
 
     def is_current(self, template: Template) -> bool:
@@ -76,6 +81,10 @@ class Catalogue:
                 kinds[Kind(runtime, name, "none", "python", "uv:prewarmed")] = PoolBounds(
                     least, max(_USUAL_MOST, least) if most is None else most
                 )
+            if config.deno_pool:
+                kinds[Kind("docker", name, "none", "deno", "deno")] = PoolBounds(
+                    config.deno_pool, max(_USUAL_MOST if most is None else most, config.deno_pool)
+                )
         return kinds
 
     def allow(self, template: str) -> tuple[str, ...]:
@@ -96,6 +105,9 @@ class Catalogue:
         Raises InvalidRequest, CapabilityUnavailable, PermissionDenied.
         """
         self.check_network(settings.runtime, settings.template, settings.network)
+        if settings.kernel_type == "deno" and self.runtime(settings.runtime).name == "process":
+            why = "Deno kernels run in containers alone: their image brings Deno with it"
+            raise CapabilityUnavailable(why, runtime=settings.runtime)
 
     def check_network(self, runtime: str, template: str, network: str) -> None:
         """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""
@@ -133,7 +145,7 @@ class Catalogue:
     async def require(self, settings: KernelSettings) -> None:
         """Raises CapabilityUnavailable where a required one is not."""
         runtime = self.runtime(settings.runtime)
-        facts = await runtime.capabilities(self.template(settings.template, settings.network))
+        facts = await runtime.capabilities(self.template(settings.template, settings.network, settings.kernel_type))
         granted = {fact.name for fact in facts if fact.granted}
         evidence = {fact.name: fact.evidence for fact in facts}
         for name in sorted(settings.require - granted):

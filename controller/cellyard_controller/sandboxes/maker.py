@@ -40,7 +40,7 @@ class Maker:
     def begin(self, kind: Kind, others: Iterable[Sandbox]) -> Sandbox:
         """A sandbox that is still nothing but a name. `others`: those that there are. Raises Refused."""
         runtime = self._catalogue.runtime(kind.runtime)
-        template = self._catalogue.template(kind.template, kind.network)
+        template = self._catalogue.template(kind.template, kind.network, kind.kernel_type)
         sandbox = self.sandbox(new_sandbox_id(), runtime, template, _free_uid(others), kind, created_at=steady())
         sandbox.kernel_type, sandbox.env_source = kind.kernel_type, kind.env_source
         return sandbox

@@ -248,7 +248,7 @@ class Supervisor:
         if record.asked is not None:
             return record.asked
         known = record.template if record.template in self._config.templates else "default"
-        return self.catalogue.template(known, record.network)
+        return self.catalogue.template(known, record.network, record.kernel_type or "python")
 
     async def _reopen_way_out(self, sandbox: Sandbox, allow: tuple[str, ...]) -> None:
         try:

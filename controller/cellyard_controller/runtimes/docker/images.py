@@ -1,7 +1,7 @@
 """The images that sandboxes start from, named by their content, built on the engine where they are missing.
 
-Three layers, each a tag of its own: a base (bases.py), an environment (images/python: interpreter, packages)
-and on top the agent (images/agent). So a changed agent costs a second, not a new environment.
+Three layers, each a tag of its own: a base (bases.py), an environment (images/python: interpreter, packages;
+images/deno: Deno) and on top the agent (images/agent). So a changed agent costs a second, not a new environment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ from cellyard_controller.runtimes.docker.engine import engine_address, unreachab
 BASE = "cellyard-base"
 ENVIRONMENT = "cellyard-environment"
 PYTHON = "cellyard-python"
+DENO = "cellyard-deno"
+KERNEL_TYPES = ("python", "deno")
+"""The kernels that there are images for."""
 KEPT = 5
 """So many images of ours stay, the newest: going back to the last change needs no build."""
 _STEP_TIMEOUT = 900
@@ -61,16 +64,16 @@ class BuiltImage:
 class _References:
     base: str
     environment: str
-    python: str
+    image: str
 
 
-def expected_image() -> str:
-    """The image that this release starts Python sandboxes from, such as `cellyard-python:0123456789ab`.
+def expected_image(kernel_type: str = "python") -> str:
+    """The image that this release starts sandboxes with such a kernel from: `cellyard-python:0123456789ab`.
 
     The tag is a hash over everything that the image is made from, so a present image is the right one. Reads
     some fifty small files: ask once, not for every sandbox.
     """
-    return _references().python
+    return _references(kernel_type).image
 
 
 def connect(timeout: int = _STEP_TIMEOUT) -> DockerClient:
@@ -92,65 +95,73 @@ def connect(timeout: int = _STEP_TIMEOUT) -> DockerClient:
     return client
 
 
-def build(report: Report, *, client: DockerClient, install_tools: bool = False) -> str:
-    """Builds what is missing of the default template's image and returns its reference.
+def build(report: Report, *, client: DockerClient, install_tools: bool = False, kernel_type: str = "python") -> str:
+    """Builds what is missing of the default template's image for such kernels and returns its reference.
 
     `report` is told of each step that takes longer. `install_tools` lets apt install mmdebstrap, as root.
     Raises RuntimeFailed.
     """
-    references = _references()
-    if _present(client, references.python):
-        return references.python
+    references = _references(kernel_type)
+    if _present(client, references.image):
+        return references.image
     with _building_alone(report):
-        if _present(client, references.python):
-            return references.python
+        if _present(client, references.image):
+            return references.image
         try:
-            _build_missing(references, client, report, install_tools=install_tools)
-            if _references() != references:
+            _build_missing(references, client, report, kernel_type, install_tools=install_tools)
+            if _references(kernel_type) != references:
                 # Its name would promise what it does not hold.
-                client.images.remove(references.python)
+                client.images.remove(references.image)
                 raise ImageBuildFailed("sources of the image were changed while it was built: build it again")
-            client.images.get(references.python).tag(PYTHON, "latest")
-            _remove_old(client, references)
+            client.images.get(references.image).tag(_repository(kernel_type), "latest")
+            _remove_old(client, kernel_type)
         except (DockerException, requests.RequestException) as error:
             raise ImageBuildFailed(f"the engine failed while building images: {error}. Try again") from error
-    return references.python
+    return references.image
 
 
-def list_images(client: DockerClient) -> list[BuiltImage]:
+def list_images(client: DockerClient, kernel_types: Sequence[str] = KERNEL_TYPES) -> list[BuiltImage]:
     """Our sandbox images on the engine, newest first. Raises RuntimeFailed."""
-    expected = expected_image()
-    try:
-        found = client.images.list(name=PYTHON)
-    except (DockerException, requests.RequestException) as error:
-        raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
-    images = [
-        BuiltImage(tag, image.attrs["Size"], image.attrs["Created"], expected=tag == expected)
-        for image in found
-        for tag in image.tags
-        if tag.startswith(f"{PYTHON}:") and not tag.endswith(":latest")
-    ]
+    images: list[BuiltImage] = []
+    for kernel_type in kernel_types:
+        expected, repository = expected_image(kernel_type), _repository(kernel_type)
+        try:
+            found = client.images.list(name=repository)
+        except (DockerException, requests.RequestException) as error:
+            raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
+        images += [
+            BuiltImage(tag, image.attrs["Size"], image.attrs["Created"], expected=tag == expected)
+            for image in found
+            for tag in image.tags
+            if tag.startswith(f"{repository}:") and not tag.endswith(":latest")
+        ]
     return sorted(images, key=lambda image: image.created, reverse=True)
 
 
-def _build_missing(references: _References, client: DockerClient, report: Report, *, install_tools: bool) -> None:
+def _repository(kernel_type: str) -> str:
+    return {"python": PYTHON, "deno": DENO}[kernel_type]
+
+
+def _build_missing(
+    references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
+) -> None:
     folder = images_folder()
     if not _present(client, references.environment):
         if not _present(client, references.base):
             with _timed(report, "base"):
                 bases.make(references.base, client, report, install_tools=install_tools)
         with _timed(report, "packages"):
-            locks = [folder / "python" / name for name in ("pip.lock", "requirements.lock")]
-            found = wheels.fetch(locks, client.version()["Arch"], report)
+            locks = [folder / "python" / "pip.lock", folder / kernel_type / "requirements.lock"]
+            found = wheels.fetch(locks, client.version()["Arch"], report, family=kernel_type)
         with _timed(report, "environment"):
             report("installing the packages and compiling their bytecode (about half a minute)")
-            parts = [(folder / "python", ""), (found, "wheels")]
+            parts = [(folder / kernel_type, ""), (found, "wheels")]
             _build_image(client, references.environment, parts, {"BASE": references.base})
     with _timed(report, "agent"):
         report("adding the kernel agent")
         parts = [(folder / "agent", "")]
         parts += [(package_folder(name), f"cellyard/{name}") for name in _AGENT_PACKAGES]
-        _build_image(client, references.python, parts, {"ENVIRONMENT": references.environment})
+        _build_image(client, references.image, parts, {"ENVIRONMENT": references.environment})
 
 
 def _build_image(
@@ -210,12 +221,14 @@ def package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _references() -> _References:
+def _references(kernel_type: str) -> _References:
     folder = images_folder()
     base = _name(BASE, bases.RECIPE.encode())
-    environment = _name(ENVIRONMENT, base.encode(), *_contents(folder / "python"))
+    installer = () if kernel_type == "python" else (folder.joinpath("python", "pip.lock").read_bytes(),)
+    environment = _name(ENVIRONMENT, base.encode(), *_contents(folder / kernel_type), *installer)
     agent = [content for name in _AGENT_PACKAGES for content in _contents(package_folder(name))]
-    return _References(base, environment, _name(PYTHON, environment.encode(), *_contents(folder / "agent"), *agent))
+    image = _name(_repository(kernel_type), environment.encode(), *_contents(folder / "agent"), *agent)
+    return _References(base, environment, image)
 
 
 def _name(repository: str, *parts: bytes) -> str:
@@ -261,11 +274,12 @@ def _present(client: DockerClient, reference: str) -> bool:
     return True
 
 
-def _remove_old(client: DockerClient, references: _References) -> None:
+def _remove_old(client: DockerClient, kernel_type: str) -> None:
     """Removes what earlier builds left, so that disks do not fill: old tags, and the stages of builds."""
-    current = {references.base, references.environment}
+    wanted = [_references(each) for each in KERNEL_TYPES]
+    current = {tag for references in wanted for tag in (references.base, references.environment)}
     old = [tag for name in (BASE, ENVIRONMENT) for image in client.images.list(name=name) for tag in image.tags]
-    doomed = [image.reference for image in list_images(client) if not image.expected][KEPT - 1 :]
+    doomed = [image.reference for image in list_images(client, [kernel_type]) if not image.expected][KEPT - 1 :]
     doomed += [tag for tag in old if tag not in current]
     for tag in doomed:
         try:
@@ -299,7 +313,7 @@ def _timed(report: Report, what: str) -> Iterator[None]:
 
 
 def main() -> int:
-    """Builds what is missing, prints the name. `--install-tools` installs what that needs."""
+    """Builds what is missing, prints the names. `--install-tools` installs what that needs."""
     started = time.monotonic()
 
     def report(line: str) -> None:
@@ -307,7 +321,9 @@ def main() -> int:
 
     try:
         with closing(connect()) as client:
-            print(build(report, client=client, install_tools="--install-tools" in sys.argv[1:]))
+            for kernel_type in KERNEL_TYPES:
+                install_tools = "--install-tools" in sys.argv[1:]
+                print(build(report, client=client, install_tools=install_tools, kernel_type=kernel_type))
     except RuntimeFailed as failure:
         print(f"image: {failure}", file=sys.stderr)
         return 1

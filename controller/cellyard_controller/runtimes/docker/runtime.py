@@ -58,20 +58,20 @@ class DockerRuntime:
         self,
         controller_id: str,
         scratch: Path,
-        default_image: Callable[[], str],
+        default_image: Callable[[str], str],
         *,
         host: str | None = None,
         engine_calls: int = 8,
     ) -> None:
         """`scratch` is a private folder for canaries on a file system that the engine sees; made when needed.
 
-        `default_image` names the image of templates that name none. An engine that cannot be used is no error
-        here: `readiness` says so, and every call fails.
+        `default_image` names the image of templates that name none, by the type of their kernel. An engine that
+        cannot be used is no error here: `readiness` says so, and every call fails.
         """
         self._controller_id = controller_id
         self._scratch = scratch
         self._default_image = default_image
-        self._default_image_name = ""
+        self._default_images: dict[str, str] = {}
         self._refusal: RuntimeFailed | None = None
         address = ""
         try:
@@ -294,9 +294,12 @@ class DockerRuntime:
         return self._seccomp
 
     def _image(self, template: Template) -> str:
-        if not template.image and not self._default_image_name:
-            self._default_image_name = self._default_image()
-        return template.image or self._default_image_name
+        if template.image:
+            return template.image
+        kernel_type = template.kernel_type
+        if kernel_type not in self._default_images:
+            self._default_images[kernel_type] = self._default_image(kernel_type)
+        return self._default_images[kernel_type]
 
 
 @contextmanager

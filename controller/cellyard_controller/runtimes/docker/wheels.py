@@ -26,20 +26,21 @@ def cache_folder() -> Path:
     return Path(cache) / "cellyard"
 
 
-def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None]) -> Path:
+def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *, family: str = "python") -> Path:
     """The folder with every wheel that the locks name, for the engine's machine (`amd64`, `arm64`).
 
-    Fetches nothing where a folder for these very locks is there. Raises RuntimeFailed.
+    Fetches nothing where a folder for these very locks is there. One folder of each family is kept, the last.
+    Raises RuntimeFailed.
     """
     if machine not in _MACHINES:
         raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
     texts = [lock.read_bytes() for lock in locks]
     key = hashlib.sha256(b"\0".join([machine.encode(), *texts])).hexdigest()[:12]
-    folder = cache_folder() / "wheels" / key
+    folder = cache_folder() / "wheels" / family / key
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    report("fetching the image's Python packages (100 MiB)")
+    report(f"fetching the packages of the {family} image (tens of MiB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         for lock in locks:
             _download(lock, _MACHINES[machine], Path(part))
