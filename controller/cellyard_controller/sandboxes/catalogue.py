@@ -47,14 +47,18 @@ class Catalogue:
         template = self._defined(name).template(name)
         return replace(template, network=network) if network else template
 
-    def kind(self, settings: KernelSettings) -> Kind:
-        """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like."""
+    def kind(self, settings: KernelSettings, environment: str = "") -> Kind:
+        """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like.
+
+        `environment`: the prepared one, where the settings define one.
+        """
         return Kind(
             runtime=self.runtime(settings.runtime).name,
             template=settings.template or "default",
             network="open" if settings.network == "open" else "none",
             kernel_type=settings.kernel_type,
             env_source=settings.env_source,
+            environment=environment,
         )
 
     def need(self, kind: Kind) -> Need:
@@ -92,6 +96,11 @@ class Catalogue:
         Raises InvalidRequest, CapabilityUnavailable, PermissionDenied.
         """
         self.check_network(settings.runtime, settings.template, settings.network)
+        if settings.definition is not None and self.runtime(settings.runtime).name == "process":
+            raise CapabilityUnavailable(
+                f"the process runtime has uv:prewarmed alone: {settings.env_source} needs a container",
+                runtime="process",
+            )
 
     def check_network(self, runtime: str, template: str, network: str) -> None:
         """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""
