@@ -21,7 +21,7 @@ from cellyard_proto import amounts
 
 BUILDER_UID = 64_996
 """Beyond the users of distributions, within the 65,536 ids that an engine with user namespaces has."""
-_TELL_WITHIN = 30.0
+_TELL_WITHIN = 90.0
 _LARGEST = 64 * 1024 * 1024
 _SOCKET = "agent.sock"
 

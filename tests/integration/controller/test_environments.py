@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from tests.package_index import PackageIndex
 
 from cellyard_controller.runtimes import SandboxSpec
 from cellyard_controller.runtimes.fake import FakeRuntime
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import notebooks_pb2 as nb
-from tests.package_index import PackageIndex
 
 from .conftest import Stubs, Yard
 
@@ -201,7 +201,7 @@ async def test_a_shutdown_ends_the_making(stubs: Stubs, index: PackageIndex, yar
     index.open.clear()
     index.reached.clear()
     starting = asyncio.create_task(start(stubs, "n", inline("tiny")))
-    assert await asyncio.to_thread(index.reached.wait, 30)
+    assert await asyncio.to_thread(index.reached.wait, 60)
     await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="n", request_id="s"))
     with pytest.raises(grpc.aio.AioRpcError, match="shut down while it started"):
         await starting
@@ -217,7 +217,7 @@ async def test_the_time_that_an_environment_takes_is_none_of_the_start_timeout(
     settings = inline("tiny")
     settings.start_timeout_s = 4.0
     running = asyncio.create_task(stubs.run("n", "say hello", kernel=settings))
-    assert await asyncio.to_thread(index.reached.wait, 30)
+    assert await asyncio.to_thread(index.reached.wait, 60)
     await asyncio.sleep(4.5)  # until the start timeout would have been over
     index.open.set()
     assert (await running).end == ex.EXECUTION_END_SUCCEEDED
