@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.server
 import io
+import tarfile
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -26,6 +27,18 @@ def wheel(name: str, version: str, files: dict[str, str], requires: Sequence[str
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path, text in {**content, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():
             archive.writestr(path, text)
+    return packed.getvalue()
+
+
+def sources(name: str, version: str, files: dict[str, str]) -> bytes:
+    """An archive of sources with these files."""
+    packed = io.BytesIO()
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for path, text in {"PKG-INFO": about, **files}.items():
+            entry = tarfile.TarInfo(f"{name}-{version}/{path}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
     return packed.getvalue()
 
 
@@ -58,6 +71,10 @@ class PackageIndex:
         """A wheel; without files, of one module that knows its version."""
         given = files if files is not None else {f"{name}.py": f"VERSION = {version!r}\n"}
         self.add_file(name, f"{name}-{version}-py3-none-any.whl", wheel(name, version, given, requires))
+
+    def add_sources(self, name: str, version: str, files: dict[str, str]) -> None:
+        """A package that has no wheel."""
+        self.add_file(name, f"{name}-{version}.tar.gz", sources(name, version, files))
 
     def add_file(self, name: str, file: str, content: bytes) -> None:
         """Whatever it may be."""

@@ -10,11 +10,24 @@ import json
 import os
 import platform
 import py_compile
+import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 
 LINK = "/run/cellyard/agent.sock"
+BACKEND = """
+import importlib, json, os, sys
+order = json.loads(sys.argv[1])
+sys.argv[1:] = []
+sys.path[:0] = [os.path.abspath(each) for each in order["path"]]
+module, _, names = order["backend"].partition(":")
+backend = importlib.import_module(module)
+for name in filter(None, names.split(".")):
+    backend = getattr(backend, name)
+backend.build_wheel(order["into"])
+"""
 CHECK = "import IPython, cellyard_sandbox.python_kernel.kernel"
 
 
@@ -25,6 +38,10 @@ def main() -> None:
         link.connect(LINK)
         if order["do"] == "tell":
             say(link, interpreter())
+        elif order["do"] == "needs":
+            say(link, needs(order["archive"]))
+        elif order["do"] == "build":
+            build(link, order["archive"])
         else:
             finish(link, order["environment"])
 
@@ -79,6 +96,52 @@ def finish(link: socket.socket, environment: str) -> None:
     done = subprocess.run([sys.executable, "-P", "-c", CHECK], capture_output=True, text=True, check=False)
     lines = done.stderr.strip().splitlines()
     say(link, {"done": True, "error": (lines or ["it ended at once"])[-1][:500] if done.returncode else ""})
+
+
+def sources(archive: str) -> "tuple[str, dict[str, object]]":
+    """Where they are unpacked, and what they say of their build (PEP 517, 518)."""
+    home = os.environ["HOME"]
+    shutil.unpack_archive(archive, home)
+    folder = next(entry.path for entry in os.scandir(home) if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        with open(os.path.join(folder, "pyproject.toml"), "rb") as file:
+            table = tomllib.load(file).get("build-system", {})
+    except FileNotFoundError:
+        table = {}
+    usual = {"requires": ["setuptools>=40.8"], "build-backend": "setuptools.build_meta:__legacy__", "backend-path": []}
+    return folder, {**usual, **table}
+
+
+def needs(archive: str) -> "dict[str, object]":
+    """What has to be there before they can be built."""
+    try:
+        return {"requires": sources(archive)[1]["requires"]}
+    except (OSError, ValueError, StopIteration, shutil.ReadError, EOFError) as bad:
+        return {"error": f"{type(bad).__name__}: {bad}"[:500]}
+
+
+def build(link: socket.socket, archive: str) -> None:
+    """A wheel, or the end of what the build said."""
+    folder, about = sources(archive)
+    built = os.path.join(os.environ["HOME"], ".built")
+    os.mkdir(built)
+    order = json.dumps({"backend": about["build-backend"], "path": about["backend-path"], "into": built})
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", BACKEND, order],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    wheels = [entry for entry in os.scandir(built) if entry.name.endswith(".whl") and entry.is_file()]
+    if done.returncode or len(wheels) != 1:
+        say(link, {"error": done.stdout[-8000:]})
+        return
+    with open(wheels[0].path, "rb") as file:
+        content = file.read()
+    say(link, {"file": wheels[0].name, "size": len(content)}, content)
 
 
 main()

@@ -12,15 +12,19 @@ from pathlib import Path
 import structlog
 
 from cellyard_controller.config import EnvironmentsConfig
+from cellyard_controller.environments import apart
 from cellyard_controller.environments.definition import Definition, Interpreter, for_interpreter, name_of
-from cellyard_controller.environments.fetching import fetched
-from cellyard_controller.environments.shelf import EnvironmentKey, Shelf, key_of
+from cellyard_controller.environments.fetching import SourcesAlone, fetched
+from cellyard_controller.environments.shelf import EnvironmentKey, Shelf, copy_plain, key_of
+from cellyard_controller.environments.sources import Builder
 from cellyard_controller.environments.workshop import Workshop
-from cellyard_controller.errors import EnvironmentFailed
+from cellyard_controller.errors import EnvironmentFailed, Refused
 from cellyard_controller.ids import SandboxId, TenantName
 from cellyard_controller.runtimes import Runtime, Template
 
 STAGE = "environment"
+_MOST_BUILT = 20
+"""Packages of one environment that are built."""
 Report = Callable[[str, str], None]
 """Progress: a stage for programs and a sentence for people."""
 
@@ -36,6 +40,7 @@ class Environments:
         self._making: dict[EnvironmentKey, _Making] = {}
         self._held: Counter[EnvironmentKey] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._slots = asyncio.Semaphore(config.at_once)
 
     def open(self, living: Collection[SandboxId]) -> None:
@@ -43,7 +48,8 @@ class Environments:
         self._shelf.open(living)
 
     async def close(self) -> None:
-        """Gives up what is being made."""
+        """Gives up what is being made. Who waits for it goes on waiting: a successor may take its executions up."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -58,7 +64,10 @@ class Environments:
         again has it tried again.
         """
         report(STAGE, "looking for the environment")
-        interpreter = await self._workshop.interpreter(runtime, template)
+        try:
+            interpreter = await self._workshop.interpreter(runtime, template)
+        except OSError as failed:
+            raise EnvironmentFailed(f"the image's Python cannot be asked: {failed}") from failed
         key = key_of(tenant, name_of(definition, interpreter))
         self._held[key] += 1
         try:
@@ -100,6 +109,8 @@ class Environments:
         template: Template,
         report: Report,
     ) -> None:
+        if self._closed:
+            await asyncio.get_running_loop().create_future()
         making = self._making.get(key)
         if making is None:
             making = self._making[key] = _Making()
@@ -139,11 +150,8 @@ class Environments:
         report("waiting for others' environments" if self._slots.locked() else "choosing packages")
         async with self._slots:
             with self._shelf.part(key) as site:
-                report(f"fetching {_told(definition)}")
-                async with fetched(definition, interpreter, self._config) as found:
-                    report(f"unpacking {len(found.packages)} packages")
-                    await asyncio.to_thread(self._shelf.take_over, found.site, site)
-                    packages = found.packages
+                builder = Builder(self._workshop, runtime, template, interpreter, self._config)
+                packages = await self._fetch(definition, interpreter, builder, site, report)
                 report("compiling and checking")
                 await self._workshop.finish(
                     runtime, template, site, within=self._config.build_timeout, size=self._config.size
@@ -151,6 +159,35 @@ class Environments:
                 await asyncio.to_thread(self._shelf.put, key, site, packages)
         log.info("environment made", environment=key, packages=len(packages))
         await self.tidy()
+
+    async def _fetch(
+        self,
+        definition: Definition,
+        interpreter: Interpreter,
+        builder: Builder,
+        site: Path,
+        report: Callable[[str], None],
+    ) -> tuple[str, ...]:
+        """Fetches packages into a folder; those that have no wheel are built, as they turn up."""
+        built: dict[str, Path] = {}
+        tried: set[str] = set()
+        async with apart.scratch() as wheels:
+            while True:
+                try:
+                    report(f"fetching {_told(definition)}")
+                    async with fetched(definition, interpreter, self._config, built) as found:
+                        report(f"unpacking {len(found.packages)} packages")
+                        await asyncio.to_thread(copy_plain, found.site, site)
+                        return found.packages
+                except SourcesAlone as alone:
+                    new = [package for package in alone.packages if package not in tried]
+                    if not new or len(tried) >= _MOST_BUILT:
+                        raise
+                    for package in new:
+                        tried.add(package)
+                        report(f"building {package}, which has no wheel")
+                        wheel = await builder.wheel(package, definition.requirements, wheels)
+                        built[wheel.name] = wheel
 
 
 class _Making:
@@ -180,11 +217,14 @@ class _Making:
         try:
             await asyncio.shield(self.task)
         except asyncio.CancelledError:
-            if not self.task.cancelled():
+            mine = asyncio.current_task()
+            if not self.task.cancelled() or (mine is not None and mine.cancelling()):
                 raise
-            raise EnvironmentFailed("the environment was given up: the controller stops") from None
-        except OSError as failed:
-            raise EnvironmentFailed(f"the environment cannot be kept: {failed}") from failed
+            await asyncio.get_running_loop().create_future()  # see close()
+        except Refused:
+            raise
+        except Exception as failed:  # a full disk, or a defect here: whoever waits must not wait for ever
+            raise EnvironmentFailed(f"the environment cannot be made: {failed!r}") from failed
         finally:
             self._reports.remove(report)
 

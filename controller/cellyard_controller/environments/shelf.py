@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NewType
+from typing import BinaryIO, NewType
 
 from cellyard_controller.ids import SandboxId, TenantName
 
@@ -86,22 +86,6 @@ class Shelf:
             yield part / _SITE
         finally:
             _remove(part)
-
-    def take_over(self, fetched: Path, site: Path) -> None:
-        """Moves what was fetched here. Nothing but plain files and folders comes along, and all of it is ours."""
-        site.mkdir()
-        site.chmod(0o755)
-        for parent, folders, names in os.walk(fetched):
-            into = site / os.path.relpath(parent, fetched)
-            for name in folders:
-                if not os.path.islink(os.path.join(parent, name)):
-                    (into / name).mkdir()
-                    (into / name).chmod(0o755)
-            for name in names:
-                source = os.path.join(parent, name)
-                mode = os.lstat(source).st_mode
-                if stat.S_ISREG(mode):
-                    _copy(source, into / name, 0o755 if mode & 0o100 else 0o644)
 
     def put(self, key: EnvironmentKey, site: Path, packages: Collection[str]) -> None:
         """It is whole: makes it read-only, and there for everybody who asks for it."""
@@ -178,11 +162,33 @@ def _digest(site: Path) -> str:
     return hashlib.sha256("\n".join(sorted(told)).encode(errors="surrogateescape")).hexdigest()
 
 
-def _copy(source: str, target: Path, mode: int) -> None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(source, flags), "rb") as old, open(target, "xb") as new:
+def copy_plain(source: Path, target: Path) -> None:
+    """Copies plain files and folders into a folder, made where it is not there. Nothing else comes, and all is ours."""
+    target.mkdir(exist_ok=True)
+    target.chmod(0o755)
+    for parent, folders, names in os.walk(source):
+        into = target / os.path.relpath(parent, source)
+        for name in folders:
+            if not os.path.islink(os.path.join(parent, name)):
+                (into / name).mkdir()
+                (into / name).chmod(0o755)
+        for name in names:
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                copy_file(path, into / name, 0o755 if mode & 0o100 else 0o644)
+
+
+def copy_file(source: Path, target: Path, mode: int) -> None:
+    """One plain file, never what a link leads to."""
+    with open_plain(source) as old, open(target, "xb") as new:
         shutil.copyfileobj(old, new, 1024 * 1024)
     target.chmod(mode)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Opens a file that somebody else wrote. Raises OSError for a link."""
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def _remove(folder: Path) -> None:

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -66,6 +66,42 @@ class Workshop:
                 await asyncio.to_thread(_put, site, str(about.get("file", "")), content)
         if verdict:
             raise EnvironmentFailed(f"no kernel starts with this environment: {verdict}", log=verdict)
+
+    @contextmanager
+    def bench(self) -> Iterator[Path]:
+        """A folder that containers can be given; gone afterwards."""
+        self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self._scratch / uuid.uuid4().hex[:12]
+        folder.mkdir()
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def needs(self, runtime: Runtime, template: Template, mounted: Path, archive: str) -> list[str]:
+        """What the build of the sources in this folder's archive needs, as it says itself. Raises EnvironmentFailed."""
+        order = {"do": "needs", "archive": f"{ENVIRONMENT}/{archive}"}
+        async with self._work(runtime, template, order, mounted, _TELL_WITHIN) as said:
+            async for about, _ in said:
+                listed = about.get("requires")
+                if isinstance(listed, list):
+                    return [str(each) for each in listed]
+                raise EnvironmentFailed(f"its sources cannot be read: {str(about.get('error', ''))[:500]}")
+        raise EnvironmentFailed("its sources cannot be read")
+
+    async def build(
+        self, runtime: Runtime, template: Template, mounted: Path, archive: str, *, within: float
+    ) -> tuple[str, bytes, str]:
+        """A wheel's name and content, from the archive in this folder of what its build needs; else why there is none.
+
+        `within` seconds. Raises EnvironmentFailed where it takes longer, or the container fails.
+        """
+        order = {"do": "build", "archive": f"{ENVIRONMENT}/{archive}"}
+        async with self._work(runtime, template, order, mounted, within) as said:
+            async for about, content in said:
+                return str(about.get("file", ""))[:200], content, str(about.get("error", ""))[:8000]
+        return "", b"", "the build did not come to an end"
 
     @asynccontextmanager
     async def _work(

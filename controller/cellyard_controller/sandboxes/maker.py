@@ -74,7 +74,10 @@ class Maker:
         await self._store.write(lambda c: records.add(c, *row))
         await sandbox.link.open()
         spec = self.spec(sandbox)
-        self._environments.use(EnvironmentKey(sandbox.kind.environment), sandbox.sandbox_id)
+        try:
+            self._environments.use(EnvironmentKey(sandbox.kind.environment), sandbox.sandbox_id)
+        except OSError as failed:
+            raise SandboxGone(EndReason.START_FAILED, f"its environment cannot be noted: {failed}") from failed
         with suppress(RuntimeFailed):  # which the start will say with better words
             sandbox.made_of = await sandbox.runtime.makings(sandbox.template)
         await self._start(sandbox, spec)

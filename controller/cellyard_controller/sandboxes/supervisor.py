@@ -115,6 +115,7 @@ class Supervisor:
         for runtime in self._runtimes.values():
             self._stock.spawn(self._probe(runtime))
         self._stock.spawn(self.egress.run())
+        self._stock.spawn(self._tidy_environments())
         self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
         self._dealing.start()
         return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
@@ -199,6 +200,14 @@ class Supervisor:
     def _gone(self, sandbox_id: SandboxId) -> None:
         self.environments.unuse(sandbox_id)
         self._dealing.gone(sandbox_id)
+
+    async def _tidy_environments(self) -> None:
+        while True:
+            try:
+                await self.environments.tidy()
+            except OSError as failed:
+                log.warning("environments are not tidied up", why=str(failed))
+            await asyncio.sleep(self._config.upkeep_interval)
 
     async def _open_way_out(self, sandbox: Sandbox) -> None:
         """Its template's list, from now to its end. Raises SandboxGone."""

@@ -223,6 +223,30 @@ async def test_the_time_that_an_environment_takes_is_none_of_the_start_timeout(
     assert (await running).end == ex.EXECUTION_END_SUCCEEDED
 
 
+async def test_a_successor_takes_up_what_waited_for_an_environment(
+    yard: Yard, runtime: Remembering, index: PackageIndex
+) -> None:
+    stubs = await yard.start(on_stop="keep")
+    index.open.clear()
+    index.reached.clear()
+    settings = inline("tiny")
+    stream = stubs.start("n", "say hello", kernel=settings)
+    async for event in stream:
+        if event.WhichOneof("event") == "accepted":
+            execution_id = event.accepted.execution_id
+            break
+    assert await asyncio.to_thread(index.reached.wait, 60)
+    await yard.stop()
+    index.open.set()
+    stubs = await yard.start()
+    last = None
+    async for event in stubs.executions.Attach(ex.AttachExecution(notebook_id="n", execution_id=execution_id)):
+        last = event
+    assert last is not None
+    assert last.finished.end == ex.EXECUTION_END_SUCCEEDED
+    assert (await stubs.kernels.Get(ker.GetKernel(notebook_id="n"))).env_source == "uv:inline"
+
+
 async def test_a_successor_knows_what_adopted_sandboxes_have(yard: Yard, runtime: Remembering) -> None:
     stubs = await yard.start(on_stop="keep")
     await start(stubs, "n", inline("tiny"))

@@ -15,7 +15,7 @@ import pytest
 from tests.package_index import PackageIndex
 
 from cellyard_controller.config import EnvironmentsConfig
-from cellyard_controller.environments.fetching import FETCH_UID
+from cellyard_controller.environments.apart import FETCH_UID
 from cellyard_controller.environments.making import Environments
 from cellyard_controller.environments.reading import Bounds, read_list
 from cellyard_controller.environments.shelf import EnvironmentKey
@@ -154,7 +154,7 @@ BAD = {
     "no archive": (("broken",), r"'broken' cannot be had: .*invalid package format"),
     "an archive that is no wheel": (("empty",), r"'empty' cannot be had"),
     "another platform's": (("foreign",), r"'foreign' cannot be had: .*no wheels"),
-    "sources alone": (("sources",), r"'sources' cannot be had: .*no usable wheels"),
+    "sources alone": (("sources",), r"^the requirement 'sources' cannot be had: its sources cannot be read: ReadError"),
     "a URL behind it": (("leads-out",), r"'leads-out' cannot be had"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,10 @@ async def run(spec: SandboxSpec, command: Sequence[str]) -> asyncio.subprocess.P
     _, *arguments = command
     for place, real in places.items():
         arguments = [each.replace(place, real) for each in arguments]
-    return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd="/")
+    home = spec.link_dir / "home"
+    home.mkdir()
+    env = {**os.environ, "HOME": str(home)}
+    return await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd="/", env=env)
 
 
 async def end(program: asyncio.subprocess.Process) -> None:
