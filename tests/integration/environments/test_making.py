@@ -262,7 +262,8 @@ async def test_the_fetcher_has_no_rights_and_knows_no_secrets(
         assert status["CapEff"].strip() == "0" * 16
 
 
-async def test_when_nobody_waits_any_more_it_is_given_up(yard: Yard, index: PackageIndex) -> None:
+async def test_when_nobody_waits_any_more_it_is_given_up(make_yard: Callable[..., Yard], index: PackageIndex) -> None:
+    yard = make_yard()
     index.add("tiny", "1.0")
     index.open.clear()
     index.reached.clear()
@@ -277,7 +278,7 @@ async def test_when_nobody_waits_any_more_it_is_given_up(yard: Yard, index: Pack
     assert _fetchers() == []
     assert yard.left() == []
     index.open.set()
-    assert (await yard.make("tiny") / "tiny.py").is_file()
+    assert (await make_yard().make("tiny") / "tiny.py").is_file()
 
 
 async def test_an_image_without_an_interpreter_is_told(yard: Yard) -> None:
