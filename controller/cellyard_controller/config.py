@@ -158,6 +158,28 @@ class SandboxesConfig(_Section):
     engine_calls: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="Engine calls at a time.")
 
 
+class EnvironmentsConfig(_Section):
+    """Environments that clients define: what may be in them, where packages come from, and how long they are kept."""
+
+    index: str = Field(default="", description="URL of the package index; empty for the usual one of uv.")
+    proxy: str = Field(default="", description="URL of the proxy through which the index is reached.")
+    certificates: Path | None = Field(
+        default=None, description="Authorities that index and proxy are trusted by, PEM; without it the usual ones."
+    )
+    python: Path | None = Field(
+        default=None,
+        description="An interpreter that every user may start, for uv to ask; unset, the controller's or system's.",
+    )
+    definition: Size = Field(default=256 * 1024, description="A project file, or a list of dependencies.")
+    requirements: Size = Field(default=500, description="Dependencies of one environment, as listed.")
+    size: Size = Field(default=2048 * MIB, description="One environment, and what is fetched for it.")
+    fetch_timeout: Positive = Field(default=600.0, description="Resolving and fetching packages.")
+    build_timeout: Positive = Field(default=600.0, description="Finishing an environment in a container.")
+    at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Environments that are made at a time.")
+    store: Size = Field(default=10 * 1024 * MIB, description="All environments that are kept.")
+    max_age: Positive = Field(default=14 * 86400.0, description="One that nobody used for so long is removed.")
+
+
 class SessionsConfig(_Section):
     """Presence of clients."""
 
@@ -268,6 +290,7 @@ class Config(BaseSettings):
     pool: PoolConfig = PoolConfig()
     capacity: CapacityConfig = CapacityConfig()
     network: NetworkConfig = NetworkConfig()
+    environments: EnvironmentsConfig = EnvironmentsConfig()
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from cellyard_controller import json_text
 from cellyard_controller.api.access import Caller
+from cellyard_controller.api.environments import environment
 from cellyard_controller.config import Config, LimitsConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.executions.calls import Answer, Offers
@@ -222,9 +223,11 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         if name not in CAPABILITIES:
             raise InvalidRequest(f"unknown capability {name!r}: one of {', '.join(CAPABILITIES)}")
     sandboxes = config.sandboxes
+    env_source, definition = environment(kernel_type, wanted_env, message, config.environments)
     return KernelSettings(
         kernel_type=kernel_type,
-        env_source=_env_source(kernel_type, wanted_env),
+        env_source=env_source,
+        definition=definition,
         runtime=runtime,
         template=template,
         network=network,
@@ -276,17 +279,6 @@ def _object(text: str, what: str) -> dict[str, Any]:
 
 def _or(value: float, default: float, what: str) -> float:
     return seconds(value, what) if value else default
-
-
-def _env_source(kernel_type: str, wanted: str) -> str:
-    """The environment that will run. Nothing falls back in silence: what is not there is refused."""
-    if kernel_type == "deno":
-        return "deno"  # there is no choice, so whatever else was asked for is ignored (the notebook specifications)
-    if wanted == "deno":
-        raise InvalidRequest("the env_source 'deno' is that of kernels of the type 'deno'")
-    if wanted in ("auto", "uv:prewarmed"):
-        return "uv:prewarmed"
-    raise InvalidRequest(f"unsupported env_source {wanted!r}: this release has uv:prewarmed")
 
 
 def _env(env: Any) -> dict[str, str]:

@@ -28,12 +28,14 @@ _CODES = {
 # Bytes that travel in trailing metadata, of which gRPC's clients take 8 KiB with certainty: past it they get no error
 # of ours. The plain message is what clients read that do not know of details; each of its bytes may become three.
 _PLAIN, _MESSAGE, _DETAIL = 800, 2500, 300
+_LONGER = {"log": 1500}
+"""Whoever sends these has a short message."""
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], refused: Refused) -> NoReturn:
     """Ends a call with a refusal."""
     code = _CODES.get(refused.reason, grpc.StatusCode.FAILED_PRECONDITION)
-    details = {key: _cut(value, _DETAIL) for key, value in refused.details.items()}
+    details = {key: _cut(value, _LONGER.get(key, _DETAIL)) for key, value in refused.details.items()}
     if refused.retryable:
         details["retryable"] = "true"
     info = error_details_pb2.ErrorInfo(reason=refused.reason, domain="cellyard", metadata=details)

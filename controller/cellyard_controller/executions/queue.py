@@ -157,6 +157,12 @@ def time_passed(queue: Queue, now: float, reason: str) -> Step:
     return _cancel(queue, [], lambda entry: entry.start_deadline <= now, reason)
 
 
+def postponed(queue: Queue, seconds: float) -> Queue:
+    """What waits may wait so much longer: that it waited for something that does not count."""
+    later = (replace(entry, start_deadline=entry.start_deadline + seconds) for entry in queue.waiting)
+    return replace(queue, waiting=tuple(later))
+
+
 def not_taken_up(queue: Queue) -> Step:
     """The kernel has not taken up what it was sent in time. It could still run it, so it must be replaced."""
     if queue.running is None or queue.running.state is not State.DISPATCHED:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cellyard_controller.clock import shown, steady
+from cellyard_controller.environments.definition import Definition
 from cellyard_controller.sandboxes.lifecycle import KERNEL, KernelState, step
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 
@@ -120,4 +121,7 @@ def settings_from_json(text: bytes) -> KernelSettings:
     values["require"] = frozenset(values["require"])
     values["named"] = frozenset(values.get("named", ()))
     values["files"] = {name: base64.b64decode(body) for name, body in values["files"].items()}
+    if (definition := values.get("definition")) is not None:
+        definition["requirements"] = tuple(definition["requirements"])
+        values["definition"] = Definition(**definition)
     return KernelSettings(**values)

@@ -13,6 +13,7 @@ from functools import partial
 
 from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
+from cellyard_controller.environments.reading import Bounds
 from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.counts import Counts
@@ -20,9 +21,10 @@ from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import State
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef
 from cellyard_controller.notebooks.calling import Calling
-from cellyard_controller.notebooks.document import Document
+from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Document
 from cellyard_controller.notebooks.driving import Driving
 from cellyard_controller.notebooks.editor import Editor
+from cellyard_controller.notebooks.environment import settled
 from cellyard_controller.notebooks.hearing import Hearing
 from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel, settings_from_json
@@ -40,7 +42,7 @@ from cellyard_controller.notebooks.watching import Watching
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes.lifecycle import EndReason
-from cellyard_controller.sandboxes.sandbox import Sandbox
+from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
@@ -172,6 +174,7 @@ class Room:
             calling=self._calling,
             audit=audit,
             owner=hearing,
+            settle=partial(self._settle, Bounds.of(config.environments)),
             spawn=inbox.spawn,
             ask=inbox.ask,
         )
@@ -203,6 +206,13 @@ class Room:
         """The kernel, for everybody."""
         self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
         """Files and commands in its sandbox, for everybody."""
+
+    def _settle(self, bounds: Bounds, settings: KernelSettings) -> KernelSettings:
+        try:
+            metadata = self._pages.document.metadata(NOTEBOOK_METADATA)
+        except Unavailable:
+            metadata = None  # a damaged document keeps nobody from running code
+        return settled(settings, metadata, bounds)
 
     # The task
 

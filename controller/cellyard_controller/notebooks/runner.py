@@ -138,6 +138,10 @@ class Runner:
 
     # The queue
 
+    def postpone(self, seconds: float) -> None:
+        """What waits may wait so much longer."""
+        self.queue = q.postponed(self.queue, seconds)
+
     def recover(self, unfinished: list[Execution]) -> None:
         """Takes the unfinished executions of the store over, after a restart."""
         for execution in unfinished:

@@ -9,11 +9,13 @@ from functools import partial
 from typing import Any
 
 from cellyard_controller.clock import steady
+from cellyard_controller.environments.making import STAGE
 from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
+from cellyard_controller.notebooks.environment import Making
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.records import UNNAMED, Request
@@ -53,17 +55,21 @@ class Seating:
         calling: Calling,
         audit: Audit,
         owner: SandboxOwner,
+        settle: Callable[[KernelSettings], KernelSettings],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     ) -> None:
-        """`owner` hears the sandbox's link; `spawn` runs work beside the room, `ask` brings it back into its task."""
+        """`owner` hears the sandbox's link; `settle` fills in what the client has left to the notebook; `spawn` runs
+        work beside the room, `ask` brings it back into its task."""
         self._notebook, self._ref = notebook, ref
         self._supervisor, self._seal = supervisor, seal
         self._kernel, self._runner, self._ledger, self._calling = kernel, runner, ledger, calling
         self._audit, self._owner, self._spawn, self._ask = audit, owner, spawn, ask
+        self._settle = settle
         self._claim: asyncio.Task[None] | None = None
         self._waited: Waited | None = None
         """Why the claim waits for others to let go, while it does."""
+        self._making = Making()
         self._watching: set[asyncio.Queue[News]] = set()
         self._hello = AgentHello(KernelReport("none", 0, ""), frozenset(), 0)
         self._hello_pending = False
@@ -83,6 +89,7 @@ class Seating:
         if self._kernel.running:
             self._check_fits(settings)
             return
+        settings = self._settle(settings)
         await self._supervisor.check(settings)
         sealed = self._seal.close(settings_to_json(settings))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))
@@ -103,6 +110,7 @@ class Seating:
         elif not self._kernel.running:
             assert self._kernel.settings is not None
             self._kernel.move(KernelState.STARTING)
+            self._making = Making()
             request = ClaimRequest(self._notebook, self._ref, self._kernel.settings)
             self._claim = self._spawn(self._claim_sandbox(request))
 
@@ -159,7 +167,8 @@ class Seating:
         sandbox.link.restart_kernel(self._kernel.generation)
 
     def not_started(self, now: float) -> None:
-        """Ends what has waited for its start long enough."""
+        """Ends what has waited for its start long enough. What an environment takes to be made does not count."""
+        self._postpone(now)
         if self._waited is None:
             self._runner.take(q.time_passed(self._runner.queue, now, "start_timeout"), "it did not start in time")
         else:
@@ -342,6 +351,7 @@ class Seating:
         else:
             if before in _TAKEN:
                 self._runner.warn_first(endings.fresh_kernel(before))
+            self._postpone(steady())
             self._runner.take(q.kernel_ready(self._runner.queue))
         await self._ledger.flush()
         self._tell(self._kernel.view())
@@ -354,13 +364,21 @@ class Seating:
 
     def _report_wait(self, waited: Waited) -> None:
         self._waited = waited
+        self._making.told(steady(), False)
         self._tell(("waiting", f"{waited}: number {waited.position + 1} in the queue"))
         self._runner.tell_wait(waited.reason, waited.position, waited.eta_s)
 
     def _report_progress(self, stage: str, message: str) -> None:
         self._waited = None
+        self._making.told(steady(), stage == STAGE)
         self._tell((stage, message))
         self._runner.tell_progress(stage, message)
+
+    def _postpone(self, now: float) -> None:
+        """Deadlines move by as long as an environment was being made."""
+        owed = self._making.owed(now)
+        if owed:
+            self._runner.postpone(owed)
 
     def _note(self, action: str, sandbox: Sandbox, **more: str) -> None:
         about = {"notebook_id": self._ref.notebook_id, "sandbox_id": sandbox.sandbox_id}

@@ -6,12 +6,14 @@ notebooks, tenants or kernels: those talk to the agent over the link.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 MIB = 1024 * 1024
+ENVIRONMENT = "/opt/environment"
+"""Where a sandbox sees its prepared environment, a folder of modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class SandboxSpec:
     """Host folder with the link's socket `agent.sock`; the sandbox sees it read-only."""
     uid: int
     """User and group id inside and outside; of this sandbox alone."""
+    environment: Path | None = None
+    """Host folder of its prepared environment, which it sees read-only; None for that of its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,11 @@ class Runtime(Protocol):
 
     async def start(self, spec: SandboxSpec) -> str:
         """Starts a sandbox and returns its instance id. Raises RuntimeFailed; nothing is left behind then."""
+
+    async def start_aside(self, spec: SandboxSpec, command: Sequence[str]) -> str:
+        """Like `start`, with this program in the agent's place, and no sandbox to anybody: `instances` does not list
+        it while this process lives, and whoever started it stops it. Raises RuntimeFailed.
+        """
 
     async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
         """In what this very sandbox is not as it must be, as words; asked before it is anybody's.

@@ -132,6 +132,10 @@ class ProcessRuntime:
         child = await self._spawn(spec, folder, _agent_command(spec, folder))
         return child.instance.instance_id
 
+    async def start_aside(self, spec: SandboxSpec, command: Sequence[str]) -> str:
+        """Starts nothing: there is no image here whose programs could be meant. Raises RuntimeFailed."""
+        raise RuntimeFailed("start_failed", "the process runtime starts agents alone")
+
     async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
         """None: nothing confines these sandboxes, so there is nothing to compare."""
         return []

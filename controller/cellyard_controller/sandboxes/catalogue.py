@@ -54,16 +54,22 @@ class Catalogue:
 
     def is_current(self, template: Template) -> bool:
         """Whether the operator defines it as it is here; the policy allowlist comes with a claim alone."""
-        return template.name in self._config.templates and template == self.template(template.name, template.network)
+        return template.name in self._config.templates and template == self.template(
+            template.name, template.network, template.kernel_type
+        )
 
-    def kind(self, settings: KernelSettings) -> Kind:
-        """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like."""
+    def kind(self, settings: KernelSettings, environment: str = "") -> Kind:
+        """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like.
+
+        `environment`: the prepared one, where the settings define one.
+        """
         return Kind(
             runtime=self.runtime(settings.runtime).name,
             template=settings.template or "default",
             network="open" if settings.network == "open" else "none",
             kernel_type=settings.kernel_type,
             env_source=settings.env_source,
+            environment=environment,
         )
 
     def need(self, kind: Kind) -> Need:
@@ -108,6 +114,11 @@ class Catalogue:
         if settings.kernel_type == "deno" and self.runtime(settings.runtime).name == "process":
             why = "Deno kernels run in containers alone: their image brings Deno with it"
             raise CapabilityUnavailable(why, runtime=settings.runtime)
+        if settings.definition is not None and self.runtime(settings.runtime).name == "process":
+            raise CapabilityUnavailable(
+                f"the process runtime has uv:prewarmed alone: {settings.env_source} needs a container",
+                runtime="process",
+            )
 
     def check_network(self, runtime: str, template: str, network: str) -> None:
         """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""

@@ -105,18 +105,18 @@ class Dealing:
 
     # Claims
 
-    def ask(self, request: ClaimRequest, listener: Listener) -> Claim:
-        """Somebody wants a sandbox; `done` must follow. Raises Refused."""
-        kind = self._catalogue.kind(request.settings)
+    def ask(self, request: ClaimRequest, listener: Listener, environment: str = "") -> Claim:
+        """Somebody wants a sandbox, with this prepared environment or none; `done` must follow. Raises Refused."""
+        kind = self._catalogue.kind(request.settings, environment)
         claim = Claim(next(self._numbers), request, kind, self._catalogue.need(kind), listener)
         self._claims[claim.number] = claim
         loop = asyncio.get_running_loop()
         claim.patience = loop.call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
-        self._demand[kind].asked(time.monotonic())
+        self._counted(kind).asked(time.monotonic())
         self.schedule()
         found = claim.given is not None
         if claim.waited is None:  # else no pool could have had one for it, however large
-            self._demand[kind].claimed(time.monotonic(), hit=found)
+            self._counted(kind).claimed(time.monotonic(), hit=found)
             self._stock.counts.claims.add(kind.template, "warm" if found else "cold")
         return claim
 
@@ -162,6 +162,10 @@ class Dealing:
                 )
             )
         return views
+
+    def _counted(self, kind: Kind) -> pool.Demand:
+        """The demand for a kind; none is kept of those without a pool, of which tenants can make any number."""
+        return self._demand[kind] if kind in self._pools else pool.Demand()
 
     def _out_of_patience(self, claim: Claim) -> None:
         if claim.state is ClaimState.QUEUED and claim.waited is not None:
@@ -312,7 +316,7 @@ class Dealing:
             claim = self._claims.pop(number, None) if number is not None else None
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
             if claim is None:
-                self._demand[kind].failed(time.monotonic())
+                self._counted(kind).failed(time.monotonic())
                 log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
             await self._forget(sandbox, reason, str(failed))
             self._refuse(claim, failed)
@@ -322,7 +326,7 @@ class Dealing:
             raise
         else:
             sandbox.move(SandboxState.WARM)
-            self._demand[kind].made(time.monotonic() - began)
+            self._counted(kind).made(time.monotonic() - began)
             self._stock.counts.ready(sandbox.created_at)
             self._warm_changed(sandbox)
 

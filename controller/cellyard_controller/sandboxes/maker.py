@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
+from cellyard_controller.environments.making import Environments
+from cellyard_controller.environments.shelf import EnvironmentKey
 from cellyard_controller.ids import SandboxId, new_sandbox_id
 from cellyard_controller.runtimes import Runtime, RuntimeFailed, SandboxSpec, Template
 from cellyard_controller.sandboxes import records
@@ -34,8 +36,9 @@ _BACK_WITHIN = 60.0
 class Maker:
     """Makes sandboxes of one controller."""
 
-    def __init__(self, store: Store, catalogue: Catalogue, config: Config) -> None:
+    def __init__(self, store: Store, catalogue: Catalogue, config: Config, environments: Environments) -> None:
         self._store, self._catalogue, self._config = store, catalogue, config
+        self._environments = environments
 
     def begin(self, kind: Kind, others: Iterable[Sandbox]) -> Sandbox:
         """A sandbox that is still nothing but a name. `others`: those that there are. Raises Refused."""
@@ -74,6 +77,10 @@ class Maker:
         await self._store.write(lambda c: records.add(c, *row))
         await sandbox.link.open()
         spec = self.spec(sandbox)
+        try:
+            self._environments.use(EnvironmentKey(sandbox.kind.environment), sandbox.sandbox_id)
+        except OSError as failed:
+            raise SandboxGone(EndReason.START_FAILED, f"its environment cannot be noted: {failed}") from failed
         with suppress(RuntimeFailed):  # which the start will say with better words
             sandbox.made_of = await sandbox.runtime.makings(sandbox.template)
         await self._start(sandbox, spec)
@@ -121,6 +128,7 @@ class Maker:
             template=sandbox.template,
             link_dir=sandbox.link.folder,
             uid=sandbox.uid,
+            environment=self._environments.site(EnvironmentKey(sandbox.kind.environment)),
         )
 
     async def _start(self, sandbox: Sandbox, spec: SandboxSpec) -> None:

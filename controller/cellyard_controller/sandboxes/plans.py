@@ -21,6 +21,8 @@ class Kind:
     """`none` or `open`; a list comes with the claim, so `allowlist` is `none` here."""
     kernel_type: str
     env_source: str
+    environment: str = ""
+    """The prepared environment that is mounted in it, a tenant's own; "" for that of its image."""
 
 
 @dataclass(frozen=True, slots=True)

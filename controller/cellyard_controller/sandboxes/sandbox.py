@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cellyard_controller.environments.definition import Definition
 from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.runtimes import NOTHING_TOLD, Runtime, Template
@@ -37,6 +38,8 @@ class KernelSettings:
     idle_timeout_s: float = 1800.0
     ttl_s: float = 86400.0
     first_ttl_s: float | None = None
+    definition: Definition | None = None
+    """Of an environment that has to be prepared."""
     """What `ttl_s` was before it was extended."""
 
     @property

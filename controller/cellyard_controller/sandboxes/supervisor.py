@@ -12,6 +12,8 @@ from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
 from cellyard_controller.egress.targets import Denial
+from cellyard_controller.environments.making import Environments
+from cellyard_controller.environments.workshop import Workshop
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions.reports import Warned
 from cellyard_controller.ids import NotebookKey, SandboxId
@@ -54,12 +56,12 @@ class Supervisor:
         self._config = config
         self.catalogue = Catalogue(runtimes, config)
         self.egress = Egress(config.network, self._denied)
-        self._stock = Stock(
-            store, runtimes, tasks, on_ending=self.egress.close, on_gone=lambda gone: self._dealing.gone(gone)
-        )
+        folder, workshop = config.data / "environments", Workshop(config.data / "build", store.controller_id)
+        self.environments = Environments(config.environments, folder, workshop)
+        self._stock = Stock(store, runtimes, tasks, on_ending=self.egress.close, on_gone=self._gone)
         self.counts = self._stock.counts
         """What happened to sandboxes."""
-        self._maker = Maker(store, self.catalogue, config)
+        self._maker = Maker(store, self.catalogue, config, self.environments)
         self._dealing = Dealing(self._stock, self._maker, self.catalogue, config, quotas)
 
     # What there is
@@ -101,7 +103,9 @@ class Supervisor:
         notebooks ended that were claimed and are gone.
         """
         found = {name: await self._listed(runtime) for name, runtime in self._runtimes.items()}
-        made = reconciling.plan(await self._store.read(records.living), found)
+        living = await self._store.read(records.living)
+        await asyncio.to_thread(self.environments.open, {record.sandbox_id for record in living})
+        made = reconciling.plan(living, found)
         for record in made.adopt:
             self._adopt(record)
         for record in made.take_up:
@@ -115,6 +119,7 @@ class Supervisor:
         for runtime in self._runtimes.values():
             self._stock.spawn(self._probe(runtime))
         self._stock.spawn(self.egress.run())
+        self._stock.spawn(self._tidy_environments())
         self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
         self._dealing.start()
         return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
@@ -122,6 +127,7 @@ class Supervisor:
     async def stop(self, *, keep: bool) -> None:
         """Ends everything, or all but claims and sandboxes, claimed and warm, which a successor takes up."""
         await self._dealing.stop(keep_claims=keep)
+        await self.environments.close()
         await self._stock.close(keep=keep)
         for runtime in self._runtimes.values():
             await runtime.close()
@@ -144,7 +150,17 @@ class Supervisor:
 
     async def claim(self, request: ClaimRequest, listener: Listener) -> Sandbox:
         """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
-        claim = self._dealing.ask(request, listener)
+        settings = request.settings
+        if settings.definition is None:
+            return await self._claim(request, listener, "")
+        runtime = self.catalogue.runtime(settings.runtime)
+        template = self.catalogue.template(settings.template)
+        tenant, report = request.ref.tenant, listener.progress
+        async with self.environments.held(tenant, settings.definition, runtime, template, report) as environment:
+            return await self._claim(request, listener, environment)
+
+    async def _claim(self, request: ClaimRequest, listener: Listener, environment: str) -> Sandbox:
+        claim = self._dealing.ask(request, listener, environment)
         try:
             sandbox = await claim.sandbox()
             await self._give(sandbox, request, listener)
@@ -186,7 +202,16 @@ class Supervisor:
     # Inside
 
     def _gone(self, sandbox_id: SandboxId) -> None:
+        self.environments.unuse(sandbox_id)
         self._dealing.gone(sandbox_id)
+
+    async def _tidy_environments(self) -> None:
+        while True:
+            try:
+                await self.environments.tidy()
+            except OSError as failed:
+                log.warning("environments are not tidied up", why=str(failed))
+            await asyncio.sleep(self._config.upkeep_interval)
 
     async def _open_way_out(self, sandbox: Sandbox) -> None:
         """Its template's list, from now to its end. Raises SandboxGone."""
@@ -229,7 +254,14 @@ class Supervisor:
             self._runtimes[record.runtime],
             self._template_of(record),
             record.uid,
-            Kind(record.runtime, record.template, record.network, record.kernel_type, record.env_source),
+            Kind(
+                record.runtime,
+                record.template,
+                record.network,
+                record.kernel_type,
+                record.env_source,
+                self.environments.used_by(record.sandbox_id),
+            ),
             created_at=record.created_at,
             committed=record.committed_number,
         )

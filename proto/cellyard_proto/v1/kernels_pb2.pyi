@@ -83,6 +83,7 @@ class KernelSettings(_message.Message):
     START_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     TTL_S_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
     kernel_type: _builtins.str
     """"python" or "deno"; empty means python."""
     env_source: _builtins.str
@@ -111,6 +112,12 @@ class KernelSettings(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___InlineFile]:
         """Files for the kernel's home, there before the first cell runs."""
 
+    @_builtins.property
+    def environment(self) -> Global___EnvironmentDefinition:
+        """What the environment is made from, where env_source names one that is defined by the client; auto without it
+        leaves the controller the notebook's metadata to look at.
+        """
+
     def __init__(
         self,
         *,
@@ -125,14 +132,106 @@ class KernelSettings(_message.Message):
         start_timeout_s: _builtins.float = ...,
         idle_timeout_s: _builtins.float = ...,
         ttl_s: _builtins.float = ...,
+        environment: Global___EnvironmentDefinition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "env_source", b"env_source", "files", b"files", "idle_timeout_s", b"idle_timeout_s", "kernel_type", b"kernel_type", "network", b"network", "require", b"require", "runtime", b"runtime", "start_timeout_s", b"start_timeout_s", "template", b"template", "ttl_s", b"ttl_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["env", b"env", "env_source", b"env_source", "environment", b"environment", "files", b"files", "idle_timeout_s", b"idle_timeout_s", "kernel_type", b"kernel_type", "network", b"network", "require", b"require", "runtime", b"runtime", "start_timeout_s", b"start_timeout_s", "template", b"template", "ttl_s", b"ttl_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KernelSettings: _TypeAlias = KernelSettings  # noqa: Y015
+
+@_typing.final
+class EnvironmentDefinition(_message.Message):
+    """What an environment is made from, as its client found it: content, never a path."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    PROJECT_FILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dependencies(self) -> Global___Dependencies:
+        """Of uv:inline and conda:inline."""
+
+    @_builtins.property
+    def project_file(self) -> Global___ProjectFile:
+        """Of uv:pyproject, conda:env_yml and pixi:toml: all of the file."""
+
+    def __init__(
+        self,
+        *,
+        dependencies: Global___Dependencies | None = ...,
+        project_file: Global___ProjectFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "dependencies", b"dependencies", "project_file", b"project_file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition", "dependencies", b"dependencies", "project_file", b"project_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_definition: _TypeAlias = _typing.Literal["dependencies", "project_file"]  # noqa: Y015
+    _WhichOneofArgType_definition: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_definition) -> _WhichOneofReturnType_definition | None: ...
+
+Global___EnvironmentDefinition: _TypeAlias = EnvironmentDefinition  # noqa: Y015
+
+@_typing.final
+class Dependencies(_message.Message):
+    """A list of what is to be there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUIREMENTS_FIELD_NUMBER: _builtins.int
+    REQUIRES_PYTHON_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    requires_python: _builtins.str
+    """As PEP 440 writes it, e.g. ">=3.11"; empty for any."""
+    @_builtins.property
+    def requirements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As PEP 508 writes them, e.g. "pandas>=2; python_version >= '3.11'"."""
+
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of conda:inline, whose requirements are conda's: where from; empty for what the operator has configured."""
+
+    def __init__(
+        self,
+        *,
+        requirements: _abc.Iterable[_builtins.str] | None = ...,
+        requires_python: _builtins.str = ...,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "requirements", b"requirements", "requires_python", b"requires_python"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependencies: _TypeAlias = Dependencies  # noqa: Y015
+
+@_typing.final
+class ProjectFile(_message.Message):
+    """A file that defines a project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its plain name, for messages, e.g. "pyproject.toml"."""
+    content: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectFile: _TypeAlias = ProjectFile  # noqa: Y015
 
 @_typing.final
 class InlineFile(_message.Message):
@@ -623,7 +722,7 @@ class Progress(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     FRACTION_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """A word for programs: "claim", "create", "start", "kernel", "files"."""
+    """A word for programs: "environment", "create", "kernel", "files", ..."""
     message: _builtins.str
     """A sentence for people."""
     fraction: _builtins.float

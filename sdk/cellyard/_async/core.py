@@ -62,7 +62,8 @@ class AsyncSessionCore:
         self._closed = False
         self._documents: weakref.WeakSet[AsyncDocument] = weakref.WeakSet()
         self._settings: kernels_pb2.KernelSettings | None = None
-        self._kernel_choice = ("", "")  # what start_kernel was asked for; kernels started later are the same
+        # Type and environment that start_kernel was asked for; kernels started later are the same.
+        self._kernel_choice = kernels_pb2.KernelSettings()
         self._kernel_seen = False
         self._transport = AsyncTransport(lambda: _resolve(endpoint, token, tls), self._presence)
 
@@ -161,7 +162,7 @@ class AsyncSessionCore:
         """What to start where no kernel runs. Complete only once connected."""
         settings = kernels_pb2.KernelSettings()
         settings.CopyFrom(self._settings or kernels_pb2.KernelSettings())
-        settings.kernel_type, settings.env_source = self._kernel_choice
+        settings.MergeFrom(self._kernel_choice)
         return settings
 
 

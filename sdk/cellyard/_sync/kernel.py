@@ -7,14 +7,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cellyard import _io_sync, _requests, _translate
+from cellyard import _environments, _io_sync, _requests, _translate
 from cellyard._sync.core import SessionCore
 from cellyard._sync.transport import Connection
 from cellyard.errors import InvalidRequest, KernelDied
 from cellyard.info import KernelInfo, kernel_info
 from cellyard.results import Capability, Completion
+from cellyard_proto.document.schema import NOTEBOOK_METADATA
 from cellyard_proto.outputs import data_to_nbformat, metadata_to_nbformat
-from cellyard_proto.v1 import kernels_pb2, outputs_pb2, sandboxes_pb2
+from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, outputs_pb2, sandboxes_pb2
 
 
 class KernelCalls(SessionCore):
@@ -40,21 +41,28 @@ class KernelCalls(SessionCore):
         """Starts the notebook's kernel. On a running one it returns at once and keeps what runs.
 
         Connects where needed. `kernel_type` is "python" or "deno"; `env_source` "auto", "uv:prewarmed", ...
-        `notebook_path` is the notebook's path on this machine; the kernel's working directory is its home in the
-        sandbox, whatever it says. Steps are told to `on_progress`.
+        `notebook_path` is the notebook's path on this machine, from which a project file is looked for; the kernel's
+        working directory is its home in the sandbox, whatever it says. "auto" is the dependencies in the notebook's
+        metadata, else the closest project file, else "uv:prewarmed". Steps are told to `on_progress`.
 
-        Raises KernelMismatch when a kernel of another type runs, InvalidRequest for an unknown type or
-        environment, CapabilityUnavailable when what the session requires cannot be had, EnvironmentFailed,
-        QuotaExceeded.
+        Raises KernelMismatch when a kernel of another type runs, InvalidRequest for an unknown type or environment
+        and for dependencies that are refused, CapabilityUnavailable when what the session requires cannot be had,
+        EnvironmentFailed for what cannot be fetched (`details` has the requirement and the log), QuotaExceeded.
         """
-        choice = _requests.kernel_choice(kernel_type, env_source, notebook_path)
+        asked = _requests.kernel_choice(kernel_type, env_source, notebook_path)
         self._connected()
+        metadata = None
+        if _environments.reads_metadata(*asked):
+            request = notebooks_pb2.GetMetadataRequest(notebook_id=self._notebook_id, key=NOTEBOOK_METADATA)
+            metadata = (self._transport.call(lambda s: s.notebooks.GetMetadata, request)).value
+        choice = _environments.choose(*asked, metadata, notebook_path)
         self._start(choice)
         self._kernel_choice = choice
 
-    def _start(self, choice: tuple[str, str]) -> None:
-        settings = self._kernel_settings()
-        settings.kernel_type, settings.env_source = choice
+    def _start(self, choice: kernels_pb2.KernelSettings) -> None:
+        settings = kernels_pb2.KernelSettings()
+        settings.CopyFrom(self._settings or settings)
+        settings.MergeFrom(choice)
         request = kernels_pb2.StartKernel(
             notebook_id=self._notebook_id,
             request_id=_requests.request_id(),

@@ -98,6 +98,12 @@ def test_waiting_has_a_deadline_and_running_has_none() -> None:
     assert decisions == [q.Finish(ExecutionId("b"), End.CANCELLED, "start_timeout")]
 
 
+def test_what_waits_for_something_that_does_not_count_may_wait_longer() -> None:
+    queue = q.postponed(queue_of(entry("a", deadline=5), entry("b", deadline=5), entry("c", deadline=9)), 3)
+    assert q.time_passed(queue, 7, "start_timeout")[1] == []
+    assert q.time_passed(queue, 8, "start_timeout")[1] == [q.Finish(ExecutionId("b"), End.CANCELLED, "start_timeout")]
+
+
 def test_what_a_kernel_does_not_take_up_is_cancelled_and_that_kernel_runs_nothing_more() -> None:
     queue = queue_of(entry("a", deadline=5), entry("b", deadline=9))
     taken_up, _ = q.started(queue, ExecutionId("a"))

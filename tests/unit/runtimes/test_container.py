@@ -45,6 +45,14 @@ def test_the_links_folder_is_the_only_mount_and_read_only() -> None:
     assert "VolumesFrom" not in host
 
 
+def test_a_prepared_environment_is_one_more_mount_and_read_only() -> None:
+    spec = replace(SPEC, environment=Path("/data/environments/t/n/site"))
+    host = container_settings(spec, "image:1", seccomp="{}", private_cgroups=False)["HostConfig"]
+    _, mount = host["Mounts"]
+    assert (mount["Source"], mount["Target"]) == ("/data/environments/t/n/site", "/opt/environment")
+    assert (mount["ReadOnly"], mount["BindOptions"]) == (True, {"Propagation": "rprivate"})
+
+
 def test_limits_are_the_templates() -> None:
     host = container_settings(SPEC, "image:1", seccomp="{}", private_cgroups=False)["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 256 * MIB

@@ -36,6 +36,23 @@ def found(told: ToldFacts = TOLD, host: HostView | None = HOST, oci_program: str
     return list(deviations(told, host, TEMPLATE, UID, oci_program=oci_program))
 
 
+@pytest.mark.parametrize(
+    ("mounted", "given", "said"),
+    [
+        ("ro", True, []),
+        ("", False, []),
+        ("rw", True, ["the host says that its environment can be written"]),
+        ("ro", False, ["the host says that it has an environment mounted"]),
+        ("", True, ["the host says that it has no environment mounted"]),
+    ],
+)
+def test_a_prepared_environment_is_there_when_it_was_given_and_read_only(
+    mounted: str, given: bool, said: list[str]
+) -> None:
+    host = replace(HOST, environment=mounted)
+    assert list(deviations(TOLD, host, TEMPLATE, UID, environment=given)) == said
+
+
 def test_a_sandbox_as_it_must_be_does_not_deviate() -> None:
     assert found() == []
     assert found(host=None) == []

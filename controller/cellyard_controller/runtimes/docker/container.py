@@ -7,9 +7,10 @@ a probe finds inside (canary.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from cellyard_controller.runtimes import SandboxSpec, Template
+from cellyard_controller.runtimes import ENVIRONMENT, SandboxSpec, Template
 
 HOME = "/home/sandbox"
 LINK = "/run/cellyard"
@@ -78,13 +79,8 @@ def _host_config(spec: SandboxSpec, seccomp: str, private_cgroups: bool) -> dict
             SHM: _tmpfs(template.shm_bytes, "noexec", "mode=1777"),
         },
         "Mounts": [
-            {
-                "Type": "bind",
-                "Source": str(spec.link_dir),
-                "Target": LINK,
-                "ReadOnly": True,
-                "BindOptions": {"Propagation": "rprivate"},
-            }
+            _mount(spec.link_dir, LINK),
+            *([_mount(spec.environment, ENVIRONMENT)] if spec.environment is not None else []),
         ],
         "Memory": template.memory_bytes,
         "MemorySwap": template.memory_bytes,  # memory and swap together: no swap
@@ -113,6 +109,16 @@ def _host_config(spec: SandboxSpec, seccomp: str, private_cgroups: bool) -> dict
     if template.oci_runtime:
         config["Runtime"] = template.oci_runtime
     return config
+
+
+def _mount(source: Path, target: str) -> dict[str, Any]:
+    return {
+        "Type": "bind",
+        "Source": str(source),
+        "Target": target,
+        "ReadOnly": True,
+        "BindOptions": {"Propagation": "rprivate"},
+    }
 
 
 def _tmpfs(size: int, *more: str) -> str:

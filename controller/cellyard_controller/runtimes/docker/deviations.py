@@ -14,9 +14,17 @@ from cellyard_controller.runtimes.docker.verdict import NO_CAPABILITIES, RIGHTS,
 
 
 def deviations(
-    told: ToldFacts, host: HostView | None, template: Template, uid: int, *, oci_program: str = ""
+    told: ToldFacts,
+    host: HostView | None,
+    template: Template,
+    uid: int,
+    *,
+    oci_program: str = "",
+    environment: bool = False,
 ) -> Iterator[str]:
     """Each deviation as words. `oci_program` is that of the OCI runtime which the template names, if it does.
+
+    `environment`: whether it was given a prepared environment.
 
     Where the host shows nothing (`host` is None), only what is told is looked at.
     """
@@ -25,6 +33,8 @@ def deviations(
     yield from _told(told, uid, own_kernel=own_kernel, isolated=isolated)
     if host is not None:
         yield from (_from_outside(told, host, uid, isolated=isolated) if not own_kernel else _sentry(host))
+        if not own_kernel:
+            yield from _environment(host, environment)
         yield from _limits(host, template)
         shared = {"ipc", "mnt", "net", "uts", "user" if own_kernel else "pid"}
         for name in sorted(shared):
@@ -68,6 +78,13 @@ def _from_outside(told: ToldFacts, host: HostView, uid: int, *, isolated: bool) 
         yield f"the host says that it has {host.routes} routes out"
     if told.interfaces != host.interfaces:
         yield f"its interfaces are {', '.join(host.interfaces)}, and not {', '.join(told.interfaces) or 'none'}"
+
+
+def _environment(host: HostView, expected: bool) -> Iterator[str]:
+    if host.environment == "rw":
+        yield "the host says that its environment can be written"
+    elif bool(host.environment) is not expected:
+        yield f"the host says that it has {'an' if host.environment else 'no'} environment mounted"
 
 
 def _sentry(host: HostView) -> Iterator[str]:

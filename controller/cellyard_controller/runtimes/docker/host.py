@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cellyard_controller.runtimes import ENVIRONMENT
+
 NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
 STATUS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -29,6 +31,8 @@ class HostView:
     kernel: str = ""
     """The host's kernel's release."""
     root_read_only: bool = False
+    environment: str = ""
+    """Of the mount of a prepared environment: "ro", "rw", or "" for none."""
     interfaces: tuple[str, ...] = ()
     """Of its network namespace, by name."""
     routes: int = 0
@@ -56,7 +60,8 @@ def look_at(pid: int, peer_pid: int) -> HostView | None:
         peer_pid=peer_pid,
         program=_program(pid),
         kernel=os.uname().release,
-        root_read_only=_root_read_only(pid),
+        root_read_only=_mount_mode(pid, "/") == "ro",
+        environment=_mount_mode(pid, ENVIRONMENT),
         interfaces=_interfaces(pid),
         routes=_routes(pid),
         limits=_limits(pid),
@@ -77,10 +82,11 @@ def _program(pid: int) -> str:
         return ""
 
 
-def _root_read_only(pid: int) -> bool:
+def _mount_mode(pid: int, point: str) -> str:
+    """How that is mounted there: "ro", "rw", or "" where it is no mount."""
     fields = [line.split() for line in _text(Path(f"/proc/{pid}/mountinfo")).splitlines()]
-    options = [each[5].split(",") for each in fields if len(each) > 5 and each[4] == "/"]
-    return bool(options) and "ro" in options[-1]
+    options = [each[5].split(",") for each in fields if len(each) > 5 and each[4] == point]
+    return "" if not options else "ro" if "ro" in options[-1] else "rw"
 
 
 def _interfaces(pid: int) -> tuple[str, ...]:

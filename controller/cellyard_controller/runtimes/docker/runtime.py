@@ -11,6 +11,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +47,7 @@ FAILURE_AGE = 30.0
 EVENTS_RENEWED = 60.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 10.0
 CANARY_PREFIX = "canary-"
-"""Begins the sandbox ids of canaries, which no sandbox of a notebook has."""
+"""Begins the ids of canaries and of what else is started aside, which no sandbox of a notebook has."""
 
 
 class DockerRuntime:
@@ -148,6 +149,16 @@ class DockerRuntime:
         self._exits.started(instance_id)
         return instance_id
 
+    async def start_aside(self, spec: SandboxSpec, command: Sequence[str]) -> str:
+        """Starts this program as a sandbox would be. Raises RuntimeFailed."""
+        aside = replace(spec, sandbox_id=f"{CANARY_PREFIX}{spec.sandbox_id}")
+        self._canaries.add(aside.sandbox_id)
+        try:
+            return await self.start_with(aside, command)
+        except BaseException:
+            self._canaries.discard(aside.sandbox_id)  # it may have been left behind: let `instances` show it
+            raise
+
     async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
         """In what a sandbox is not as it must be: what its agent told against what the host's /proc shows.
 
@@ -156,7 +167,8 @@ class DockerRuntime:
         template = spec.template
         seen = host.look_at(await self.host_pid(instance_id), told.peer_pid)
         oci_program = await self._oci_program(template)
-        found = list(deviations(told, seen, template, spec.uid, oci_program=oci_program))
+        mounted = spec.environment is not None
+        found = list(deviations(told, seen, template, spec.uid, oci_program=oci_program, environment=mounted))
         if seen is None:
             # Where the host showed nothing of the canary either, nothing was promised.
             proven = {fact.name for fact in await self.capabilities(template) if fact.granted}

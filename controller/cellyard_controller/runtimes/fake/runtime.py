@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cellyard_controller.runtimes import (
@@ -17,6 +17,7 @@ from cellyard_controller.runtimes import (
     Template,
     ToldFacts,
 )
+from cellyard_controller.runtimes.fake import programs
 from cellyard_controller.runtimes.fake.agent import FakeAgent
 from cellyard_controller.runtimes.fake.clock import Clock, LoopClock
 from cellyard_controller.runtimes.fake.kernel import Gates
@@ -60,6 +61,7 @@ class FakeRuntime:
         self._gates = Gates()
         self._ids = itertools.count(1)
         self._sandboxes: dict[str, _Sandbox] = {}
+        self._aside: dict[str, asyncio.subprocess.Process] = {}
         self._exits: asyncio.Queue[str] = asyncio.Queue()
         self.deviates: list[str] = []
         """In what sandboxes are found not to be as they must be."""
@@ -108,6 +110,16 @@ class FakeRuntime:
         self._sandboxes[instance_id] = _Sandbox(spec, agent, task, instance)
         return instance_id
 
+    async def start_aside(self, spec: SandboxSpec, command: Sequence[str]) -> str:
+        """Runs the command on this machine, on the link's folder and on what is mounted in its place."""
+        await self._engine()
+        failure, self._next_start = self._next_start, None
+        if failure is not None:
+            raise failure
+        instance_id = f"fake-{next(self._ids)}"
+        self._aside[instance_id] = await programs.run(spec, command)
+        return instance_id
+
     async def deviations(self, instance_id: str, spec: SandboxSpec, told: ToldFacts) -> list[str]:
         """What `deviates` says, and whatever the fake agent would not have told."""
         await self._engine()
@@ -116,6 +128,10 @@ class FakeRuntime:
     async def stop(self, instance_id: str) -> None:
         """Ends and forgets a sandbox."""
         await self._engine()
+        program = self._aside.pop(instance_id, None)
+        if program is not None:
+            await programs.end(program)
+            return
         await self.kill(instance_id)
         self._sandboxes.pop(instance_id, None)
 

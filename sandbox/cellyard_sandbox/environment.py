@@ -1,0 +1,26 @@
+"""Puts the packages of a prepared environment before those of the image, where one is mounted.
+
+A .pth file imports this at every interpreter's start, so that programs that a cell starts see what the cell sees: it
+must be quick and never fail. The agent, a container's first process, goes without: what a tenant chose may hold other
+versions of what it stands on.
+"""
+
+import os
+import site
+import sys
+
+PLACE = "/opt/environment"
+
+
+def take_in(place: str, path: list[str]) -> None:
+    """Adds a folder of modules, and what its own .pth files add, before the first site-packages folder."""
+    known = len(path)
+    site.addsitedir(place)
+    added = path[known:]
+    del path[known:]
+    at = next((at for at, entry in enumerate(path) if entry.endswith("-packages")), len(path))
+    path[at:at] = added
+
+
+if os.getpid() != 1 and os.path.isdir(PLACE):
+    take_in(PLACE, sys.path)
