@@ -96,5 +96,5 @@ def full(process: Process, count: int) -> None:
 
 def pool_of(count: int) -> dict[str, str]:
     """Variables of a controller whose pool has so many sandboxes, however large the machine is."""
-    sizes = {"POOL__SIZE": count, "POOL__MAX": count, "CAPACITY__MEMORY": "1TiB", "CAPACITY__CPUS": 1000}
+    sizes = {"POOL__SIZE": count, "POOL__MAX": count, "CAPACITY__MEMORY": 1 << 40, "CAPACITY__CPUS": 1000}
     return {f"CELLYARD_{name}": str(size) for name, size in sizes.items()}

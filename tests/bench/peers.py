@@ -36,12 +36,13 @@ class Peer:
 def running(command: list[str]) -> Iterator[Peer]:
     """A peer, from its first line ("ready") to the end of its input."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        peer = Peer(process)
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline()) == "ready"
-        yield peer
         assert process.stdin is not None
-        process.stdin.close()
+        assert process.stdout is not None
+        try:
+            assert json.loads(process.stdout.readline()) == "ready"
+            yield Peer(process)
+        finally:
+            process.stdin.close()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cellyard
-from tests.bench.conftest import timed
+from tests.bench.conftest import Launch, pool_of, timed
 from tests.bench.peers import Peer, running
 from tests.bench.report import Row, rate, row, tail
 from tests.controller_process import Process
@@ -44,9 +44,9 @@ def test_hot_run(controller: Process, raw_kernel: Peer, llm_sandbox: Peer, rows:
     rows.append(row("the same", mine, "llm-sandbox", other, 1.0))
 
 
-def test_many_sessions_at_once(controller: Process, rows: list[Row]) -> None:
+def test_many_sessions_at_once(launch: Launch, rows: list[Row]) -> None:
     """Hot runs of 32 sessions at once, each in a thread: their p99 against their p50."""
-    _, times = at_once(controller, 32, 40)
+    _, times = at_once(launch(**pool_of(0)), 32, 40)
     rows.append(tail("hot run of 32 sessions at once: p99", times, "their p50", times, 10.0))
 
 

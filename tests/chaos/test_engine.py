@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -142,20 +142,21 @@ def test_an_engine_that_takes_its_containers_along_ends_their_kernels_and_new_on
     until(lambda: len(restarted.containers()) == 1)
 
 
+@pytest.mark.parametrize("end", [OwnEngine.stop, OwnEngine.kill])
 def test_an_engine_that_is_restarted_and_restores_its_containers_costs_no_kernel(
-    restarted: Process, own_engine: OwnEngine
+    restarted: Process, own_engine: OwnEngine, end: Callable[[OwnEngine], None]
 ) -> None:
     own_engine.start(live_restore=True)
     restarted.start()
     kept, dies = Running(restarted, "kept"), Running(restarted, "dies")
-    own_engine.stop()
+    end(own_engine)
     assert kept.session.kernel_started
     own_engine.start(live_restore=True)
     dies.container.kill()  # and the new engine's events are heard
-    end, _ = dies.end()
-    assert end == "lost"
+    assert dies.end()[0] == "lost"
     assert kept.same_kernel()
     until(lambda: [each.id for each in restarted.containers()] == [kept.container.id])
+    assert dies.session.run("6 * 7").value == 42
 
 
 def test_an_engine_that_is_killed_and_does_not_restore_its_containers_ends_their_kernels(
@@ -174,20 +175,3 @@ def test_an_engine_that_is_killed_and_does_not_restore_its_containers_ends_their
     assert running.session.run("6 * 7").value == 42
     until(lambda: len(restarted.containers()) == 1)
     assert running.container.id not in {each.id for each in restarted.containers()}
-
-
-def test_an_engine_that_is_killed_and_restores_its_containers_costs_no_kernel(
-    restarted: Process, own_engine: OwnEngine
-) -> None:
-    own_engine.start(live_restore=True)
-    restarted.start()
-    kept, dies = Running(restarted, "kept"), Running(restarted, "dies")
-    own_engine.kill()
-    assert kept.session.kernel_started
-    own_engine.start(live_restore=True)
-    dies.container.kill()  # and the new engine's events are heard
-    end, _ = dies.end()
-    assert end == "lost"
-    assert kept.same_kernel()
-    assert dies.session.run("6 * 7").value == 42
-    until(lambda: len(restarted.containers()) == 2)

@@ -1,1 +1,1 @@
-"""Long runs of the whole, under load."""
+"""Long runs of the whole, under load; a short version of each is among the usual tests."""

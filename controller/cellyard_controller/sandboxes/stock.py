@@ -237,14 +237,19 @@ class Stock:
 
     async def close(self, *, keep: bool) -> None:
         """Ends every sandbox, or all but claimed and warm ones, which a successor has; then what is done beside."""
-        ending = set(self._releases)
+        ending, left = set(self._releases), set[SandboxId]()
         for sandbox in self.sandboxes():
             if keep and (sandbox.state in _KEPT or sandbox.comes_back):
                 sandbox.on_change = lambda: None  # its agent has not gone away: it is left
+                left.add(sandbox.sandbox_id)
                 await sandbox.link.close()
             else:
                 ending.add(self.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "the controller was stopped"))
         await self._ended_in_time(ending)
+        for sandbox in self.sandboxes():
+            if sandbox.sandbox_id not in left:
+                log.error("a sandbox is left behind until the next start", sandbox=sandbox.sandbox_id)
+                await sandbox.link.close()
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -257,10 +262,6 @@ class Stock:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-        for sandbox in self.sandboxes():
-            if sandbox.state is SandboxState.STOPPING:
-                log.error("a sandbox is left behind until the next start", sandbox=sandbox.sandbox_id)
-                await sandbox.link.close()
 
     def _want_round(self, sandbox: Sandbox) -> None:
         self._rounds[sandbox.runtime.name].want()

@@ -345,6 +345,7 @@ _LATER = {
     "notebooks": ("labels",),
     "executions": ("output_bytes", "stored_bytes"),
     "tenants": ("quotas",),
+    "sandboxes": ("made_of",),
     "tokens": ("token_id", "name", "scope", "certificate", "expires_at", "used_at"),
 }
 """Columns that came with later schemas."""
