@@ -20,6 +20,7 @@ from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, Notice, State
 from cellyard_controller.executions.parts import Parts, with_chunks
+from cellyard_controller.executions.spooled import SpooledText
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, TenantName
 from cellyard_controller.store import Store
 from cellyard_controller.store.blobs import Blobs
@@ -54,6 +55,7 @@ class Journal:
         live = LiveExecution(
             execution,
             partial(self._fetch, execution.execution_id),
+            text=partial(SpooledText, self._store.blobs),
             max_bytes=self._limits.output_bytes,
             max_outputs=self._limits.output_count,
             hear=partial(self._hear, execution.execution_id, execution.cell_id) if self._hear else None,
@@ -119,7 +121,7 @@ class Journal:
             if not live.pending:
                 continue
             # Of a running one its events tell the outputs; they are folded once, at its end.
-            execution = live.snapshot(with_outputs=live.execution.state is State.ENDED)
+            execution = live.snapshot(with_outputs=live.execution.state is State.ENDED, in_files=True)
             parts = Parts(live.sizes)
             events, ids, blobs = tuple(live.pending), live.display_ids(), self._store.blobs
             rows.append(partial(_write, self._notebook, execution, events, ids, parts, blobs))
