@@ -97,16 +97,14 @@ class Journal:
                     return Answer(**event.body["answer"]) if event.body["answer"] else None
         return None
 
-    async def recover(self) -> list[Execution]:
+    async def recover(self, unfinished: list[Execution]) -> None:
         """Takes the unfinished executions of the store into memory, with the outputs that were committed."""
-        unfinished = await self._store.read(partial(records.unfinished, notebook=self._notebook))
         for execution in unfinished:
             live = self.add(execution)
             seq = 0
             while events := await self._fetch(execution.execution_id, seq):
                 live.replay(await asyncio.to_thread(with_chunks, events, self._store.blobs))
                 seq = events[-1].seq
-        return unfinished
 
     @property
     def size(self) -> int:

@@ -203,6 +203,7 @@ class Dealing:
             quotas={tenant: self._bounds(tenant) for tenant in tenants},
             served=self._served,
             targets=self._targets(now, known),
+            pausing=self._pausing(now),
             making_at_once=self._config.sandboxes.engine_calls,
             evict_after=self._config.sandboxes.evict_after,
         )
@@ -238,13 +239,14 @@ class Dealing:
         targets = {}
         for kind, bounds in self._pools.items():
             in_use = sum(each.kind == kind and each.stage is Stage.HELD for each in known)
-            target = self._demand[kind].target(now, bounds, in_use)
-            if pause := self._demand[kind].pause(now):
-                self._schedule_in(pause)
-                there = sum(each.kind == kind and each.stage in (Stage.MAKING, Stage.WARM) for each in known)
-                target = min(target, there)
-            targets[kind] = target, self._catalogue.need(kind)
+            targets[kind] = self._demand[kind].target(now, bounds, in_use), self._catalogue.need(kind)
         return targets
+
+    def _pausing(self, now: float) -> list[Kind]:
+        pauses = {kind: pause for kind in self._pools if (pause := self._demand[kind].pause(now))}
+        if pauses:
+            self._schedule_in(min(pauses.values()))
+        return list(pauses)
 
     def _schedule_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
