@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cellyard_proto.stream_text import StreamText, apply_controls
 from cellyard_proto.v1 import outputs_pb2 as pb
 
 NbOutput: TypeAlias = dict[str, Any]
 
 _JSON_TYPE = re.compile(r"^application/(.*\+)?json$")
-_CONTROLS = re.compile(r"[\r\b]")
 _NO_BLOB = "a blob stands where content is due"
 
 
@@ -45,9 +45,10 @@ def is_json_type(mime: str) -> bool:
 class OutputFold:
     """The outputs of one execution, built event by event."""
 
-    def __init__(self, outputs: Iterable[NbOutput] = ()) -> None:
+    def __init__(self, outputs: Iterable[NbOutput] = (), *, text: Callable[[], StreamText] = StreamText) -> None:
+        """`text`: makes what holds the text of a stream."""
         self._outputs: list[NbOutput] = []
-        self._tail: list[str] = []  # chunks of the stream output that stands last, not yet joined
+        self._new_text = text
         self._clear_pending = False
         for output in outputs:
             self.append(output)
@@ -62,7 +63,7 @@ class OutputFold:
             last is not None
             and output["output_type"] == last["output_type"] == "stream"
             and output["name"] == last["name"]
-            and not isinstance(last["text"], BlobRef)
+            and isinstance(last["text"], StreamText)
         )
 
     def append(self, output: NbOutput) -> None:
@@ -70,18 +71,19 @@ class OutputFold:
         if self._clear_pending:
             self.clear(wait=False)
         if self.joins(output):
-            self._tail.append(output["text"])
+            self._outputs[-1]["text"].append(output["text"])
             return
-        self._join()
-        self._outputs.append(dict(output))
-        self._tail = [output["text"]] if _is_text(output) else []
+        output = dict(output)
+        if output["output_type"] == "stream" and not isinstance(output["text"], BlobRef):
+            chunk, output["text"] = output["text"], self._new_text()
+            output["text"].append(chunk)
+        self._outputs.append(output)
 
     def clear(self, *, wait: bool) -> None:
         """Empties the outputs, now or when the next one comes."""
         self._clear_pending = wait
         if not wait:
             self._outputs.clear()
-            self._tail = []
 
     def update_display(self, display_id: str, data: dict[str, Any], metadata: dict[str, Any]) -> bool:
         """Replaces what was displayed under this id; False where nothing was."""
@@ -103,64 +105,29 @@ class OutputFold:
         """Whether the outputs go when the next one comes."""
         return self._clear_pending
 
-    def outputs(self, *, as_they_came: bool = False) -> list[NbOutput]:
-        """The outputs as they stand, streams with carriage returns and backspaces applied, or `as_they_came`."""
-        self._join()
-        if as_they_came:
-            return [dict(output) for output in self._outputs]
+    def outputs(self, *, as_they_came: bool = False, in_files: bool = False) -> list[NbOutput]:
+        """The outputs as they stand, streams with carriage returns and backspaces applied, or `as_they_came`.
+
+        `in_files`: a text that is in a file is left there; its StreamText stands for it.
+        """
         return [
-            {**output, "text": apply_controls(output["text"])} if _is_text(output) else dict(output)
+            {**output, "text": _shown(output["text"], as_they_came, in_files)}
+            if isinstance(output.get("text"), StreamText)
+            else dict(output)
             for output in self._outputs
         ]
 
     def keep_elsewhere(self, texts: Mapping[int, BlobRef]) -> None:
         """The texts of streams, by their place in `outputs`, are kept elsewhere from now on."""
-        self._join()
         for place, text in texts.items():
             self._outputs[place]["text"] = text
-        if self._outputs and not _is_text(self._outputs[-1]):
-            self._tail = []
-
-    def _join(self) -> None:
-        if self._tail:
-            self._outputs[-1]["text"] = "".join(self._tail)
-            self._tail = [self._outputs[-1]["text"]]
 
 
-def _is_text(output: NbOutput) -> bool:
-    return output["output_type"] == "stream" and not isinstance(output["text"], BlobRef)
-
-
-def apply_controls(text: str) -> str:
-    """Carriage returns and backspaces as JupyterLab shows them; everything else stays as it was printed.
-
-    A carriage return goes back to the start of its line, and what follows overwrites what was there. A backspace
-    removes the character before it on its line.
-    """
-    if _CONTROLS.search(text) is None:
+def _shown(text: StreamText, as_they_came: bool, in_files: bool) -> StreamText | str:
+    if in_files and text.in_file:
         return text
-    return "\n".join(_apply_to_line(line) if _CONTROLS.search(line) else line for line in text.split("\n"))
-
-
-def _apply_to_line(line: str) -> str:
-    ended_by_return = line.endswith("\r")
-    shown = ""
-    for part in (line.rstrip("\r") if ended_by_return else line).split("\r"):
-        part = _apply_backspaces(part)
-        shown = part + shown[len(part) :]
-    return shown
-
-
-def _apply_backspaces(text: str) -> str:
-    if "\b" not in text:
-        return text
-    kept: list[str] = []
-    for char in text:
-        if char != "\b":
-            kept.append(char)
-        elif kept:
-            kept.pop()
-    return "".join(kept)
+    whole = text.whole()
+    return whole if as_they_came else apply_controls(whole)
 
 
 def to_nbformat(output: pb.Output) -> NbOutput:

@@ -23,10 +23,11 @@ from ipykernel import zmqshell
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from IPython.core import page
 from jupyter_client.jsonutil import json_default
 from traitlets.config import Config
 
-from cellyard_sandbox import values
+from cellyard_sandbox import paging, values
 from cellyard_sandbox.asked import answer
 from cellyard_sandbox.threads import let_threads_write_to_their_cell
 
@@ -71,6 +72,11 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
     def init_ipython_dir(self, ipython_dir: str | None) -> None:
         """Called at the start; without a folder given, IPython would make one in the home."""
         super().init_ipython_dir(ipython_dir or self.parent.parent.ipython_dir)
+
+    def init_hooks(self) -> None:
+        """Called at the start."""
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(paging.shows(self)), 98)  # before ipykernel's own
 
     def showtraceback(
         self,

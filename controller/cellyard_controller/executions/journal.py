@@ -20,6 +20,7 @@ from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, Notice, State
 from cellyard_controller.executions.parts import Parts, with_chunks
+from cellyard_controller.executions.spooled import SpooledText
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, TenantName
 from cellyard_controller.store import Store
 from cellyard_controller.store.blobs import Blobs
@@ -54,6 +55,7 @@ class Journal:
         live = LiveExecution(
             execution,
             partial(self._fetch, execution.execution_id),
+            text=partial(SpooledText, self._store.blobs),
             max_bytes=self._limits.output_bytes,
             max_outputs=self._limits.output_count,
             hear=partial(self._hear, execution.execution_id, execution.cell_id) if self._hear else None,
@@ -95,16 +97,14 @@ class Journal:
                     return Answer(**event.body["answer"]) if event.body["answer"] else None
         return None
 
-    async def recover(self) -> list[Execution]:
+    async def recover(self, unfinished: list[Execution]) -> None:
         """Takes the unfinished executions of the store into memory, with the outputs that were committed."""
-        unfinished = await self._store.read(partial(records.unfinished, notebook=self._notebook))
         for execution in unfinished:
             live = self.add(execution)
             seq = 0
             while events := await self._fetch(execution.execution_id, seq):
                 live.replay(await asyncio.to_thread(with_chunks, events, self._store.blobs))
                 seq = events[-1].seq
-        return unfinished
 
     @property
     def size(self) -> int:
@@ -119,7 +119,7 @@ class Journal:
             if not live.pending:
                 continue
             # Of a running one its events tell the outputs; they are folded once, at its end.
-            execution = live.snapshot(with_outputs=live.execution.state is State.ENDED)
+            execution = live.snapshot(with_outputs=live.execution.state is State.ENDED, in_files=True)
             parts = Parts(live.sizes)
             events, ids, blobs = tuple(live.pending), live.display_ids(), self._store.blobs
             rows.append(partial(_write, self._notebook, execution, events, ids, parts, blobs))

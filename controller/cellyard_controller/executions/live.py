@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from cellyard_controller.executions.reports import (
 )
 from cellyard_proto import amounts
 from cellyard_proto.outputs import OutputFold
+from cellyard_proto.stream_text import StreamText
 
 _SLACK_BYTES = 1024 * 1024
 _SLACK_OUTPUTS = 1000
@@ -54,8 +55,16 @@ class LiveExecution:
     """
 
     def __init__(
-        self, execution: Execution, fetch: Fetch, *, max_bytes: int, max_outputs: int, hear: Hear | None = None
+        self,
+        execution: Execution,
+        fetch: Fetch,
+        *,
+        text: Callable[[], StreamText] = StreamText,
+        max_bytes: int,
+        max_outputs: int,
+        hear: Hear | None = None,
     ) -> None:
+        """`text`: makes what holds the text of a stream."""
         self.execution = execution
         self.running_since = steady() if execution.started_at else 0.0
         """When it was started, by the steady clock, or when this controller came to know of that; 0 before."""
@@ -63,7 +72,7 @@ class LiveExecution:
         self.sizes: list[int] = []
         self.calls = Calls(execution.offers)
         self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED, hear=hear)
-        self._fold = OutputFold(execution.outputs)
+        self._fold = OutputFold(execution.outputs, text=text)
         # What has ended is shown as it is stored, until it goes on: folding may change outputs that ran elsewhere.
         self._as_stored = execution.state is State.ENDED
         self._last_seq = execution.last_seq
@@ -168,14 +177,19 @@ class LiveExecution:
         """Whether its outputs go when the next one comes."""
         return self._fold.clear_waits
 
-    def snapshot(self, *, with_outputs: bool = True, as_they_came: bool = False) -> Execution:
+    def snapshot(self, *, with_outputs: bool = True, as_they_came: bool = False, in_files: bool = False) -> Execution:
         """The execution as it stands, what is not committed yet included.
 
         `as_they_came`: carriage returns and backspaces are not applied, so that more output can be joined.
+        `in_files`: a stream's text that is in a file stays there, a SpooledText stands for it.
         """
         outputs: list[dict[str, Any]] = []
         if with_outputs:
-            outputs = self.execution.outputs if self._as_stored else self._fold.outputs(as_they_came=as_they_came)
+            outputs = (
+                self.execution.outputs
+                if self._as_stored
+                else self._fold.outputs(as_they_came=as_they_came, in_files=in_files)
+            )
         usage = replace(self.execution.usage, output_bytes=self._shown)
         return replace(self.execution, last_seq=self._last_seq, outputs=outputs, usage=usage)
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from cellyard_controller import faults
 from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions.model import Event
+from cellyard_controller.executions.spooled import SpooledText
 from cellyard_controller.ids import ExecutionId, NotebookKey
 from cellyard_controller.store.blobs import Blobs, measure
 from cellyard_proto.outputs import BlobRef, NbOutput, is_json_type
@@ -60,7 +61,8 @@ class Parts:
     def of_outputs(self, outputs: Sequence[NbOutput], *, any_json: bool = False) -> list[NbOutput]:
         """Outputs with references.
 
-        Of JSON only what was found to be large before, unless `any_json`: its size is not to be seen.
+        Of JSON only what was found to be large before, unless `any_json`: its size is not to be seen. Texts that are
+        in files become files under their digest here: on the writer's thread; raises StoreFailed.
         """
         lifted = [self._lift(output, any_json=any_json) for output in outputs]
         for place, output in enumerate(lifted):
@@ -85,11 +87,15 @@ class Parts:
 
     def _lift(self, shown: dict[str, Any], *, any_json: bool) -> dict[str, Any]:
         holder, keys = _places(shown)
-        refs: dict[str, BlobRef] = {}
+        refs: dict[str, BlobRef | str] = {}
         for key in keys:
             value = holder[key]
             if isinstance(value, BlobRef):
                 self._used.add(value.digest)
+            elif isinstance(value, SpooledText):
+                refs[key] = kept = value.keep(LARGE)
+                if isinstance(kept, BlobRef):
+                    self._used.add(kept.digest)
             elif isinstance(value, str) or any_json or id(value) in self._known:
                 ref = self._ref(key, value)
                 if ref is not None:

@@ -67,16 +67,13 @@ def by_key(connection: Connection, key: NotebookKey) -> NotebookRecord:
     return _record(connection.execute(select(notebooks).where(notebooks.c.key == key)).one())
 
 
-def find_or_add(
+def add(
     connection: Connection, ref: NotebookRef, document: bytes, admit: Callable[[int], None] | None = None
 ) -> NotebookRecord:
-    """The notebook of this id; where there is none, one with this document.
+    """A new notebook with this document.
 
     `admit` is given the number of the tenant's notebooks first, and refuses one more by raising.
     """
-    found = find(connection, ref)
-    if found is not None:
-        return found
     if admit is not None:
         mine = select(func.count()).where(notebooks.c.tenant == ref.tenant)
         admit(connection.execute(mine).scalar_one())
@@ -138,7 +135,7 @@ def readable_chunks(connection: Connection, key: NotebookKey) -> list[bytes]:
     return found
 
 
-def chunk_count(connection: Connection, key: NotebookKey) -> int:
+def next_chunk(connection: Connection, key: NotebookKey) -> int:
     """The number that the next chunk bears."""
     last = select(func.max(document_chunks.c.number)).where(document_chunks.c.notebook_key == key)
     return (connection.execute(last).scalar_one_or_none() or 0) + 1

@@ -18,8 +18,8 @@ from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
-from cellyard_controller.executions.model import State
-from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRef
+from cellyard_controller.executions.model import Execution, State
+from cellyard_controller.ids import ExecutionId, NotebookKey, NotebookRef
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Document
 from cellyard_controller.notebooks.driving import Driving
@@ -29,9 +29,9 @@ from cellyard_controller.notebooks.hearing import Hearing
 from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel, settings_from_json
 from cellyard_controller.notebooks.ledger import Ledger
+from cellyard_controller.notebooks.opening import Stored
 from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.notebooks.presence import Presence
-from cellyard_controller.notebooks.records import NotebookRecord
 from cellyard_controller.notebooks.replication import Replication
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.runs import Runs
@@ -57,10 +57,8 @@ class Room:
 
     def __init__(
         self,
-        record: NotebookRecord,
+        stored: Stored,
         document: Document | Unavailable,
-        chunk_count: int,
-        last_by_cell: dict[CellId, ExecutionId],
         *,
         store: Store,
         supervisor: Supervisor,
@@ -72,6 +70,7 @@ class Room:
         audit: Audit,
     ) -> None:
         """`document`: it, or why there is none; executions and kernel do without."""
+        record = stored.record
         self.key: NotebookKey = record.key
         self.ref: NotebookRef = record.ref
         inbox = self._inbox = Inbox(record.ref.notebook_id)
@@ -88,8 +87,8 @@ class Room:
         self._pages = Pages(
             record.key,
             document,
-            chunk_count,
-            last_by_cell,
+            stored.next_chunk,
+            stored.last_by_cell,
             store=store,
             journal=self._journal,
             ledger=self._ledger,
@@ -220,13 +219,15 @@ class Room:
         """Handles messages one after the other until `stop`."""
         await self._inbox.handle(self._after_each)
 
-    async def recover(self, sandbox: Sandbox | None, committed: int, lost: tuple[EndReason, str]) -> None:
+    async def recover(
+        self, unfinished: list[Execution], sandbox: Sandbox | None, committed: int, lost: tuple[EndReason, str]
+    ) -> None:
         """After the controller's start: goes on with what is unfinished. Called once, before `run`.
 
         Without a sandbox whatever was dispatched is lost, for the reason given; what only waited runs in a kernel
         that is yet to come.
         """
-        unfinished = await self._journal.recover()
+        await self._journal.recover(unfinished)
         self._runner.recover(unfinished)
         if sandbox is not None and sandbox.end is not None:  # since it was adopted, and before anybody could be told
             lost, sandbox = sandbox.end, None

@@ -29,10 +29,11 @@ from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
-from cellyard_controller.notebooks import records, set_aside
+from cellyard_controller.notebooks import opening, records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
 from cellyard_controller.notebooks.ledger import answered
+from cellyard_controller.notebooks.opening import Stored
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -47,6 +48,9 @@ from cellyard_controller.tenants.audit import Audit
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
+
+_SMALL = 4096
+"""Bytes of a document that is loaded faster than another thread wakes up."""
 
 log = structlog.get_logger()
 
@@ -104,19 +108,20 @@ class Rooms:
         living = await self._store.read(sandbox_records.living)
         claimed = {r.notebook: r for r in living if r.state is SandboxState.CLAIMED and r.notebook is not None}
         for key in sorted(unfinished | claimed.keys()):
-            record = await self._store.read(partial(records.by_key, key=key))
-            stored = claimed.get(key)
-            sandbox = self._supervisor.find(stored.sandbox_id) if stored else None
-            committed = stored.committed_number if stored else 0
+            has = claimed.get(key)
+            sandbox = self._supervisor.find(has.sandbox_id) if has else None
+            committed = has.committed_number if has else 0
             try:
-                seat = await self._open(record, sandbox, committed, lost.get(key, LOST))
+                stored = await self._store.read(partial(opening.by_key, key=key))
+                seat = await self._open(stored, sandbox, committed, lost.get(key, LOST))
             except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
-                log.error("a notebook cannot be read", notebook=record.ref.notebook_id, why=str(damaged))
+                log.error("a notebook cannot be read", key=key, why=str(damaged))
                 continue
+            ref = stored.record.ref
             if sandbox is not None and sandbox.end is None:
-                sandbox.notebook = record.ref
+                sandbox.notebook = ref
                 await sandbox.link.open()
-            self._drop_later(record.ref, seat)
+            self._drop_later(ref, seat)
 
     async def list(
         self, tenant: TenantName, limit: int, after: str, labels: Mapping[str, str]
@@ -132,7 +137,7 @@ class Rooms:
 
         Raises InvalidRequest.
         """
-        record = await self._record(ref, create=bool(labels))
+        record = (await self._stored(ref, create=bool(labels))).record
 
         def write(connection: Connection) -> dict[str, str]:
             found = records.set_labels(connection, key=record.key, labels=labels, remove=remove)
@@ -249,12 +254,12 @@ class Rooms:
         async with self._lock(ref):
             seat = self._seats.get(ref)
             if seat is None:
-                seat = await self._open(await self._record(ref, create))
+                seat = await self._open(await self._stored(ref, create))
             seat.users += 1
         return seat
 
-    async def _record(self, ref: NotebookRef, create: bool) -> records.NotebookRecord:
-        found = await self._store.read(partial(records.find, ref=ref))
+    async def _stored(self, ref: NotebookRef, create: bool) -> Stored:
+        found = await self._store.read(partial(opening.find, ref=ref))
         if found is not None:
             return found
         if not create:
@@ -263,19 +268,16 @@ class Rooms:
         await self._allowances.keep(ref.tenant, len(document))
         admit = partial(self._allowances.notebook, ref.tenant)
         try:
-            return await self._store.write(partial(records.find_or_add, ref=ref, document=document, admit=admit))
+            return await self._store.write(partial(opening.find_or_add, ref=ref, document=document, admit=admit))
         except StoreFailed as failed:
             raise Unavailable(str(failed)) from failed
 
     async def _open(
-        self, record: records.NotebookRecord, sandbox: Sandbox | None = None, committed: int = 0, lost: Lost = LOST
+        self, stored: Stored, sandbox: Sandbox | None = None, committed: int = 0, lost: Lost = LOST
     ) -> _Seat:
-        key: NotebookKey = record.key
         room = Room(
-            record,
-            await self._document(record),
-            await self._store.read(partial(records.chunk_count, key=key)),
-            await self._store.read(partial(execution_records.last_by_cell, notebook=key)),
+            stored,
+            await self._document(stored),
             store=self._store,
             supervisor=self._supervisor,
             seal=self._seal,
@@ -285,17 +287,21 @@ class Rooms:
             allowances=self._allowances,
             audit=self._audit,
         )
-        await room.recover(sandbox, committed, lost)
+        await room.recover(stored.unfinished, sandbox, committed, lost)
         seat = _Seat(room, asyncio.ensure_future(room.run()))
-        self._seats[record.ref] = seat
+        self._seats[stored.record.ref] = seat
         return seat
 
-    async def _document(self, record: records.NotebookRecord) -> Document | Unavailable:
+    async def _document(self, stored: Stored) -> Document | Unavailable:
         """The notebook's document, or why there is none to be had: one that is damaged is set aside."""
-        notebook_id = record.ref.notebook_id
+        record, notebook_id = stored.record, stored.record.ref.notebook_id
         chunks: list[bytes] = []
         try:
-            chunks = await self._store.read(partial(records.chunks, key=record.key))
+            if isinstance(stored.chunks, StoreDamaged):
+                raise stored.chunks
+            chunks = stored.chunks
+            if sum(map(len, chunks)) <= _SMALL:
+                return Document.load(chunks)
             return await asyncio.to_thread(Document.load, chunks)
         except TooNew as new:
             return Unavailable(f"notebook {notebook_id!r} needs a later release: {new}", notebook_id=notebook_id)

@@ -12,6 +12,7 @@ from cellyard_controller.clock import steady
 from cellyard_controller.environments.making import STAGE
 from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
 from cellyard_controller.executions import queue as q
+from cellyard_controller.executions.journal import Row
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.calling import Calling
@@ -329,12 +330,12 @@ class Seating:
             await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, Unavailable(str(failed))))
         else:
             try:
-                await self._ask(partial(self._granted, mine, sandbox))
+                await self._ask(partial(self._granted, mine, request, sandbox))
             except BaseException:  # the room has gone meanwhile
                 self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
                 raise
 
-    async def _granted(self, claim: asyncio.Task[None] | None, sandbox: Sandbox) -> None:
+    async def _granted(self, claim: asyncio.Task[None] | None, request: ClaimRequest, sandbox: Sandbox) -> None:
         if claim is not self._claim:
             self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
             return
@@ -343,6 +344,7 @@ class Seating:
         self._kernel.seat(sandbox)
         self._kernel.move(KernelState.IDLE)
         self._note("sandbox.claimed", sandbox)
+        self._ledger.kept.rows.append(self._as_claimed(request, sandbox))
         sandbox.hand_over(self._owner)
         if sandbox.end is not None:  # it died before it was handed over
             self.lose(*sandbox.end)
@@ -355,6 +357,19 @@ class Seating:
             self._runner.take(q.kernel_ready(self._runner.queue))
         await self._ledger.flush()
         self._tell(self._kernel.view())
+
+    def _as_claimed(self, request: ClaimRequest, sandbox: Sandbox) -> Row:
+        return partial(
+            sandbox_records.set_claimed,
+            sandbox_id=sandbox.sandbox_id,
+            notebook=request.notebook,
+            kernel_type=sandbox.kernel_type,
+            env_source=sandbox.env_source,
+            capabilities=sandbox.capabilities,
+            network=request.settings.network,
+            generation=sandbox.kernel.generation,
+            at=sandbox.claimed_at,
+        )
 
     async def _not_granted(self, claim: asyncio.Task[None] | None, reason: EndReason, failure: Exception) -> None:
         if claim is self._claim:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter, defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Refused
 from cellyard_controller.ids import SandboxId, TenantName
-from cellyard_controller.sandboxes import pool
 from cellyard_controller.sandboxes.ageing import find_replaced, find_too_old
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.claims import Claim, Listener, out_of_patience
@@ -34,6 +32,8 @@ from cellyard_controller.sandboxes.plans import (
     Snapshot,
     Stage,
 )
+from cellyard_controller.sandboxes.pool import PoolView
+from cellyard_controller.sandboxes.pools import Pools
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, Sandbox, SandboxGone
 from cellyard_controller.sandboxes.scheduler import plan
 from cellyard_controller.sandboxes.stock import Stock
@@ -63,8 +63,7 @@ class Dealing:
         capacity = config.capacity
         self.machine = Bounds(capacity.sandboxes, capacity.memory, capacity.cpus)
         """What all sandboxes may take."""
-        self._pools = catalogue.pools()
-        self._demand: defaultdict[Kind, pool.Demand] = defaultdict(pool.Demand)
+        self._pools = Pools(catalogue, self.schedule)
         self._numbers, self._servings = itertools.count(1), itertools.count(1)
         self._claims: dict[ClaimNumber, Claim] = {}
         self._promised: dict[SandboxId, ClaimNumber | None] = {}
@@ -75,8 +74,6 @@ class Dealing:
         self._making: set[asyncio.Task[None]] = set()
         self._pace: float | None = None
         self._last_waiter: float | None = None
-        self._pool_waits: asyncio.TimerHandle | None = None
-        """For the moment at which one more may be made for a pool that pauses."""
         self._acting = False
         """From the start's reconciliation until the controller stops."""
 
@@ -88,8 +85,7 @@ class Dealing:
     async def stop(self, *, keep_claims: bool) -> None:
         """Makes nothing any more; with `keep_claims` those who wait are left to a successor, else refused."""
         self._acting = False
-        if self._pool_waits is not None:
-            self._pool_waits.cancel()
+        self._pools.stop()
         if not keep_claims:
             for claim in [each for each in self._claims.values() if each.state is ClaimState.QUEUED]:
                 claim.refuse(SandboxGone(EndReason.SHUTDOWN, "the controller was stopped"))
@@ -112,11 +108,11 @@ class Dealing:
         self._claims[claim.number] = claim
         loop = asyncio.get_running_loop()
         claim.patience = loop.call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
-        self._counted(kind).asked(time.monotonic())
+        self._pools.asked(kind)
         self.schedule()
         found = claim.given is not None
         if claim.waited is None:  # else no pool could have had one for it, however large
-            self._counted(kind).claimed(time.monotonic(), hit=found)
+            self._pools.claimed(kind, hit=found)
             self._stock.counts.claims.add(kind.template, "warm" if found else "cold")
         return claim
 
@@ -140,32 +136,9 @@ class Dealing:
         """What each claim waits for that waits for others to let go: "capacity", "sandboxes", "memory" or "cpu"."""
         return [claim.waited.reason for claim in self._claims.values() if claim.waited is not None]
 
-    def pools(self) -> list[pool.PoolView]:
+    def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
-        now, wall = time.monotonic(), steady()
-        known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
-        targets = self._targets(now, known)
-        views = []
-        for kind in self._pools:
-            by_stage = Counter(each.stage for each in known if each.kind == kind)
-            made = [each.since for each in known if each.kind == kind and each.stage is Stage.WARM]
-            views.append(
-                pool.PoolView(
-                    kind,
-                    self._demand[kind],
-                    target=targets[kind][0],
-                    warm=by_stage[Stage.WARM],
-                    making=by_stage[Stage.MAKING],
-                    claimed=by_stage[Stage.HELD],
-                    claim_rate=self._demand[kind].rate(now),
-                    oldest_s=wall - min(made) if made else 0.0,
-                )
-            )
-        return views
-
-    def _counted(self, kind: Kind) -> pool.Demand:
-        """The demand for a kind; none is kept of those without a pool, of which tenants can make any number."""
-        return self._demand[kind] if kind in self._pools else pool.Demand()
+        return self._pools.views([self._as_known(sandbox) for sandbox in self._stock.sandboxes()])
 
     def _out_of_patience(self, claim: Claim) -> None:
         if claim.state is ClaimState.QUEUED and claim.waited is not None:
@@ -195,7 +168,6 @@ class Dealing:
                 claim.tell_wait(wait, self._pace)
 
     def _snapshot(self) -> Snapshot:
-        now = time.monotonic()
         waiting = [claim.as_waiting() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]
         known = [self._as_known(sandbox) for sandbox in self._stock.sandboxes()]
         tenants = {each.tenant for each in waiting} | {each.tenant for each in known if each.tenant is not None}
@@ -206,7 +178,8 @@ class Dealing:
             known=known,
             quotas={tenant: self._bounds(tenant) for tenant in tenants},
             served=self._served,
-            targets=self._targets(now, known),
+            targets=self._pools.targets(known),
+            pausing=self._pools.pausing(),
             making_at_once=self._config.sandboxes.engine_calls,
             evict_after=self._config.sandboxes.evict_after,
         )
@@ -237,29 +210,6 @@ class Dealing:
             unused_since=sandbox.unused_since,
             outdated=sandbox.outdated,
         )
-
-    def _targets(self, now: float, known: Sequence[Known]) -> dict[Kind, tuple[int, Need]]:
-        targets = {}
-        for kind, bounds in self._pools.items():
-            in_use = sum(each.kind == kind and each.stage is Stage.HELD for each in known)
-            target = self._demand[kind].target(now, bounds, in_use)
-            if pause := self._demand[kind].pause(now):
-                self._schedule_in(pause)
-                there = sum(each.kind == kind and each.stage in (Stage.MAKING, Stage.WARM) for each in known)
-                target = min(target, there)
-            targets[kind] = target, self._catalogue.need(kind)
-        return targets
-
-    def _schedule_in(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._pool_waits is None or self._pool_waits.when() > loop.time() + seconds:
-            if self._pool_waits is not None:
-                self._pool_waits.cancel()
-            self._pool_waits = loop.call_later(seconds, self._pause_over)
-
-    def _pause_over(self) -> None:
-        self._pool_waits = None
-        self.schedule()
 
     def _grant(self, decision: Give) -> None:
         claim, sandbox = self._claims.pop(decision.claim), self._stock.find(decision.sandbox)
@@ -316,7 +266,7 @@ class Dealing:
             claim = self._claims.pop(number, None) if number is not None else None
             reason = failed.reason if isinstance(failed, SandboxGone) else EndReason.START_FAILED
             if claim is None:
-                self._counted(kind).failed(time.monotonic())
+                self._pools.failed(kind)
                 log.warning("a sandbox for the pool did not come up", template=kind.template, why=str(failed))
             await self._forget(sandbox, reason, str(failed))
             self._refuse(claim, failed)
@@ -326,7 +276,7 @@ class Dealing:
             raise
         else:
             sandbox.move(SandboxState.WARM)
-            self._counted(kind).made(time.monotonic() - began)
+            self._pools.made(kind, time.monotonic() - began)
             self._stock.counts.ready(sandbox.created_at)
             self._warm_changed(sandbox)
 

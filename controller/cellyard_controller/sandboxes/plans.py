@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -140,6 +140,8 @@ class Snapshot:
     """When each tenant was given something last, as a count of all that was given."""
     targets: Mapping[Kind, tuple[int, Need]] = field(default_factory=dict)
     """How many warm ones each pool is to have, and what one of them takes."""
+    pausing: Collection[Kind] = ()
+    """Pools for which nothing is made now."""
     making_at_once: int = 8
     evict_after: float | None = None
     """Seconds; None evicts nothing."""

@@ -99,6 +99,22 @@ def set_warm(
     )
 
 
+_CLAIMED = Hot(
+    update(sandboxes)
+    .where(sandboxes.c.sandbox_id == bindparam("this"), sandboxes.c.state != bindparam("ended"))
+    .values(
+        state=bindparam("now"),
+        notebook_key=bindparam("notebook"),
+        kernel_type=bindparam("kernel"),
+        env_source=bindparam("environment"),
+        capabilities=bindparam("proven"),
+        network=bindparam("net"),
+        generation=bindparam("count"),
+        claimed_at=bindparam("at"),
+    )
+)
+
+
 def set_claimed(
     connection: Connection,
     sandbox_id: SandboxId,
@@ -111,18 +127,21 @@ def set_claimed(
     generation: int,
     at: float,
 ) -> None:
-    """It serves this notebook from now on, and never another one."""
-    change(
+    """It serves this notebook from now on, and never another one. One that has ended meanwhile stays so."""
+    _CLAIMED(
         connection,
-        sandbox_id,
-        state=SandboxState.CLAIMED,
-        notebook_key=notebook,
-        kernel_type=kernel_type,
-        env_source=env_source,
-        capabilities=json.dumps(list(capabilities)),
-        network=network,
-        generation=generation,
-        claimed_at=at,
+        {
+            "this": sandbox_id,
+            "now": SandboxState.CLAIMED.value,
+            "ended": SandboxState.ENDED.value,
+            "notebook": notebook,
+            "kernel": kernel_type,
+            "environment": env_source,
+            "proven": json.dumps(list(capabilities)),
+            "net": network,
+            "count": generation,
+            "at": at,
+        },
     )
 
 

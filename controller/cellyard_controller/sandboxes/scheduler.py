@@ -212,6 +212,7 @@ class _Planning:
             lacking = any(wait.reason == "capacity" for wait in self._waits.values())
             while (
                 there < target
+                and kind not in self._snapshot.pausing
                 and not lacking
                 and self._making < self._snapshot.making_at_once
                 and self._fits(self._taken + need)

@@ -149,7 +149,11 @@ class Supervisor:
             await self.catalogue.require(settings)
 
     async def claim(self, request: ClaimRequest, listener: Listener) -> Sandbox:
-        """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then."""
+        """A sandbox with a ready kernel for this notebook. Raises Refused, SandboxGone; nothing is left then.
+
+        Its agent is told. To store whose it is, before anything is run in it, is left to who asks: it has something
+        to commit with that.
+        """
         settings = request.settings
         if settings.definition is None:
             return await self._claim(request, listener, "")
@@ -174,7 +178,7 @@ class Supervisor:
         return sandbox
 
     async def _give(self, sandbox: Sandbox, request: ClaimRequest, listener: Listener) -> None:
-        """A warm sandbox becomes a notebook's: one message to it and a commit, where nothing else is asked for."""
+        """A warm sandbox becomes a notebook's: one message to it, where nothing else is asked for."""
         settings = request.settings
         self.catalogue.check_proven(settings, sandbox)
         if settings.files:
@@ -185,19 +189,6 @@ class Supervisor:
             await self._open_way_out(sandbox)
         sandbox.claimed_at = steady()
         sandbox.link.claim(settings.env, proxy=settings.network == "allowlist")
-        await self._store.write(
-            lambda c: records.set_claimed(
-                c,
-                sandbox.sandbox_id,
-                request.notebook,
-                kernel_type=sandbox.kernel_type,
-                env_source=sandbox.env_source,
-                capabilities=sandbox.capabilities,
-                network=settings.network,
-                generation=sandbox.kernel.generation,
-                at=sandbox.claimed_at,
-            )
-        )
 
     # Inside
 

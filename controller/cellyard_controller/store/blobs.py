@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -56,16 +56,39 @@ class Blobs:
         """Puts a text on disk, unless it is there. On the writer's thread; raises StoreFailed."""
         path = self._path(digest)
         try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o700)
-                _sync(self._folder)
             if not path.exists():
-                self._write(path, text)
+                self._write(_encoded(text), lambda: path)
             _sync(path.parent)  # also of one that is there: who wrote it may have died before this
         except OSError as failed:
-            raise StoreFailed(
-                f"the store does not take writes: a large output: {failed.strerror or failed}"
-            ) from failed
+            raise _refused(failed) from failed
+
+    def keep_pieces(self, pieces: Iterable[str]) -> tuple[str, int]:
+        """Puts a text on disk that nobody has as a whole; its digest and size in bytes, as `measure` gives them.
+
+        On the writer's thread; raises StoreFailed.
+        """
+        digest, size = hashlib.sha256(), 0
+
+        def measured() -> Iterator[bytes]:
+            nonlocal size
+            for piece in pieces:
+                content = piece.encode()
+                digest.update(content)
+                size += len(content)
+                yield content
+
+        try:
+            path = self._write(measured(), lambda: self._path(f"sha256:{digest.hexdigest()}"))
+            _sync(path.parent)
+        except OSError as failed:
+            raise _refused(failed) from failed
+        return f"sha256:{digest.hexdigest()}", size
+
+    def nameless(self) -> int:
+        """The descriptor of a new file that is gone when it is closed. Raises OSError."""
+        descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
+        os.unlink(name)
+        return descriptor
 
     def open_file(self, digest: str) -> FileIO:
         """A content, to be read; open it stays readable when its file is removed. Raises FileNotFoundError."""
@@ -97,18 +120,24 @@ class Blobs:
         for digest in digests:
             self._path(digest).unlink(missing_ok=True)
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, pieces: Iterable[bytes], target: Callable[[], Path]) -> Path:
+        """A file of these pieces, at the path that is told when they are written."""
         descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
         try:
             with open(descriptor, "wb") as file:
-                for piece in _encoded(text):
+                for piece in pieces:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
+            path = target()
+            if not path.parent.is_dir():
+                path.parent.mkdir(mode=0o700)
+                _sync(self._folder)
             os.rename(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+        return path
 
     def _path(self, digest: str) -> Path:
         if not is_digest(digest):
@@ -120,6 +149,10 @@ class Blobs:
 def _encoded(text: str) -> Iterator[bytes]:
     for start in range(0, len(text), _STEP):
         yield text[start : start + _STEP].encode()
+
+
+def _refused(failed: OSError) -> StoreFailed:
+    return StoreFailed(f"the store does not take writes: a large output: {failed.strerror or failed}")
 
 
 def _sync(folder: Path) -> None:

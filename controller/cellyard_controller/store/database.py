@@ -114,7 +114,7 @@ class Store:
                     return work(connection)
             except DBAPIError as failed:
                 error = StoreDamaged if is_damage(failed) else StoreFailed
-                raise error(f"the store cannot be read: {_cause(failed)}") from failed
+                raise error(read_failure(failed)) from failed
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
@@ -311,6 +311,11 @@ def is_damage(failed: BaseException) -> bool:
     cause = failed.orig if isinstance(failed, DBAPIError) else failed
     code = getattr(cause, "sqlite_errorcode", 0)
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def read_failure(failed: DBAPIError) -> str:
+    """Why something could not be read, for people."""
+    return f"the store cannot be read: {_cause(failed)}"
 
 
 def _cause(failed: BaseException) -> str:

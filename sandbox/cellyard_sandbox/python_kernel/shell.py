@@ -19,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
+from cellyard_sandbox import paging
 from cellyard_sandbox.python_kernel import magics
 from cellyard_sandbox.python_kernel.connection import frame
 from cellyard_sandbox.python_kernel.display import Outlet, Publisher, ResultHook
@@ -155,16 +156,12 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
     def init_hooks(self) -> None:
         """Called at the start."""
         super().init_hooks()
-        self.set_hook("show_in_pager", page.as_hook(self._page), 99)
+        self.set_hook("show_in_pager", page.as_hook(paging.shows(self)), 99)
 
     def init_magics(self) -> None:
         """Likewise."""
         super().init_magics()
         magics.register(self)
-
-    def _page(self, text: str | dict[str, Any], start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
-        data = text if isinstance(text, dict) else {"text/plain": text}
-        self.payload_manager.write_payload({"source": "page", "data": data, "start": max(0, start)})
 
     def ask_exit(self) -> None:
         """Called by exit() and quit()."""

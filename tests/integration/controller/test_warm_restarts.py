@@ -15,7 +15,7 @@ from cellyard_proto.v1 import kernels_pb2 as ker
 
 from .conftest import Outliving, Yard, until
 
-POOL = {"size": 2, "review_interval": 0.05}
+POOL = {"size": 2, "max": 2, "review_interval": 0.05}
 KEPT: dict[str, Any] = {"on_stop": "keep", "pool": POOL}
 
 

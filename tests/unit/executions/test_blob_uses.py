@@ -34,6 +34,7 @@ from cellyard_controller.ids import (
     SessionId,
     new_execution_id,
 )
+from cellyard_controller.notebooks import opening
 from cellyard_controller.notebooks import records as notebook_records
 from cellyard_controller.store import Store, StoreFailed
 from cellyard_controller.store import schema as tables
@@ -65,10 +66,11 @@ class Yard:
     async def notebook(self, name: str) -> Journal:
         if name not in self.journals:
             ref = NotebookRef(LOCAL, NotebookId(name))
-            found = await self.store.write(partial(notebook_records.find_or_add, ref=ref, document=b""))
-            self.keys[name] = found.key
-            journal = self.journals[name] = Journal(found.key, LOCAL, self.store, LimitsConfig())
-            self.running[name] = [journal.live(each.execution_id) for each in await journal.recover()]
+            found = await self.store.write(partial(opening.find_or_add, ref=ref, document=b""))
+            key = self.keys[name] = found.record.key
+            journal = self.journals[name] = Journal(key, LOCAL, self.store, LimitsConfig())
+            await journal.recover(found.unfinished)
+            self.running[name] = [journal.live(each.execution_id) for each in found.unfinished]
         return self.journals[name]
 
     async def start(self, name: str) -> LiveExecution:

@@ -163,6 +163,15 @@ def test_pools_are_filled_with_what_is_left_and_trimmed() -> None:
     assert plan(Snapshot(0.0, Bounds(), [], known, targets={PYTHON: (1, ONE)})).decisions == (End(SandboxId("a")),)
 
 
+def test_for_a_pool_that_pauses_nothing_is_made_and_nothing_ended() -> None:
+    """Neither for what it lacks nor for what it is just giving away; claims are served as ever."""
+    known, targets = [warm("a", since=1.0), warm("b", since=2.0)], {PYTHON: (2, ONE)}
+    found = plan(Snapshot(0.0, Bounds(), [waits(1, ANNE)], known, targets=targets, pausing=[PYTHON]))
+    assert found.decisions == (Give(1, SandboxId("a")),)
+    found = plan(Snapshot(0.0, Bounds(), [waits(1, ANNE)], [], targets=targets, pausing=[PYTHON]))
+    assert found.decisions == (Make(PYTHON, 1),)
+
+
 def test_an_outdated_one_is_replaced_and_given_to_nobody() -> None:
     targets = {PYTHON: (1, ONE)}
     found = plan(Snapshot(0.0, Bounds(), [waits(1, ANNE)], [warm("w", outdated=True)], targets=targets))
