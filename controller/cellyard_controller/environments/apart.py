@@ -159,4 +159,6 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
     for secret in (config.index, config.proxy):
         if secret:
             text = text.replace(secret, "INDEX").replace(urlsplit(secret).netloc, "INDEX")
+    for name, url in config.conda.by_name.items():
+        text = text.replace(url.rstrip("/"), name)
     return text

@@ -2,7 +2,8 @@
 
 It tells over the link's socket, line by line, JSON each; a line with `size` is followed by so many bytes. Its argument,
 JSON, says what to do: `tell` what the interpreter is, or `finish` the environment that is mounted: compile its modules,
-which only this interpreter can, and look whether a kernel starts with it. The standard library is all there is.
+which only this interpreter can, and look whether a kernel starts with it; one of conda's is finished by its own. The
+standard library is all there is.
 """
 
 import importlib.util
@@ -28,7 +29,7 @@ for name in filter(None, names.split(".")):
     backend = getattr(backend, name)
 backend.build_wheel(order["into"])
 """
-CHECK = "import IPython, cellyard_sandbox.python_kernel.kernel"
+CHECK = "import sys; sys.path.append('/opt/cellyard'); import IPython, cellyard_sandbox.python_kernel.kernel"
 
 
 def main() -> None:

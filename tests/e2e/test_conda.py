@@ -1,0 +1,75 @@
+"""Environments of conda packages in real containers: solved and linked outside, and the kernel runs on their Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cellyard
+from tests.conda_channel import PLACEHOLDER, CondaChannel, File
+from tests.conda_python import add_kernel, add_python
+from tests.controller_process import Process
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module")
+def channel(built_image: str) -> Iterator[CondaChannel]:
+    channel = CondaChannel()
+    add_python(channel, built_image)
+    add_kernel(channel)
+    channel.add("tiny", "1.0", {"site-packages/tiny.py": "ANSWER = 42\n"}, ["python", "tool"])
+    program = f"#!{PLACEHOLDER}/bin/python\nimport tiny\nprint('hello', tiny.ANSWER)\n"
+    channel.add("tool", "2.0", {"bin/hello": File(program.encode(), 0o755, "text")}, noarch=False)
+    channel.add("comm", "99.0", {"site-packages/comm.py": "raise ImportError('not this comm')\n"}, ["python"])
+    channel.add("posted", "1.0", {"bin/.posted-post-link.sh": File(b"#!/bin/sh\nexit 1\n", 0o755)}, noarch=False)
+    yield channel
+    channel.close()
+
+
+@pytest.fixture(scope="module")
+def controller(module_folder: Path, channel: CondaChannel) -> Iterator[Process]:
+    process = Process(module_folder)
+    process.start("--on-stop", "keep", env={"CELLYARD_ENVIRONMENTS__CONDA__CHANNELS": json.dumps([channel.url])})
+    yield process
+    process.close()
+
+
+def listed(session: cellyard.Session, *requirements: str, channels: tuple[str, ...] = ("local",)) -> None:
+    metadata = {"runt": {"conda": {"dependencies": requirements, "channels": channels}}}
+    session.set_metadata("notebook_metadata", json.dumps(metadata))
+
+
+def test_a_kernel_runs_on_the_python_of_the_channel_with_its_packages(controller: Process) -> None:
+    seen: list[str] = []
+    told = lambda progress: seen.append(progress.stage)  # noqa: E731
+    with cellyard.Session(endpoint=controller.endpoint, on_progress=told) as session:
+        listed(session, "tiny", "comm <1")
+        try:
+            session.start_kernel()
+        except cellyard.EnvironmentFailed as f:
+            raise AssertionError(f.details) from None
+        assert session.env_source == "conda:inline"
+        assert list(dict.fromkeys(seen)) == ["environment", "create", "kernel"]
+        assert session.run("import tiny\ntiny.ANSWER").value == 42
+        assert session.run("import sys\nsys.executable, sys.prefix").value == (
+            "/opt/environment/bin/python",
+            "/opt/environment",
+        )
+        cached = session.run("tiny.__cached__").value
+        assert cached.startswith("/opt/environment/lib/python3.")
+        assert session.run(f"import os\nos.path.exists({cached!r})").value is True
+        program = "import subprocess, sys\nsubprocess.check_output([sys.executable, '-c', %r]).decode()"
+        assert session.run(program % "import tiny; print(tiny.ANSWER)").value == "42\n"
+        assert session.run("subprocess.check_output(['hello']).decode()").value == "hello 42\n"
+        failed = session.run("import numpy")
+        assert failed.error is not None
+        assert failed.error.ename == "ModuleNotFoundError"
+        assert session.run("os.path.lexists('/opt/environment/lib/gone')").value is False
+        assert session.run("import socket\n[name for _, name in socket.if_nameindex()]").value == ["lo"]
+        assert session.run("open('/opt/environment/new', 'w')").error is not None
+        session.restart_kernel()
+        assert session.run("import tiny\ntiny.ANSWER").value == 42
