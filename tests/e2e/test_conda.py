@@ -73,3 +73,67 @@ def test_a_kernel_runs_on_the_python_of_the_channel_with_its_packages(controller
         assert session.run("open('/opt/environment/new', 'w')").error is not None
         session.restart_kernel()
         assert session.run("import tiny\ntiny.ANSWER").value == 42
+
+
+def test_an_environment_yml_beside_the_notebook_is_found(controller: Process, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    text = "name: mine\nchannels:\n  - local\ndependencies:\n  - tiny=1.0\n  - comm<1\n"
+    (tmp_path / "environment.yml").write_text(text)
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        session.start_kernel(notebook_path=tmp_path / "a.ipynb")
+        assert session.env_source == "conda:env_yml"
+        assert session.run("import tiny\ntiny.ANSWER").value == 42
+
+
+def test_a_pixi_toml_comes_to_the_same_environment_which_is_not_made_again(
+    controller: Process, channel: CondaChannel, tmp_path: Path
+) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "pixi.toml").write_text(
+        '[workspace]\nchannels = ["local"]\n[dependencies]\ntiny = "1.*"\ncomm = "<1"\nposted = "*"\n'
+    )
+    messages: list[str] = []
+    told = lambda progress: messages.append(progress.message)  # noqa: E731
+    with cellyard.Session(endpoint=controller.endpoint, on_progress=told) as session:
+        session.start_kernel(notebook_path=tmp_path / "a.ipynb")
+        assert session.env_source == "pixi:toml"
+        assert session.run("import tiny\ntiny.ANSWER").value == 42
+    assert "the post-link script of posted is not run" in messages
+    asked = len(channel.asked)
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        listed(session, "tiny >=1,<2", "comm <1", "posted")
+        listed(session, "Posted", "comm<1", "tiny 1.*")
+        assert session.run("import tiny\ntiny.ANSWER").value == 42
+        assert session.env_source == "conda:inline"
+    assert len(channel.asked) == asked
+
+
+def test_an_environment_in_which_no_kernel_starts_is_not_used(controller: Process) -> None:
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        listed(session, "comm ==99.0")
+        with pytest.raises(cellyard.EnvironmentFailed, match=r"no kernel starts.*not this comm"):
+            session.start_kernel()
+
+
+def test_what_cannot_be_had_is_named(controller: Process) -> None:
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        listed(session, "tiny", "no-such-thing >=3")
+        with pytest.raises(cellyard.EnvironmentFailed, match="'no-such-thing >=3' cannot be had") as failed:
+            session.start_kernel()
+        assert failed.value.details["requirement"] == "no-such-thing >=3"
+        listed(session, "tiny", channels=("elsewhere",))
+        with pytest.raises(cellyard.InvalidRequest, match="the channel 'elsewhere' is not allowed"):
+            session.start_kernel()
+
+
+def test_a_kernel_of_a_conda_environment_outlives_its_controller(controller: Process, channel: CondaChannel) -> None:
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        listed(session, "tiny", "comm <1")
+        session.run("import tiny\nx = tiny.ANSWER")
+        controller.kill()
+        channels = {"CELLYARD_ENVIRONMENTS__CONDA__CHANNELS": json.dumps([channel.url])}
+        controller.start("--on-stop", "keep", env={**channels, "CELLYARD_ENVIRONMENTS__STORE": "1"})
+        assert session.run("x").value == 42
+        assert session.env_source == "conda:inline"
+        session.restart_kernel()
+        assert session.run("import tiny\ntiny.ANSWER").value == 42

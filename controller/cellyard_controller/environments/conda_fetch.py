@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import sys
+import traceback
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, RepoDataRecord
 
 SITE, CACHE, RESULT = Path("site"), Path("cache"), Path("result.json")
+CAUSE = "Caused by: "
 LINUX = "5.10"
 """What packages may ask of the system's kernel: the oldest that this is meant for."""
 MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64"}
@@ -40,10 +42,17 @@ def main() -> None:
         result = asyncio.run(fetch(order))
     except Refused as refused:
         result = {"failed": refused.about, "package": refused.package}
-        print(f"error: {refused}", file=sys.stderr)
+        lines = list(dict.fromkeys(str(refused).strip().splitlines()))
+        print("\n".join(lines))
+        # A tree of reasons says most as a whole, and a chain of causes by its ends.
+        chain = len(lines) > 1 and lines[1].startswith(CAUSE)
+        short = f"{lines[0]}: {lines[-1].removeprefix(CAUSE)}" if chain else " ".join(lines)
+        print(f"error: {short}", flush=True)
+    except BaseException:  # a panic of rattler's among them; what has been said of it is what there is
+        traceback.print_exc()
+        result = {"failed": "package", "package": ""}
     RESULT.write_text(json.dumps(result))
-    if "failed" in result:
-        sys.exit(1)
+    os._exit("failed" in result)  # rattler's threads may still be about, and would fall over the interpreter's end
 
 
 async def fetch(order: dict[str, Any]) -> dict[str, Any]:
@@ -65,9 +74,9 @@ async def fetch(order: dict[str, Any]) -> dict[str, Any]:
             channel_relations="disabled",  # a channel does not choose others
         )
     except GatewayError as failed:
-        raise Refused("channel", told(failed)) from None
+        raise Refused("channel", str(failed)) from None
     except (SolverError, InvalidMatchSpecError) as failed:
-        raise Refused("package", told(failed)) from None
+        raise Refused("package", str(failed)) from None
     for record in records:
         check_record(record, order["channels"])
     try:
@@ -83,7 +92,7 @@ async def fetch(order: dict[str, Any]) -> dict[str, Any]:
             alternative_target_prefix=order["prefix"],
         )
     except InstallerError as failed:
-        why = told(failed)
+        why = str(failed).replace(os.getcwd(), ".")
         names = [record.name.normalized for record in records if record.file_name in why]
         raise Refused("package", why, names[0] if names else "") from None
     for folder in (CACHE / "packages").iterdir():
@@ -126,11 +135,6 @@ def check_package(folder: Path) -> None:
         if name.startswith("/") or ".." in parts or any(each.is_symlink() for each in around):
             package = folder.name.rsplit("-", 2)[0]
             raise Refused("package", f"it lists a file that is not in it: {name[:200]!r}", package)
-
-
-def told(failed: Exception) -> str:
-    """What rattler says of why it failed."""
-    return str(failed).strip().replace(os.getcwd(), ".")[:8000]
 
 
 if __name__ == "__main__":

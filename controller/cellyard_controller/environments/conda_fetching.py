@@ -91,7 +91,8 @@ def _why(failed: apart.Failed, folder: Path, definition: Definition) -> Environm
         about = {}
     package = str(about.get("package", ""))[:100]
     if about.get("failed") == "channel":
-        return CapabilityUnavailable(f"no conda environment can be had: a channel cannot be used: {_short(failed)}")
+        names = ", ".join(definition.channels)
+        return CapabilityUnavailable(f"no conda environment can be had: a channel ({names}) fails: {_short(failed)}")
     cause = failed.cut or _short(failed) or f"the fetcher ended with {failed.code}"
     if package and not failed.cut:
         cause = f"{package}: {cause}"
@@ -100,8 +101,10 @@ def _why(failed: apart.Failed, folder: Path, definition: Definition) -> Environm
 
 def _short(failed: apart.Failed) -> str:
     """The end of the log in a sentence; the operator's places are not in it any more."""
-    text = failed.log.rpartition("error: ")[2] or failed.log
-    return " ".join(re.sub(r"[│├└─]+", " ", text).replace("Caused by:", "-").split())
+    panicked = re.search(r"panicked at .*\n(.*)", failed.log)
+    lines = failed.log.strip().splitlines() or [""]
+    text = panicked[1] if panicked else lines[-1].removeprefix("error: ")
+    return " ".join(re.sub(r"[│├└─]+", " ", text).split())
 
 
 def _result(folder: Path) -> dict[str, Any]:

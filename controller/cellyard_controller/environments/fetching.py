@@ -135,7 +135,7 @@ def _blamed(cause: str, requirements: Sequence[str]) -> str:
 
 def name_in(requirement: str) -> str:
     """The package's name in a requirement that is spelled in the one way."""
-    return re.split(r"[^a-z0-9-]", requirement, maxsplit=1)[0]
+    return re.split(r"[^a-z0-9._-]", requirement, maxsplit=1)[0]
 
 
 def _packages(site: Path) -> tuple[str, ...]:

@@ -53,7 +53,8 @@ class Environments:
         """Gives up what is being made. Who waits for it goes on waiting: a successor may take its executions up."""
         self._closed = True
         for task in list(self._tasks):
-            task.cancel()
+            if not task.cancelling():  # a second time would disturb its clearing up
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @asynccontextmanager
