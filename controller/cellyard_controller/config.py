@@ -60,6 +60,9 @@ class TemplateConfig(_Section):
     deno_pool: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Warm sandboxes of this template with a Deno kernel at least."
     )
+    conda_pool: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Warm sandboxes of this template with conda:prewarmed at least."
+    )
 
     @field_validator("allow")
     @classmethod
@@ -339,6 +342,13 @@ class Config(BaseSettings):
     @classmethod
     def _has_default(cls, templates: dict[str, TemplateConfig]) -> dict[str, TemplateConfig]:
         return {"default": TemplateConfig(), **templates}
+
+    @model_validator(mode="after")
+    def _conda_pools_have_channels(self) -> Self:
+        for name, template in self.templates.items():
+            if template.conda_pool and not self.environments.conda.channels:
+                raise ValueError(f"templates.{name}.conda_pool needs environments.conda.channels")
+        return self
 
     @field_validator("runtime", "listen", mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -96,6 +97,15 @@ class Dealing:
         for making in list(self._making):
             making.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
+
+    def keep_pool(self, kind: Kind, bounds: pool.Bounds) -> None:
+        """From now on, a pool of sandboxes with this environment, in place of one with another environment."""
+        for known in [each for each in self._pools if replace(each, environment=kind.environment) == kind]:
+            if known != kind:
+                del self._pools[known]
+                self._demand.pop(known, None)
+        self._pools[kind] = bounds
+        self.schedule()
 
     def take_up(self, sandbox: Sandbox) -> None:
         """A predecessor's warm one: until it is back it counts as being made, so that nobody is given it."""
