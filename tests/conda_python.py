@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from importlib.metadata import distribution
+from importlib.metadata import PackagePath, distribution
 from typing import Any
 
 import docker
@@ -13,8 +13,10 @@ from packaging.requirements import Requirement
 
 from tests.conda_channel import PLACEHOLDER, CondaChannel, File, Link
 
-_NOT_PURE = {"psutil"}
-"""What IPython can do without."""
+_DONE_WITHOUT = {"psutil", "jedi", "parso"}
+"""What IPython can do without: it is not pure, or large."""
+_LEXERS = {"__init__.py", "_mapping.py", "python.py"}
+"""Pygments has hundreds more."""
 _TELL = """
 import json, os, platform, sys, sysconfig
 name = "python" + ".".join(platform.python_version_tuple()[:2])
@@ -68,9 +70,15 @@ def _files(container: Any, path: str) -> dict[str, File]:
         }
 
 
+def _wanted(path: PackagePath) -> bool:
+    if path.parent.name == "lexers" and path.name not in _LEXERS:
+        return False
+    return path.suffix not in (".pyc", ".pyi") and not {"..", "tests"} & set(path.parts)
+
+
 def add_kernel(channel: CondaChannel) -> None:
     """IPython and comm, and what they need, from where these tests run."""
-    waiting, known = ["ipython", "comm"], set(_NOT_PURE)
+    waiting, known = ["ipython", "comm"], set(_DONE_WITHOUT)
     while waiting:
         name = waiting.pop()
         if name in known:
@@ -83,9 +91,7 @@ def add_kernel(channel: CondaChannel) -> None:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 needs.append(requirement.name.lower())
         content = {
-            f"site-packages/{path}": File(path.locate().read_bytes())
-            for path in found.files or ()
-            if path.suffix != ".pyc" and ".." not in path.parts
+            f"site-packages/{path}": File(path.locate().read_bytes()) for path in found.files or () if _wanted(path)
         }
-        channel.add(name, found.version, content, ["python", *(each for each in needs if each not in _NOT_PURE)])
+        channel.add(name, found.version, content, ["python", *(each for each in needs if each not in _DONE_WITHOUT)])
         waiting += needs

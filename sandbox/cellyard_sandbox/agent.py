@@ -26,7 +26,6 @@ from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost
 from cellyard_sandbox.messages import Item
 from cellyard_sandbox.outbox import Outbox
-from cellyard_sandbox.prefix import variables
 from cellyard_sandbox.pressure import Pressure
 from cellyard_sandbox.processes import Processes, keep_to_oneself
 
@@ -221,7 +220,7 @@ class Agent:
                 return transfers.Removing(self._below_home, order.remove)
             case "run":
                 user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
-                own = {**variables(), "HOME": str(self._home), "USER": user, "LOGNAME": user}
+                own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
                 return Command(self._processes, {**own, **self._env}, order.run, waker)
         raise refused("this agent does not know how to do that")
 

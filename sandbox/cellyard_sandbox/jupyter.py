@@ -19,7 +19,6 @@ from cellyard_sandbox.files import empty
 from cellyard_sandbox.host_socket import HostSocket
 from cellyard_sandbox.kernel_host import HostListener, Question, RunEnd, StartFailed, Usage
 from cellyard_sandbox.kernel_process import KernelProcess
-from cellyard_sandbox.prefix import variables
 from cellyard_sandbox.processes import Processes
 
 START_TIMEOUT_S = 60.0
@@ -168,7 +167,7 @@ class JupyterHost:
         self._host_socket = HostSocket(self._listener)
         await self._host_socket.listen(folder / "h")
         user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
-        own = {**variables(), "HOME": str(self._home), "USER": user, "LOGNAME": user}
+        own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
         theirs = {**own, **env, host_frames.SOCKET_VARIABLE: str(folder / "h")}
         self._process = KernelProcess(
             self._processes, channels.command, theirs, self._on_exit, channels.inherited, channels.program

@@ -26,11 +26,11 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def variables() -> dict[str, str]:
-    """Those of the agent, as kernels and commands beside them have them: conda's packages bring programs too."""
-    if not _mounted():
-        return dict(os.environ)
-    return {**os.environ, "PATH": f"{PLACE}/bin:{os.environ.get('PATH', os.defpath)}", "CONDA_PREFIX": PLACE}
+def show_programs() -> None:
+    """Conda's packages bring programs too: sets the variables by which kernels, and commands beside them, find them."""
+    if _mounted():
+        os.environ["PATH"] = f"{PLACE}/bin:{os.environ.get('PATH', os.defpath)}"
+        os.environ["CONDA_PREFIX"] = PLACE
 
 
 def _mounted() -> bool:
