@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import ssl
 import struct
 import tarfile
 import threading
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.authority import Pair
 
 PLACEHOLDER = "/" + "placehold_" * 24
 """What stands in files where the folder of the environment is to stand."""
@@ -128,8 +131,8 @@ class Package:
 class CondaChannel:
     """Serves what is added to it, on this machine's loopback."""
 
-    def __init__(self, name: str = "local", subdir: str = "linux-64") -> None:
-        self.name, self.subdir = name, subdir
+    def __init__(self, name: str = "local", subdir: str = "linux-64", tls: Pair | None = None) -> None:
+        self.name, self.subdir, self._tls = name, subdir, tls
         self.asked: list[str] = []
         """The path of each request."""
         self.reached = threading.Event()
@@ -141,12 +144,17 @@ class CondaChannel:
         self._packages: dict[str, dict[str, Any]] = {subdir: {}, "noarch": {}}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.channel = self
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.cert, tls.key)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/{self.name}"
+        scheme = "https" if self._tls is not None else "http"
+        return f"{scheme}://127.0.0.1:{self._server.server_port}/{self.name}"
 
     def add(
         self,

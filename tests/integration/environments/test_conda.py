@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.authority import Authority
 from tests.conda_channel import PLACEHOLDER, CondaChannel, File, Link, Package
 
 from cellyard_controller.config import CondaConfig, EnvironmentsConfig
@@ -29,13 +30,18 @@ MINE = TenantName("mine")
 TEMPLATE = Template("default", "")
 
 
-@pytest.fixture
-def channel() -> Iterator[CondaChannel]:
-    channel = CondaChannel()
+def fill(channel: CondaChannel) -> CondaChannel:
+    """What a kernel stands on, by name, and a package."""
     channel.add("python", "3.11.2", {"bin/python": File(b"#!/bin/sh\n", 0o755)}, noarch=False)
     channel.add("ipython", "9.0", depends=["python"])
     channel.add("comm", "1.0", depends=["python"])
     channel.add("tiny", "1.0", depends=["python"])
+    return channel
+
+
+@pytest.fixture
+def channel() -> Iterator[CondaChannel]:
+    channel = fill(CondaChannel())
     yield channel
     channel.close()
 
@@ -137,15 +143,10 @@ async def test_the_second_request_finds_it_and_a_damaged_one_is_made_anew(yard: 
 
 
 async def test_packages_come_from_the_channels_in_their_order(make_yard: Callable[..., Yard]) -> None:
-    other = CondaChannel("other")
+    base, other = fill(CondaChannel("base")), CondaChannel("other")
     try:
         other.add("tiny", "9.0", depends=["python"])
         other.add("more", "1.0", depends=["python"])
-        base = CondaChannel("base")
-        base.add("python", "3.11.2", {"bin/python": File(b"", 0o755)}, noarch=False)
-        base.add("ipython", "9.0", depends=["python"])
-        base.add("comm", "1.0", depends=["python"])
-        base.add("tiny", "1.0", depends=["python"])
         yard = make_yard(base.url, other.url)
         site = await yard.make("tiny", "more")
         assert "1.0" in next(site.rglob("tiny.py")).read_text()
@@ -154,9 +155,23 @@ async def test_packages_come_from_the_channels_in_their_order(make_yard: Callabl
         assert "9.0" in next(site.rglob("tiny.py")).read_text()
         with pytest.raises(EnvironmentFailed, match="'more' cannot be had"):
             await yard.make("more", channels=("base",))
-        base.close()
     finally:
+        base.close()
         other.close()
+
+
+async def test_a_channel_is_believed_with_the_operators_certificates_alone(
+    make_yard: Callable[..., Yard], folder: Path
+) -> None:
+    authority = Authority(folder)
+    channel = fill(CondaChannel(tls=authority.sign("channel", "127.0.0.1")))
+    try:
+        with pytest.raises(CapabilityUnavailable, match=r"a channel \(local\) fails"):
+            await make_yard(channel.url).make("tiny")
+        yard = make_yard(channel.url, certificates=authority.ca)
+        assert next((await yard.make("tiny")).rglob("tiny.py")).is_file()
+    finally:
+        channel.close()
 
 
 async def test_a_channel_may_be_a_folder(make_yard: Callable[..., Yard], channel: CondaChannel, folder: Path) -> None:
@@ -246,6 +261,21 @@ async def test_a_channel_that_cannot_be_reached_makes_conda_unavailable(make_yar
         await yard.make("tiny")
     assert "hush" not in str(failed.value)
     assert yard.left() == []
+
+
+async def test_where_channels_are_and_how_one_gets_in_there_is_not_told(
+    make_yard: Callable[..., Yard], channel: CondaChannel
+) -> None:
+    yard = make_yard(channel.url.replace("://", "://somebody:hush@"))
+    package = Package("broken", "1.0", {"lib/x": File(b"x")})
+    channel.add_archive(package, package.tar_bz2("linux-64"), sha256="0" * 64)
+    with pytest.raises(EnvironmentFailed, match="hash mismatch") as failed:
+        await yard.make("broken")
+    told = f"{failed.value} {failed.value.details}"
+    assert "hush" not in told
+    assert "127.0.0.1" not in told
+    site = await yard.make("tiny")
+    assert not any(b"hush" in each.read_bytes() for each in site.rglob("*") if each.is_file())
 
 
 async def test_a_channel_that_is_none_makes_conda_unavailable(
