@@ -7,7 +7,6 @@ operator's, is refused with the line. What is written down here is all that the 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import yaml
 
 from cellyard_controller.config import EnvironmentsConfig
 from cellyard_controller.environments.definition import Definition
+from cellyard_controller.environments.toml import parse_toml
 from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
 
 _LONGEST, _SHOWN, _DEEPEST = 1000, 120, 10
@@ -60,7 +60,9 @@ def read_environment_yml(content: str, config: EnvironmentsConfig) -> Definition
         if key not in _YML:
             raise InvalidRequest(f"{_at(name, content, key)}: {key[:_SHOWN]!r} is not supported")
     listed: list[tuple[str, str]] = []
-    for each in _list(root, "dependencies", name):
+    channels, dependencies = _list(root, "channels", name), _list(root, "dependencies", name)
+    _check_count(len(channels) + len(dependencies), config)  # before each is looked for in the text
+    for each in dependencies:
         if isinstance(each, dict):
             raise InvalidRequest(
                 f"{_at(name, content, next(iter(each), 'pip'))}: a section like pip is not supported: list packages of "
@@ -69,7 +71,6 @@ def read_environment_yml(content: str, config: EnvironmentsConfig) -> Definition
         if not isinstance(each, str):
             raise InvalidRequest(f"{name}: dependencies is no list of strings")
         listed.append((_at(name, content, each), each))
-    channels = _list(root, "channels", name)
     if not all(isinstance(each, str) for each in channels):
         raise InvalidRequest(f"{name}: channels is no list of strings")
     return _definition(listed, [(_at(name, content, each), each) for each in channels], config)
@@ -82,18 +83,17 @@ def read_pixi(content: str, config: EnvironmentsConfig) -> Definition:
     """
     name = "pixi.toml"
     _check_size(len(content.encode()), name, config)
-    try:
-        root = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as bad:
-        raise InvalidRequest(f"{name} is no TOML: {str(bad) or 'nested too deeply'}") from None
+    root = parse_toml(content, name)
     workspace = _table(root, "workspace", name) or _table(root, "project", name)
     _check_pixi(root, content, name)
+    given, dependencies = _list(workspace, "channels", name), _table(root, "dependencies", name)
+    _check_count(len(given) + len(dependencies), config)
     listed = [
         (_at(name, content, package), _pixi_requirement(_at(name, content, package), package, wanted))
-        for package, wanted in _table(root, "dependencies", name).items()
+        for package, wanted in dependencies.items()
     ]
     channels = []
-    for each in _list(workspace, "channels", name):
+    for each in given:
         named = each.get("channel") if isinstance(each, dict) and set(each) == {"channel"} else each
         if not isinstance(named, str):
             raise InvalidRequest(f"{_at(name, content, 'channels')}: a channel is a string; priorities are their order")
@@ -135,8 +135,7 @@ def _pixi_requirement(where: str, package: str, wanted: Any) -> str:
 def _definition(
     listed: Sequence[tuple[str, str]], channels: Sequence[tuple[str, str]], config: EnvironmentsConfig
 ) -> Definition:
-    if len(listed) > config.requirements:
-        raise InvalidRequest(f"{len(listed)} dependencies are listed; at most {config.requirements} are allowed")
+    _check_count(len(listed) + len(channels), config)
     requirements = {_requirement(where, text) for where, text in listed}
     known = config.conda.by_name
     names = dict.fromkeys(_channel(where, text, known) for where, text in channels if text.strip() != "nodefaults")
@@ -231,6 +230,11 @@ def _parse_yaml(content: str, name: str) -> dict[str, Any]:
 def _check_size(size: int, what: str, config: EnvironmentsConfig) -> None:
     if size > config.definition:
         raise InvalidRequest(f"{what}: {size} bytes, at most {config.definition} are allowed")
+
+
+def _check_count(count: int, config: EnvironmentsConfig) -> None:
+    if count > config.requirements:
+        raise InvalidRequest(f"{count} dependencies and channels are listed; at most {config.requirements} are allowed")
 
 
 def _table(parent: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
