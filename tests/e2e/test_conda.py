@@ -25,8 +25,11 @@ def channel(built_image: str) -> Iterator[CondaChannel]:
     add_kernel(channel)
     channel.add("tiny", "1.0", {"site-packages/tiny.py": "ANSWER = 42\n"}, ["python", "tool"])
     program = f"#!{PLACEHOLDER}/bin/python\nimport tiny\nprint('hello', tiny.ANSWER)\n"
-    channel.add("tool", "2.0", {"bin/hello": File(program.encode(), 0o755, "text")}, noarch=False)
-    channel.add("posted", "1.0", {"bin/.posted-post-link.sh": File(b"#!/bin/sh\nexit 1\n", 0o755)}, noarch=False)
+    tool = {
+        "bin/hello": File(program.encode(), 0o755, "text"),
+        "bin/.tool-post-link.sh": File(b"#!/bin/sh\nexit 1\n", 0o755),
+    }
+    channel.add("tool", "2.0", tool, noarch=False)
     yield channel
     channel.close()
 
@@ -58,13 +61,13 @@ def listed(session: cellyard.Session, *requirements: str, channels: tuple[str, .
 
 
 def test_a_kernel_runs_on_the_python_of_the_channel_with_its_packages(controller: Process) -> None:
-    seen: list[str] = []
-    told = lambda progress: seen.append(progress.stage)  # noqa: E731
-    with cellyard.Session(endpoint=controller.endpoint, on_progress=told) as session:
+    seen: list[cellyard.Progress] = []
+    with cellyard.Session(endpoint=controller.endpoint, on_progress=seen.append) as session:
         listed(session, "tiny")
         session.start_kernel()
         assert session.env_source == "conda:inline"
-        assert list(dict.fromkeys(seen)) == ["environment", "create", "kernel"]
+        assert list(dict.fromkeys(each.stage for each in seen)) == ["environment", "create", "kernel"]
+        assert "the post-link script of tool is not run" in [each.message for each in seen]
         assert session.run("import tiny\ntiny.ANSWER").value == 42
         assert session.run("import sys\nsys.executable, sys.prefix").value == (
             "/opt/environment/bin/python",
@@ -117,22 +120,16 @@ def test_an_environment_yml_beside_the_notebook_is_found(controller: Process, tm
 def test_a_pixi_toml_comes_to_the_same_environment_which_is_not_made_again(
     controller: Process, channel: CondaChannel, tmp_path: Path
 ) -> None:
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        listed(session, "tiny")
+        session.start_kernel()
+    asked = len(channel.asked)
     (tmp_path / ".git").mkdir()
-    (tmp_path / "pixi.toml").write_text(
-        '[workspace]\nchannels = ["local"]\n[dependencies]\ntiny = "1.*"\nposted = "*"\n'
-    )
-    messages: list[str] = []
-    told = lambda progress: messages.append(progress.message)  # noqa: E731
-    with cellyard.Session(endpoint=controller.endpoint, on_progress=told) as session:
+    (tmp_path / "pixi.toml").write_text('[workspace]\nchannels = ["local"]\n[dependencies]\nTiny = "*"\n')
+    with cellyard.Session(endpoint=controller.endpoint) as session:
         session.start_kernel(notebook_path=tmp_path / "a.ipynb")
         assert session.env_source == "pixi:toml"
         assert session.run("import tiny\ntiny.ANSWER").value == 42
-    assert "the post-link script of posted is not run" in messages
-    asked = len(channel.asked)
-    with cellyard.Session(endpoint=controller.endpoint) as session:
-        listed(session, "Posted", "tiny=1")
-        assert session.run("import tiny\ntiny.ANSWER").value == 42
-        assert session.env_source == "conda:inline"
     assert len(channel.asked) == asked
 
 

@@ -51,7 +51,7 @@ class Workshop:
         return self._interpreters[key]
 
     async def finish(self, runtime: Runtime, template: Template, site: Path, *, within: float, size: int) -> None:
-        """Adds bytecode to an environment, and checks that a kernel starts with it.
+        """Checks that a kernel starts with an environment, and adds bytecode to it.
 
         One of conda's does so with its own interpreter. `within` seconds; `size`: bytes of bytecode at most. Raises
         EnvironmentFailed.
