@@ -25,6 +25,8 @@ from cellyard_proto import amounts
 
 _CHILD = Path(__file__).with_name("conda_fetch.py")
 _RESULT = 1024 * 1024
+_SHOWN = 700
+"""Characters: what a client is told travels in a small place."""
 _KERNEL = ("python >=3.11", "ipython >=9", "comm")
 """What the kernel stands on, and what no definition need list."""
 _POST_LINK = re.compile(r"\.(.+)-post-link\.sh")
@@ -104,7 +106,7 @@ def _short(failed: apart.Failed) -> str:
     panicked = re.search(r"panicked at .*\n(.*)", failed.log)
     lines = failed.log.strip().splitlines() or [""]
     text = panicked[1] if panicked else lines[-1].removeprefix("error: ")
-    return " ".join(re.sub(r"[│├└─]+", " ", text).split())
+    return " ".join(re.sub(r"[│├└─]+", " ", text).split())[:_SHOWN]
 
 
 def _result(folder: Path) -> dict[str, Any]:

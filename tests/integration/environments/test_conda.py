@@ -285,6 +285,17 @@ async def test_a_channel_that_is_none_makes_conda_unavailable(
         await make_yard(f"{channel.url}/nowhere").make("tiny")
 
 
+@pytest.mark.parametrize("index", [b"{", b"[]", b'{"packages": {"x-1-0.tar.bz2": 1}}', b"\0" * 1000])
+async def test_a_channel_with_a_damaged_index_fails_in_one_sentence(
+    index: bytes, yard: Yard, channel: CondaChannel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "repodata", lambda subdir: index)
+    with pytest.raises((CapabilityUnavailable, EnvironmentFailed)) as failed:
+        await yard.make("tiny")
+    assert "Traceback" not in str(failed.value)
+    assert yard.left() == []
+
+
 async def test_a_channel_that_hangs_is_cut(make_yard: Callable[..., Yard], channel: CondaChannel) -> None:
     yard = make_yard(fetch_timeout=2.0)
     channel.open.clear()
