@@ -11,6 +11,7 @@ import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
@@ -58,6 +59,9 @@ class TemplateConfig(_Section):
     )
     deno_pool: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Warm sandboxes of this template with a Deno kernel at least."
+    )
+    conda_pool: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Warm sandboxes of this template with conda:prewarmed at least."
     )
 
     @field_validator("allow")
@@ -158,6 +162,39 @@ class SandboxesConfig(_Section):
     engine_calls: Annotated[int, Field(ge=1, le=32)] = Field(default=8, description="Engine calls at a time.")
 
 
+class CondaConfig(_Section):
+    """Environments of conda packages."""
+
+    channels: tuple[str, ...] = Field(
+        default=(),
+        description="URLs of the channels (https, http or file), the one that counts first at the front. Environments "
+        "are made from these alone; definitions name them by URL, or by the last part of its path.",
+    )
+    prewarmed: tuple[str, ...] = Field(
+        default=("python", "ipykernel"), description="What conda:prewarmed has: packages of the channels."
+    )
+
+    @field_validator("channels")
+    @classmethod
+    def _have_names(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        for channel in channels:
+            if urlsplit(channel).scheme not in ("https", "http", "file") or not channel_name(channel):
+                raise ValueError("a channel is a URL like https://HOST/NAME, http://HOST/NAME or file:///FOLDER/NAME")
+        if len({channel_name(channel) for channel in channels}) < len(channels):
+            raise ValueError("the last parts of the channels' paths are their names: no two may be the same")
+        return channels
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The URLs of the channels by their names, in the configured order."""
+        return {channel_name(channel): channel for channel in self.channels}
+
+
+def channel_name(url: str) -> str:
+    """What a channel is called by: the last part of its path."""
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
+
+
 class EnvironmentsConfig(_Section):
     """Environments that clients define: what may be in them, where packages come from, and how long they are kept."""
 
@@ -178,6 +215,7 @@ class EnvironmentsConfig(_Section):
     at_once: Annotated[int, Field(ge=1, le=64)] = Field(default=2, description="Environments that are made at a time.")
     store: Size = Field(default=10 * 1024 * MIB, description="All environments that are kept.")
     max_age: Positive = Field(default=14 * 86400.0, description="One that nobody used for so long is removed.")
+    conda: CondaConfig = CondaConfig()
 
 
 class SessionsConfig(_Section):
@@ -304,6 +342,13 @@ class Config(BaseSettings):
     @classmethod
     def _has_default(cls, templates: dict[str, TemplateConfig]) -> dict[str, TemplateConfig]:
         return {"default": TemplateConfig(), **templates}
+
+    @model_validator(mode="after")
+    def _conda_pools_have_channels(self) -> Self:
+        for name, template in self.templates.items():
+            if template.conda_pool and not self.environments.conda.channels:
+                raise ValueError(f"templates.{name}.conda_pool needs environments.conda.channels")
+        return self
 
     @field_validator("runtime", "listen", mode="before")
     @classmethod

@@ -19,9 +19,11 @@ def main() -> int:
     import asyncio
 
     from cellyard_sandbox.agent import Agent
+    from cellyard_sandbox.prefix import show_programs
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
     os.chdir(home)
+    show_programs()
 
     async def run() -> None:
         await Agent(options.link, home, scratch, alone=os.getpid() == 1).run()

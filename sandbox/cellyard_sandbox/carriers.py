@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -61,8 +60,3 @@ class Channels(Protocol):
 OpenChannels: TypeAlias = Callable[[Path, OnMessage, OnMessage, OnMessage, Callable[[], None]], Channels]
 """Opens channels for a new kernel. Takes a folder of its own; what to call with messages from its shell channel, from
 iopub and from stdin (Jupyter messaging: "Introduction"), and once it has hung up. Raises OSError and ValueError."""
-
-
-def python_command(module: str, *arguments: str) -> list[str]:
-    """The command of a Python kernel. `-P`: no file in the home may stand in for a module of the start."""
-    return [sys.executable, "-P", "-m", module, *arguments]

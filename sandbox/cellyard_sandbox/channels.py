@@ -18,9 +18,10 @@ from typing import Any
 import zmq
 
 from cellyard_sandbox import wire
-from cellyard_sandbox.carriers import OnMessage, python_command
+from cellyard_sandbox.carriers import OnMessage
 from cellyard_sandbox.host_socket import MAX_SOCKET_PATH
 from cellyard_sandbox.messages import Chunk
+from cellyard_sandbox.prefix import python_command
 
 _SHELL, _IOPUB, _STDIN, CONTROL, _LAST = 1, 2, 3, 4, 5  # "ports", which end the names of the sockets' files
 _IDENTITY = b"agent"  # the kernel asks whoever sent it a request on the channel stdin, so both need one name

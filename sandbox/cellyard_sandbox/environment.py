@@ -2,14 +2,15 @@
 
 A .pth file imports this at every interpreter's start, so that programs that a cell starts see what the cell sees: it
 must be quick and never fail. The agent, a container's first process, goes without: what a tenant chose may hold other
-versions of what it stands on.
+versions of what it stands on. An environment of conda's has an interpreter of its own, and the image's sees nothing of
+it (prefix).
 """
 
 import os
 import site
 import sys
 
-PLACE = "/opt/environment"
+from cellyard_sandbox.prefix import PLACE, is_prefix
 
 
 def take_in(place: str, path: list[str]) -> None:
@@ -22,5 +23,5 @@ def take_in(place: str, path: list[str]) -> None:
     path[at:at] = added
 
 
-if os.getpid() != 1 and os.path.isdir(PLACE):
+if os.getpid() != 1 and os.path.isdir(PLACE) and not is_prefix():
     take_in(PLACE, sys.path)

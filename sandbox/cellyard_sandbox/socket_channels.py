@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cellyard_sandbox import frames, wire
-from cellyard_sandbox.carriers import OnMessage, python_command
+from cellyard_sandbox.carriers import OnMessage
 from cellyard_sandbox.messages import Chunk
+from cellyard_sandbox.prefix import python_command
 
 _READ = 256 * 1024  # bytes, before others get their turn on the event loop
 _REST = 4 * 1024 * 1024  # bytes, of which a dead kernel has left a fraction; what lives on must not write for ever

@@ -159,4 +159,10 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
     for secret in (config.index, config.proxy):
         if secret:
             text = text.replace(secret, "INDEX").replace(urlsplit(secret).netloc, "INDEX")
+    for name, url in config.conda.by_name.items():
+        place = urlsplit(url).netloc
+        host = place.rpartition("@")[2]
+        text = text.replace(url.rstrip("/"), name).replace(url.rstrip("/").replace(place, host), name)
+        for part in filter(None, (place, host)):
+            text = text.replace(part, name)
     return text

@@ -21,11 +21,13 @@ class Definition:
     """What is to be there, checked, each thing spelled in one way and in one order."""
 
     tool: str
-    """Who resolves it: `uv`."""
+    """Who resolves it: `uv` or `conda`."""
     requirements: tuple[str, ...]
-    """As PEP 508 has them, sorted, each once."""
+    """As PEP 508 has them, or as conda does: NAME [VERSION [BUILD]]. Sorted, each once."""
     requires_python: str = ""
-    """A set of versions as PEP 440 has them; empty for any."""
+    """Of uv's: a set of versions as PEP 440 has them; empty for any."""
+    channels: tuple[str, ...] = ()
+    """Of conda's: names of the operator's channels, in the order in which they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Interpreter:
             )
         return f"{machine}-manylinux_{major}_{min(minor, _NEWEST_GLIBC)}"
 
+    @property
+    def subdir(self) -> str:
+        """Its platform by the name that conda has for it, e.g. `linux-64`. Raises EnvironmentFailed."""
+        return {"x86_64": "linux-64", "aarch64": "linux-aarch64"}[self.platform.partition("-")[0]]
+
 
 _NEWEST_GLIBC = 40
 """Whatever is newer runs wheels for it too."""
@@ -63,6 +70,8 @@ def for_interpreter(definition: Definition, interpreter: Interpreter) -> Definit
 
     Raises EnvironmentFailed where the interpreter is none that it may have.
     """
+    if definition.tool == "conda":
+        return definition  # which brings its own
     full = interpreter.markers["python_full_version"]
     if definition.requires_python and not SpecifierSet(definition.requires_python).contains(full, prereleases=True):
         raise EnvironmentFailed(
@@ -91,8 +100,8 @@ def name_of(definition: Definition, interpreter: Interpreter) -> str:
     parts = {
         "recipe": _RECIPE,
         **asdict(for_interpreter(definition, interpreter)),
-        "implementation": markers["implementation_name"],
-        "python": markers["python_full_version"],
         "platform": (markers["platform_machine"], *interpreter.libc),
     }
+    if definition.tool == "uv":
+        parts |= {"implementation": markers["implementation_name"], "python": markers["python_full_version"]}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -15,6 +15,7 @@ from uv import find_uv_bin
 from cellyard_controller.config import EnvironmentsConfig
 from cellyard_controller.environments import apart
 from cellyard_controller.environments.definition import Definition, Interpreter
+from cellyard_controller.environments.shelf import CONDA_META
 from cellyard_controller.errors import EnvironmentFailed
 from cellyard_proto import amounts
 
@@ -24,8 +25,8 @@ _CAUSE = re.compile(r"cause: (.*?)(?:\n\s*\n|\nhint:|\Z)", re.DOTALL)
 _BECAUSE = re.compile(r"\bbecause (.*?), we can conclude", re.DOTALL | re.IGNORECASE)
 _HINT = re.compile(r"hint: (.*)", re.DOTALL)
 _NO_WHEEL = re.compile(r"Wheels are required for `([^`]+)` because building from source is disabled")
-_LEFT_OUT = ("bin", ".lock")
-"""Programs whose first line names an interpreter of this machine, and the fetcher's own."""
+_LEFT_OUT = ("bin", ".lock", CONDA_META)
+"""Programs whose first line names an interpreter of this machine, the fetcher's own, and the mark of conda's."""
 
 
 class SourcesAlone(EnvironmentFailed):
@@ -44,6 +45,8 @@ class Fetched:
     """A folder of modules. Symbolic links and the like may be in it, for all that anybody knows."""
     packages: tuple[str, ...]
     """Like tiny==1.0, sorted."""
+    not_run: tuple[str, ...] = ()
+    """Packages of conda's with scripts that would be run after linking."""
 
 
 @asynccontextmanager
@@ -132,7 +135,7 @@ def _blamed(cause: str, requirements: Sequence[str]) -> str:
 
 def name_in(requirement: str) -> str:
     """The package's name in a requirement that is spelled in the one way."""
-    return re.split(r"[^a-z0-9-]", requirement, maxsplit=1)[0]
+    return re.split(r"[^a-z0-9._-]", requirement, maxsplit=1)[0]
 
 
 def _packages(site: Path) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """The program that finishes environments, inside a container of the image that they are for: `-I -S -c` this.
 
 It tells over the link's socket, line by line, JSON each; a line with `size` is followed by so many bytes. Its argument,
-JSON, says what to do: `tell` what the interpreter is, or `finish` the environment that is mounted: compile its modules,
-which only this interpreter can, and look whether a kernel starts with it. The standard library is all there is.
+JSON, says what to do: `tell` what the interpreter is, or `finish` the environment that is mounted: see whether a kernel
+starts with it, and compile its modules, which only this interpreter can; one of conda's is finished by its own. The
+standard library is all there is.
 """
 
 import importlib.util
@@ -28,7 +29,7 @@ for name in filter(None, names.split(".")):
     backend = getattr(backend, name)
 backend.build_wheel(order["into"])
 """
-CHECK = "import IPython, cellyard_sandbox.python_kernel.kernel"
+CHECK = "import sys; sys.path.append('/opt/cellyard'); import IPython, cellyard_sandbox.python_kernel.kernel"
 
 
 def main() -> None:
@@ -76,7 +77,12 @@ def interpreter() -> "dict[str, object]":
 
 
 def finish(link: socket.socket, environment: str) -> None:
-    """Bytecode as it comes, then whether a kernel's modules can be imported."""
+    """Whether a kernel's modules can be imported; where they can, bytecode as it comes."""
+    done = subprocess.run([sys.executable, "-P", "-c", CHECK], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        say(link, {"done": True, "error": (lines or ["it ended at once"])[-1][:500]})
+        return
     scratch = f"/tmp/{os.getpid()}.pyc"
     for folder, _, names in os.walk(environment):
         for name in sorted(names):
@@ -93,9 +99,7 @@ def finish(link: socket.socket, environment: str) -> None:
                 content = file.read()
             target = os.path.relpath(importlib.util.cache_from_source(path), environment)
             say(link, {"file": target, "size": len(content)}, content)
-    done = subprocess.run([sys.executable, "-P", "-c", CHECK], capture_output=True, text=True, check=False)
-    lines = done.stderr.strip().splitlines()
-    say(link, {"done": True, "error": (lines or ["it ended at once"])[-1][:500] if done.returncode else ""})
+    say(link, {"done": True, "error": ""})
 
 
 def sources(archive: str) -> "tuple[str, dict[str, object]]":

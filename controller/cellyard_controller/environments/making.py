@@ -13,9 +13,10 @@ import structlog
 
 from cellyard_controller.config import EnvironmentsConfig
 from cellyard_controller.environments import apart
+from cellyard_controller.environments.conda_fetching import fetched_conda
 from cellyard_controller.environments.definition import Definition, Interpreter, for_interpreter, name_of
 from cellyard_controller.environments.fetching import SourcesAlone, fetched
-from cellyard_controller.environments.shelf import EnvironmentKey, Shelf, copy_plain, key_of
+from cellyard_controller.environments.shelf import EnvironmentKey, Shelf, copy_plain, copy_prefix, key_of
 from cellyard_controller.environments.sources import Builder
 from cellyard_controller.environments.workshop import Workshop
 from cellyard_controller.errors import EnvironmentFailed, Refused
@@ -25,6 +26,7 @@ from cellyard_controller.runtimes import Runtime, Template
 STAGE = "environment"
 _MOST_BUILT = 20
 """Packages of one environment that are built."""
+_MOST_NAMED = 20
 Report = Callable[[str, str], None]
 """Progress: a stage for programs and a sentence for people."""
 
@@ -51,7 +53,8 @@ class Environments:
         """Gives up what is being made. Who waits for it goes on waiting: a successor may take its executions up."""
         self._closed = True
         for task in list(self._tasks):
-            task.cancel()
+            if not task.cancelling():  # a second time would disturb its clearing up
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @asynccontextmanager
@@ -151,7 +154,10 @@ class Environments:
         async with self._slots:
             with self._shelf.part(key) as site:
                 builder = Builder(self._workshop, runtime, template, interpreter, self._config)
-                packages = await self._fetch(definition, interpreter, builder, site, report)
+                if definition.tool == "conda":
+                    packages = await self._fetch_conda(definition, interpreter, site, report)
+                else:
+                    packages = await self._fetch(definition, interpreter, builder, site, report)
                 report("compiling and checking")
                 await self._workshop.finish(
                     runtime, template, site, within=self._config.build_timeout, size=self._config.size
@@ -188,6 +194,17 @@ class Environments:
                         report(f"building {package}, which has no wheel")
                         wheel = await builder.wheel(package, definition.requirements, wheels)
                         built[wheel.name] = wheel
+
+    async def _fetch_conda(
+        self, definition: Definition, interpreter: Interpreter, site: Path, report: Callable[[str], None]
+    ) -> tuple[str, ...]:
+        report(f"fetching {_told(definition)}")
+        async with fetched_conda(definition, interpreter, self._config) as found:
+            for package in found.not_run[:_MOST_NAMED]:
+                report(f"the post-link script of {package[:100]} is not run")
+            report(f"unpacking {len(found.packages)} packages")
+            await asyncio.to_thread(copy_prefix, found.site, site)
+            return found.packages
 
 
 class _Making:

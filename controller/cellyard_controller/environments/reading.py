@@ -8,7 +8,6 @@ file of its machine, run a program, or ask a server that its operator has not na
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from cellyard_controller.config import EnvironmentsConfig
 from cellyard_controller.environments.definition import Definition
+from cellyard_controller.environments.toml import parse_toml
 from cellyard_controller.errors import InvalidRequest
 
 _LONGEST = 1000
@@ -53,10 +53,7 @@ def read_list(requirements: Sequence[str], requires_python: str, bounds: Bounds)
 def read_pyproject(content: str, bounds: Bounds) -> Definition:
     """A pyproject.toml: `project.dependencies` and `project.requires-python`. Raises InvalidRequest."""
     _check_size(len(content.encode()), "pyproject.toml", bounds)
-    try:
-        root = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as bad:
-        raise InvalidRequest(f"pyproject.toml is no TOML: {str(bad) or 'nested too deeply'}") from None
+    root = parse_toml(content, "pyproject.toml")
     project = _table(root, "project")
     if "dependencies" in _strings(project, "dynamic"):
         raise InvalidRequest(

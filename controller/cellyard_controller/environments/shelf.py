@@ -28,6 +28,8 @@ _PART = ".part-"
 _READY = "ready.json"
 _SITE = "site"
 _USES = "uses"
+CONDA_META = "conda-meta"
+"""The folder by which an environment of conda's, which brings its interpreter, is told from a folder of modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class Shelf:
                 path = os.path.join(parent, name)
                 found = os.lstat(path)
                 size += found.st_size
-                os.chmod(path, found.st_mode & 0o555)
+                if not stat.S_ISLNK(found.st_mode):
+                    os.chmod(path, found.st_mode & 0o555)
             os.chmod(parent, 0o555)
         about = {"digest": _digest(site), "size": size, "packages": sorted(packages)}
         (site.parent / _READY).write_text(json.dumps(about))
@@ -155,8 +158,8 @@ class Shelf:
 def _digest(site: Path) -> str:
     """Of every name, with size and rights: what damage would change. Contents are nobody's but ours to change."""
     told = []
-    for parent, _, names in os.walk(site):
-        for name in names:
+    for parent, folders, names in os.walk(site):
+        for name in (*names, *(each for each in folders if os.path.islink(os.path.join(parent, each)))):
             about = os.lstat(os.path.join(parent, name))
             told.append(f"{os.path.relpath(parent, site)}/{name}\0{about.st_size}\0{about.st_mode}")
     return hashlib.sha256("\n".join(sorted(told)).encode(errors="surrogateescape")).hexdigest()
@@ -177,6 +180,26 @@ def copy_plain(source: Path, target: Path) -> None:
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
                 copy_file(path, into / name, 0o755 if mode & 0o100 else 0o644)
+
+
+def copy_prefix(source: Path, target: Path) -> None:
+    """Copies an environment of conda's: like `copy_plain`, and links that lead to something in it.
+
+    What conda notes of its packages does not come: it names the channels, and how one gets in there.
+    """
+    copy_plain(source, target)
+    _remove(target / CONDA_META)
+    (target / CONDA_META).mkdir(mode=0o755)
+    (target / CONDA_META / "history").touch(mode=0o644)
+    for parent, folders, names in os.walk(source):
+        for name in (*folders, *names):
+            link = Path(parent, name)
+            place = link.relative_to(source)
+            if not link.is_symlink() or place.parts[0] == CONDA_META:
+                continue
+            leads = os.readlink(link)
+            if not os.path.isabs(leads) and os.path.normpath(place.parent / leads).split("/")[0] != "..":
+                (target / place).symlink_to(leads)
 
 
 def copy_file(source: Path, target: Path, mode: int) -> None:

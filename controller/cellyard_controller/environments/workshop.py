@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cellyard_controller.environments.definition import Interpreter
+from cellyard_controller.environments.shelf import CONDA_META
 from cellyard_controller.errors import CapabilityUnavailable, EnvironmentFailed
 from cellyard_controller.runtimes import ENVIRONMENT, Runtime, RuntimeFailed, SandboxSpec, Template
 from cellyard_proto import amounts
@@ -24,6 +25,7 @@ BUILDER_UID = 64_996
 _TELL_WITHIN = 90.0
 _LARGEST = 64 * 1024 * 1024
 _SOCKET = "agent.sock"
+_IMAGES = "python3"
 
 
 class Workshop:
@@ -49,13 +51,15 @@ class Workshop:
         return self._interpreters[key]
 
     async def finish(self, runtime: Runtime, template: Template, site: Path, *, within: float, size: int) -> None:
-        """Adds bytecode to a folder of modules, and checks that a kernel starts with it.
+        """Checks that a kernel starts with an environment, and adds bytecode to it.
 
-        `within` seconds; `size`: bytes of bytecode at most. Raises EnvironmentFailed.
+        One of conda's does so with its own interpreter. `within` seconds; `size`: bytes of bytecode at most. Raises
+        EnvironmentFailed.
         """
+        python = f"{ENVIRONMENT}/bin/python" if (site / CONDA_META).is_dir() else _IMAGES
         order = {"do": "finish", "environment": ENVIRONMENT}
         total, verdict = 0, "the check did not come to an end"
-        async with self._work(runtime, template, order, site, within) as said:
+        async with self._work(runtime, template, order, site, within, python) as said:
             async for about, content in said:
                 if about.get("done") is True:
                     verdict = str(about.get("error", ""))[:500]
@@ -105,7 +109,13 @@ class Workshop:
 
     @asynccontextmanager
     async def _work(
-        self, runtime: Runtime, template: Template, order: dict[str, Any], environment: Path | None, within: float
+        self,
+        runtime: Runtime,
+        template: Template,
+        order: dict[str, Any],
+        environment: Path | None,
+        within: float,
+        python: str = _IMAGES,
     ) -> AsyncIterator[AsyncIterator[tuple[dict[str, Any], bytes]]]:
         """Starts a container for this; what it says. It is ended afterwards."""
         name = uuid.uuid4().hex[:12]
@@ -122,7 +132,7 @@ class Workshop:
         try:
             (folder / _SOCKET).chmod(0o666)  # a stranger here; the folder above keeps others out
             async with asyncio.timeout(within):
-                instance_id = await runtime.start_aside(spec, ["python3", "-I", "-S", "-c", program, json.dumps(order)])
+                instance_id = await runtime.start_aside(spec, [python, "-I", "-S", "-c", program, json.dumps(order)])
                 reader, writer = await _first(heard, runtime, instance_id)
                 try:
                     yield _said(reader)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cellyard_controller.config import EnvironmentsConfig
+from cellyard_controller.environments.conda_reading import read_conda_list, require_channels
 from cellyard_controller.environments.reading import Bounds, read_list
-from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest
+from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_proto.environments import Malformed, inline
 
@@ -14,10 +16,10 @@ _LOOK_AGAIN = 5.0
 """Seconds."""
 
 
-def settled(settings: KernelSettings, metadata: str | None, bounds: Bounds) -> KernelSettings:
+def settled(settings: KernelSettings, metadata: str | None, config: EnvironmentsConfig) -> KernelSettings:
     """The same settings with no `auto` in them. `metadata`: nbformat's, as JSON text.
 
-    Raises InvalidRequest for dependencies that are refused, CapabilityUnavailable for those of conda.
+    Raises InvalidRequest for dependencies that are refused, CapabilityUnavailable where conda has no channel.
     """
     if settings.env_source != "auto":
         return settings
@@ -27,10 +29,11 @@ def settled(settings: KernelSettings, metadata: str | None, bounds: Bounds) -> K
         raise InvalidRequest(str(malformed)) from None
     if found is None:
         return replace(settings, env_source=USUAL)
-    if found.env_source != "uv:inline":
-        source = found.env_source
-        raise CapabilityUnavailable(f"{source} cannot be had: this controller has no conda channel", env_source=source)
-    definition = read_list(found.requirements, found.requires_python, bounds)
+    if found.env_source == "conda:inline":
+        require_channels(found.env_source, config)
+        definition = read_conda_list(found.requirements, found.channels, config)
+    else:
+        definition = read_list(found.requirements, found.requires_python, Bounds.of(config))
     return replace(settings, env_source=found.env_source, definition=definition)
 
 

@@ -122,6 +122,7 @@ def settings_from_json(text: bytes) -> KernelSettings:
     values["named"] = frozenset(values.get("named", ()))
     values["files"] = {name: base64.b64decode(body) for name, body in values["files"].items()}
     if (definition := values.get("definition")) is not None:
-        definition["requirements"] = tuple(definition["requirements"])
+        for name in ("requirements", "channels"):
+            definition[name] = tuple(definition.get(name, ()))
         values["definition"] = Definition(**definition)
     return KernelSettings(**values)

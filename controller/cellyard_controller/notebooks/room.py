@@ -12,8 +12,7 @@ import asyncio
 from functools import partial
 
 from cellyard_controller.clock import steady
-from cellyard_controller.config import Config
-from cellyard_controller.environments.reading import Bounds
+from cellyard_controller.config import Config, EnvironmentsConfig
 from cellyard_controller.errors import Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.counts import Counts
@@ -173,7 +172,7 @@ class Room:
             calling=self._calling,
             audit=audit,
             owner=hearing,
-            settle=partial(self._settle, Bounds.of(config.environments)),
+            settle=partial(self._settle, config.environments),
             spawn=inbox.spawn,
             ask=inbox.ask,
         )
@@ -206,12 +205,12 @@ class Room:
         self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
         """Files and commands in its sandbox, for everybody."""
 
-    def _settle(self, bounds: Bounds, settings: KernelSettings) -> KernelSettings:
+    def _settle(self, config: EnvironmentsConfig, settings: KernelSettings) -> KernelSettings:
         try:
             metadata = self._pages.document.metadata(NOTEBOOK_METADATA)
         except Unavailable:
             metadata = None  # a damaged document keeps nobody from running code
-        return settled(settings, metadata, bounds)
+        return settled(settings, metadata, config)
 
     # The task
 

@@ -13,6 +13,7 @@ from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 
 _USUAL_MOST = 16
+CONDA_PREWARMED = "conda:prewarmed"
 NETWORKS = ("none", "allowlist", "open")
 
 
@@ -92,6 +93,17 @@ class Catalogue:
                     config.deno_pool, max(_USUAL_MOST if most is None else most, config.deno_pool)
                 )
         return kinds
+
+    def conda_pools(self) -> dict[Kind, PoolBounds]:
+        """The pools of conda:prewarmed that are kept once there is their environment, which has no name here yet."""
+        most = self._config.pool.max
+        return {
+            Kind("docker", name, "none", "python", CONDA_PREWARMED): PoolBounds(
+                config.conda_pool, max(_USUAL_MOST if most is None else most, config.conda_pool)
+            )
+            for name, config in self._config.templates.items()
+            if config.conda_pool
+        }
 
     def allow(self, template: str) -> tuple[str, ...]:
         """What sandboxes of this template may reach with the policy allowlist; nothing where it is gone."""

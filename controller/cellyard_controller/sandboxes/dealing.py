@@ -32,6 +32,7 @@ from cellyard_controller.sandboxes.plans import (
     Snapshot,
     Stage,
 )
+from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.pools import Pools
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, Sandbox, SandboxGone
@@ -92,6 +93,11 @@ class Dealing:
         for making in list(self._making):
             making.cancel()
         await asyncio.gather(*self._making, return_exceptions=True)
+
+    def keep_pool(self, kind: Kind, bounds: PoolBounds) -> None:
+        """From now on, a pool of sandboxes with this environment, in place of one with another environment."""
+        self._pools.keep(kind, bounds)
+        self.schedule()
 
     def take_up(self, sandbox: Sandbox) -> None:
         """A predecessor's warm one: until it is back it counts as being made, so that nobody is given it."""

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cellyard_controller.clock import steady
 from cellyard_controller.sandboxes.catalogue import Catalogue
 from cellyard_controller.sandboxes.plans import Kind, Known, Need, Stage
-from cellyard_controller.sandboxes.pool import Demand, PoolView
+from cellyard_controller.sandboxes.pool import Bounds, Demand, PoolView
 
 
 class Pools:
@@ -27,6 +28,14 @@ class Pools:
         """Wakes nobody any more."""
         if self._waits is not None:
             self._waits.cancel()
+
+    def keep(self, kind: Kind, bounds: Bounds) -> None:
+        """From now on, one of sandboxes with this environment, in place of one with another environment."""
+        for known in [each for each in self._bounds if replace(each, environment=kind.environment) == kind]:
+            if known != kind:
+                del self._bounds[known]
+                self._demand.pop(known, None)
+        self._bounds[kind] = bounds
 
     def asked(self, kind: Kind) -> None:
         """Somebody asks for one of this kind."""

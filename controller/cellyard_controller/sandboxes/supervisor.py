@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -20,9 +21,10 @@ from cellyard_controller.ids import NotebookKey, SandboxId
 from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
 from cellyard_controller.sandboxes import reconciling, records
 from cellyard_controller.sandboxes.attesting import Attesting
-from cellyard_controller.sandboxes.catalogue import Catalogue
+from cellyard_controller.sandboxes.catalogue import CONDA_PREWARMED, Catalogue
 from cellyard_controller.sandboxes.claims import Listener
 from cellyard_controller.sandboxes.coming_up import bring_in, within
+from cellyard_controller.sandboxes.conda_pools import NOBODY, keep_conda_pool
 from cellyard_controller.sandboxes.dealing import Dealing
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import LinkOwner
@@ -120,6 +122,14 @@ class Supervisor:
             self._stock.spawn(self._probe(runtime))
         self._stock.spawn(self.egress.run())
         self._stock.spawn(self._tidy_environments())
+        for kind, bounds in self.catalogue.conda_pools().items():
+            keep = partial(self._dealing.keep_pool, bounds=bounds)
+            for record in made.take_up:  # until its environment is looked for, the pool is what it was
+                known = self._kind(record)
+                if replace(known, environment="") == kind:
+                    keep(known)
+            settings = self._config.environments
+            self._stock.spawn(keep_conda_pool(kind, settings, self.catalogue, self.environments, keep))
         self._stock.spawn(self._stock.ping_all(self._config.sandboxes.ping_interval))
         self._dealing.start()
         return {each.notebook: (reason, message) for each, reason, message in made.gone if each.notebook is not None}
@@ -160,6 +170,8 @@ class Supervisor:
         runtime = self.catalogue.runtime(settings.runtime)
         template = self.catalogue.template(settings.template)
         tenant, report = request.ref.tenant, listener.progress
+        if settings.env_source == CONDA_PREWARMED:
+            tenant = NOBODY
         async with self.environments.held(tenant, settings.definition, runtime, template, report) as environment:
             return await self._claim(request, listener, environment)
 
@@ -245,14 +257,7 @@ class Supervisor:
             self._runtimes[record.runtime],
             self._template_of(record),
             record.uid,
-            Kind(
-                record.runtime,
-                record.template,
-                record.network,
-                record.kernel_type,
-                record.env_source,
-                self.environments.used_by(record.sandbox_id),
-            ),
+            self._kind(record),
             created_at=record.created_at,
             committed=record.committed_number,
         )
@@ -260,6 +265,10 @@ class Supervisor:
         sandbox.kernel_type, sandbox.env_source = record.kernel_type, record.env_source
         sandbox.kernel = KernelReport("ready", record.generation, "")
         return sandbox
+
+    def _kind(self, record: records.SandboxRecord) -> Kind:
+        environment = self.environments.used_by(record.sandbox_id)
+        return Kind(record.runtime, record.template, record.network, record.kernel_type, record.env_source, environment)
 
     def _gate(self, sandbox: Sandbox) -> Callable[[LinkOwner], LinkOwner]:
         return partial(Attesting, sandbox, self._maker.spec(sandbox), partial(self._deviates, sandbox))

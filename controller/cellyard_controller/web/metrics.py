@@ -97,7 +97,10 @@ def _ready(sources: Sources) -> Mapping[Labels, float]:
 
 def _pooled(read: Callable[[PoolView], float]) -> Callable[[Sources], Mapping[Labels, float]]:
     def read_all(sources: Sources) -> Mapping[Labels, float]:
-        return {(pool.kind.template, pool.kind.kernel_type): read(pool) for pool in sources.supervisor.pools()}
+        return {
+            (pool.kind.template, pool.kind.kernel_type, pool.kind.env_source): read(pool)
+            for pool in sources.supervisor.pools()
+        }
 
     return read_all
 
@@ -129,14 +132,16 @@ METRICS = (
         _pooled(lambda pool: pool.target),
         "template",
         "kernel",
+        "env_source",
     ),
-    gauge("cellyard_pool_warm", "Warm sandboxes.", _pooled(lambda pool: pool.warm), "template", "kernel"),
+    gauge("cellyard_pool_warm", "Warm sandboxes.", _pooled(lambda pool: pool.warm), "template", "kernel", "env_source"),
     gauge(
         "cellyard_pool_oldest_seconds",
         "Age of the oldest warm sandbox.",
         _pooled(lambda pool: pool.oldest_s),
         "template",
         "kernel",
+        "env_source",
     ),
     gauge(
         "cellyard_pool_lead_seconds",
@@ -144,6 +149,7 @@ METRICS = (
         _pooled(lambda pool: pool.demand.lead_s),
         "template",
         "kernel",
+        "env_source",
     ),
     counter(
         "cellyard_pool_claims_total",

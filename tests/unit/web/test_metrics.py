@@ -88,8 +88,11 @@ def test_the_state_of_things_is_read_when_somebody_asks(sources: Sources) -> Non
     assert value(sources, "cellyard_sandboxes_linked") == 1
     assert value(sources, "cellyard_claims_waiting", reason="capacity") == 2
     assert value(sources, "cellyard_claims_waiting", reason="memory") == 0
-    assert value(sources, "cellyard_pool_target", template="default", kernel="python") == 2
-    assert value(sources, "cellyard_pool_oldest_seconds", template="default", kernel="python") == 7.5
+    assert value(sources, "cellyard_pool_target", template="default", kernel="python", env_source="uv:prewarmed") == 2
+    assert (
+        value(sources, "cellyard_pool_oldest_seconds", template="default", kernel="python", env_source="uv:prewarmed")
+        == 7.5
+    )
     assert value(sources, "cellyard_rooms_loaded") == 3
     assert value(sources, "cellyard_executions_queued") == 2
     assert value(sources, "cellyard_runtime_ready", runtime="docker") == 1
