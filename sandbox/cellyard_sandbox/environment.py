@@ -1,4 +1,5 @@
-"""Puts the packages of a prepared environment before those of the image, where one is mounted.
+"""Puts the packages of a prepared environment before those of the image, where one is mounted; and those that came
+into the running sandbox behind them all.
 
 A .pth file imports this at every interpreter's start, so that programs that a cell starts see what the cell sees: it
 must be quick and never fail. The agent, a container's first process, goes without: what a tenant chose may hold other
@@ -10,6 +11,8 @@ import site
 import sys
 
 PLACE = "/opt/environment"
+BROUGHT = "/home/sandbox/.cellyard/packages"
+"""What came into the running sandbox (packages.py)."""
 
 
 def take_in(place: str, path: list[str]) -> None:
@@ -22,5 +25,8 @@ def take_in(place: str, path: list[str]) -> None:
     path[at:at] = added
 
 
-if os.getpid() != 1 and os.path.isdir(PLACE):
-    take_in(PLACE, sys.path)
+if os.getpid() != 1:
+    if os.path.isdir(PLACE):
+        take_in(PLACE, sys.path)
+    if os.path.isdir(BROUGHT):
+        site.addsitedir(BROUGHT)

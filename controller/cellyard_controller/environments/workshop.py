@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from packaging.markers import default_environment
 
 from cellyard_controller.environments.definition import Interpreter
 from cellyard_controller.errors import CapabilityUnavailable, EnvironmentFailed
@@ -40,6 +43,8 @@ class Workshop:
             key = (runtime.name, await runtime.makings(template))
         except RuntimeFailed as failed:
             raise CapabilityUnavailable(f"no kernel could be started: {failed}") from failed
+        if not runtime.own_python:
+            self._interpreters[key] = _mine()
         if key not in self._interpreters:
             async with self._work(runtime, template, {"do": "tell"}, None, _TELL_WITHIN) as said:
                 async for about, _ in said:
@@ -51,8 +56,11 @@ class Workshop:
     async def finish(self, runtime: Runtime, template: Template, site: Path, *, within: float, size: int) -> None:
         """Adds bytecode to a folder of modules, and checks that a kernel starts with it.
 
-        `within` seconds; `size`: bytes of bytecode at most. Raises EnvironmentFailed.
+        `within` seconds; `size`: bytes of bytecode at most. Where sandboxes have no image, nothing is done: kernels
+        add their bytecode themselves. Raises EnvironmentFailed.
         """
+        if not runtime.own_python:
+            return
         order = {"do": "finish", "environment": ENVIRONMENT}
         total, verdict = 0, "the check did not come to an end"
         async with self._work(runtime, template, order, site, within) as said:
@@ -171,6 +179,14 @@ async def _stop(runtime: Runtime, instance_id: str) -> None:
         await runtime.stop(instance_id)
     except RuntimeFailed:
         pass  # the next start finds it among what is ours and unknown, and removes it
+
+
+def _mine() -> Interpreter:
+    """The controller's own Python."""
+    markers = {name: str(value) for name, value in default_environment().items()}
+    name, version = platform.libc_ver()
+    major, _, minor = version.partition(".")
+    return Interpreter(markers, (name, int(major or 0), int(minor or 0)))
 
 
 def _interpreter(about: dict[str, Any]) -> Interpreter:

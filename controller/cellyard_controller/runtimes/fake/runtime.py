@@ -26,7 +26,7 @@ from cellyard_proto.v1 import outputs_pb2 as outputs
 
 ENGINE_BOUND = 5.0
 """Seconds until a call to an engine that hangs is given up."""
-CAPABILITIES = ("timeout", "process_isolation", "container_isolation", "network_isolation", "reset")
+CAPABILITIES = ("timeout", "process_isolation", "container_isolation", "network_isolation", "reset", "deps_install")
 KILLED = 137
 
 
@@ -50,6 +50,7 @@ class FakeRuntime:
     ) -> None:
         """`granted` are the capabilities that it claims to have proven."""
         self.name = name
+        self.own_python = True
         self.clock = clock or LoopClock()
         self.granted = granted
         self.not_ready_reason = ""
