@@ -86,11 +86,9 @@ class Packages:
         if self.bringing:
             raise refused("other packages are on their way into this sandbox")
         names = {package.name for package in order.packages}
-        if there := sorted(names & self._packages.keys()):
-            raise refused(f"{there[0]} is there already")
         if len(names) != len(order.packages) or not 0 <= order.files <= MAX_FILES or order.bytes < 0:
             raise refused("no such packages can be")
-        if len(self._packages) + len(names) > MAX_PACKAGES:
+        if len(self._packages.keys() | names) > MAX_PACKAGES:
             raise FlowRefused(link_pb2.FLOW_ERROR_USED_UP, f"more than {MAX_PACKAGES} packages in one sandbox")
 
     def came(self, order: link_pb2.BringPackages, owners: dict[str, list[str]]) -> None:
@@ -246,6 +244,8 @@ class Bringing(Work):
         if self._files_left:
             return
         placed: list[Sequence[str]] = []
+        # Those that the controller does not see any more, because code here has damaged or removed them.
+        self._packages.remove(package.name for package in self._order.packages)
         try:
             _place(self._home, self._draft, _SITE, placed)
         except (OSError, FlowRefused):
