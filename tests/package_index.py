@@ -9,12 +9,18 @@ import io
 import tarfile
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def wheel(name: str, version: str, files: dict[str, str], requires: Sequence[str] = ()) -> bytes:
-    """A wheel for every platform with these files."""
+def wheel(
+    name: str,
+    version: str,
+    files: dict[str, str],
+    requires: Sequence[str] = (),
+    record: Mapping[str, str] | None = None,
+) -> bytes:
+    """A wheel for every platform with these files. `record`: what its RECORD has, in place of the truth."""
     about = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
     content = {
@@ -22,10 +28,11 @@ def wheel(name: str, version: str, files: dict[str, str], requires: Sequence[str
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in content.items())
+    listed = content if record is None else record
+    lines = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in listed.items())
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, text in {**content, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():
+        for path, text in {**content, f"{about}/RECORD": f"{lines}{about}/RECORD,,\n"}.items():
             archive.writestr(path, text)
     return packed.getvalue()
 

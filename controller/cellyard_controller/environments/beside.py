@@ -13,6 +13,8 @@ from cellyard_controller.environments.definition import Definition, Present
 from cellyard_controller.environments.reading import Bounds, read_list
 from cellyard_controller.errors import EnvironmentFailed, InvalidRequest
 
+_LONGEST = 256
+"""Characters of a name."""
 _MOST = 5000
 """Packages, and lines of one package's metadata, that are believed to be there."""
 
@@ -35,6 +37,8 @@ def read_names(names: Sequence[str], bounds: Bounds) -> tuple[str, ...]:
     read = []
     for name in names:
         try:
+            if len(name) > _LONGEST:
+                raise InvalidName
             read.append(str(canonicalize_name(name, validate=True)))
         except InvalidName:
             raise InvalidRequest(f"{name[:120]!r} is no name of a package") from None
