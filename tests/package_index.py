@@ -6,11 +6,14 @@ import base64
 import hashlib
 import http.server
 import io
+import ssl
 import tarfile
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tests.authority import Pair
 
 
 def wheel(
@@ -56,7 +59,7 @@ def _digest(text: str) -> str:
 class PackageIndex:
     """Serves what is added to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Pair | None = None) -> None:
         self._files: dict[str, dict[str, bytes]] = {}
         self.asked: list[str] = []
         """The path of each request."""
@@ -67,8 +70,19 @@ class PackageIndex:
         self.open.set()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.index = self
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.cert, tls.key)
+            # Whoever is slow at the handshake holds up nobody else: it is done by the first read.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
 
     @property
     def url(self) -> str:

@@ -157,6 +157,15 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
         text = file.read().decode(errors="replace")
     # Where the operator's index is, and how one gets in there, is nobody else's business.
     for secret in (config.index, config.proxy):
-        if secret:
-            text = text.replace(secret, "INDEX").replace(urlsplit(secret).netloc, "INDEX")
+        for part in _telling(secret):
+            text = text.replace(part, "INDEX")
     return text
+
+
+def _telling(secret: str) -> list[str]:
+    """What of a URL tells where it leads, or how one gets in: also where programs leave some of it out."""
+    if not secret:
+        return []
+    url = urlsplit(secret)
+    place = url.netloc.rpartition("@")[2]
+    return [part for part in (secret, url.netloc, place, url.hostname, url.password) if part]
