@@ -16,6 +16,30 @@ from tests.package_index import PackageIndex
 pytestmark = pytest.mark.docker
 
 PROGRAM = "import subprocess, sys\nsubprocess.check_output([sys.executable, '-c', {!r}]).decode()"
+BACKEND = """
+import os, zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(os.path.join(folder, "built-1.0-py3-none-any.whl"), "w") as archive:
+        archive.writestr("built.py", f"UID = {os.getuid()}")
+        archive.writestr("built-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: built\\nVersion: 1.0\\n")
+        wheel = "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        archive.writestr("built-1.0.dist-info/WHEEL", wheel)
+        archive.writestr("built-1.0.dist-info/RECORD", "")
+    return "built-1.0-py3-none-any.whl"
+"""
+PYPROJECT = "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+RAISES = "raise ImportError('not this one')\n"
+SHADOW = {
+    "os.py": RAISES,
+    "json/__init__.py": RAISES,
+    "numpy/__init__.py": RAISES,
+    "cellyard_sandbox/__init__.py": RAISES,
+    "google/protobuf/__init__.py": RAISES,
+    "shadow.py": "HERE = True\n",
+    "shadow.pth": "import os; os.environ['SHADOWED'] = str(os.getpid())\n",
+}
+"""A package that puts itself in everybody's way, and has code run at each start of a Python."""
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +50,8 @@ def index() -> Iterator[PackageIndex]:
     index.add("needed", "1.5")
     index.add("later", "1.0", requires=["needed>=2"])
     index.add("newer", "1.0", requires=["numpy>=1000"])
+    index.add_sources("built", "1.0", {"pyproject.toml": PYPROJECT, "backend.py": BACKEND})
+    index.add("shadow", "1.0", SHADOW)
     index.add_file("broken", "broken-1.0-py3-none-any.whl", b"no archive")
     yield index
     index.close()
@@ -122,6 +148,25 @@ def test_what_is_removed_is_gone_and_another_version_can_come(session: cellyard.
     assert session.run(PROGRAM.format("import tiny; print(tiny.ANSWER)")).value == "43\n"
     session.restart_kernel()
     assert session.run("import tiny\ntiny.ANSWER").value == 43
+
+
+def test_what_has_no_wheel_is_built_in_a_container_of_its_own(session: cellyard.Session) -> None:
+    assert session.install("built").installed == (Package("built", "1.0"),)
+    assert session.run("import built\nbuilt.UID").value == 64_996
+
+
+def test_a_package_in_everybodys_way_stands_in_nobodys(session: cellyard.Session) -> None:
+    assert session.install("shadow").installed == (Package("shadow", "1.0"),)
+    works = "import os, json, numpy, shadow\n(numpy.arange(3).sum().item(), shadow.HERE, os.environ.get('SHADOWED'))"
+    assert session.run(works).value == (3, True, None)
+    session.restart_kernel()
+    ours = session.run(works).value
+    assert ours[:2] == (3, True)
+    assert ours[2] == str(session.run("os.getpid()").value)  # in the kernel, as cells are, and not in the agent
+    assert session.exec(["python3", "-c", "import numpy, json; print('fine')"]).stdout == b"fine\n"
+    assert session.install("needed").installed == (Package("needed", "1.5"),)
+    assert session.uninstall("shadow").removed == (Package("shadow", "1.0"),)
+    assert session.exec(["python3", "-c", "import os; print(os.environ.get('SHADOWED'))"]).stdout == b"None\n"
 
 
 @pytest.mark.parametrize(
