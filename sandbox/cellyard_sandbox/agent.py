@@ -57,7 +57,9 @@ class Agent:
         self._home = home
         self._scratch = scratch
         below_home = Home(files.open_folder(str(home)))
-        self._packages = Packages(below_home)
+        # A container's scratch runs nothing and is emptied; elsewhere the home is left to the user.
+        root = str(home if alone else scratch)
+        self._packages = Packages(Home(files.open_folder(root)), root)
         self._start_folder = ""  # of Pythons that no image has told where packages come in
         self._processes = Processes(alone=alone)
         self._beside = Beside(below_home, self._processes, self._packages, self._environment)
@@ -108,7 +110,7 @@ class Agent:
         keep_to_oneself()
         self._packages.prepare()
         if not self._alone:
-            self._start_folder = self._packages.start_folder(str(self._home))
+            self._start_folder = self._packages.start_folder()
             self._env["PYTHONPATH"] = self._start_folder
         self._processes.attach(self._loop)
         self._loop.add_signal_handler(signal.SIGTERM, self._end, "SIGTERM")

@@ -44,7 +44,7 @@ class Beside:
                 )
                 return Command(self._processes, self._environment(), survey, waker)
             case "bring":
-                return Bringing(self._packages, self._home, order.bring)
+                return Bringing(self._packages, order.bring)
             case "list_brought":
                 return Telling(self._packages.told())
             case "remove_brought":

@@ -11,7 +11,7 @@ import site
 import sys
 
 PLACE = "/opt/environment"
-BROUGHT = "/home/sandbox/.cellyard/packages"
+BROUGHT = "/home/sandbox/.cache/cellyard/packages"
 """What came into the running sandbox (packages.py)."""
 
 

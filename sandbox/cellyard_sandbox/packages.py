@@ -1,8 +1,8 @@
-"""Packages that come into a running sandbox: in a folder below its home, in which every Python here looks last.
+"""Packages that come into a running sandbox: into a folder of their own, in which every Python here looks last.
 
 Looked in last, so that nothing which a kernel has loaded, or may load, is replaced by what comes. The folder is there
 before any kernel is: a running one sees at its next import what came, and so does every program that a cell starts.
-Code in the sandbox may do to it as it likes: every step goes through the opened home (beneath.py).
+Code in the sandbox may do to it as it likes: every step goes through an opened folder (beneath.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cellyard_sandbox import files
 from cellyard_sandbox.beneath import Home
 from cellyard_sandbox.flows import FlowRefused, Work, because, refused
 
-FOLDER = ".cellyard/packages"
-"""Below the home. In containers environment.py has every Python look there; elsewhere `start_folder` does."""
+FOLDER = ".cache/cellyard/packages"
+"""In containers environment.py has every Python look there, below the home; elsewhere `start_folder` does."""
 MAX_FILES = 100_000
 MAX_PACKAGES = 1000
 """Files that come at a time, and packages of one sandbox."""
@@ -56,8 +56,9 @@ class _Brought:
 class Packages:
     """What was brought and not removed. Belongs to the event loop's thread."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Home, root: str) -> None:
+        """`home`: the opened folder below which they come in; `root`: its path."""
+        self.home, self._root = home, root
         self._packages: dict[str, _Brought] = {}
         self._owners: dict[str, set[str]] = {}
         self.bringing = False
@@ -65,17 +66,17 @@ class Packages:
 
     def prepare(self) -> None:
         """Makes the folder, before the first kernel looks for it. Raises OSError."""
-        with self._home.folder(_SITE, make=True):
+        with self.home.folder(_SITE, make=True):
             pass
 
-    def start_folder(self, home: str) -> str:
+    def start_folder(self) -> str:
         """Makes a folder by which, in PYTHONPATH, programs outside of containers look for packages here, last of all.
 
         It holds nothing but what Python runs at its start. Raises OSError.
         """
-        folder = os.path.join(home, *_START)
-        program = _START_PROGRAM.format(place=os.path.join(home, *_SITE), folder=folder)
-        with self._home.folder(_START, make=True) as start:
+        folder = os.path.join(self._root, *_START)
+        program = _START_PROGRAM.format(place=os.path.join(self._root, *_SITE), folder=folder)
+        with self.home.folder(_START, make=True) as start:
             file = os.open("sitecustomize.py", _NEW_FILE, 0o644, dir_fd=start)
         with open(file, "w") as opened:
             opened.write(program)
@@ -121,7 +122,7 @@ class Packages:
         """A file, its bytecode, and folders that have nothing left."""
         names = [*_SITE, *path.split("/")]
         try:
-            with self._home.folder(names[:-1]) as folder:
+            with self.home.folder(names[:-1]) as folder:
                 os.unlink(names[-1], dir_fd=folder)
                 _touch(folder)
                 if names[-1].endswith(".py"):
@@ -130,7 +131,7 @@ class Packages:
             return  # code in the sandbox was faster, or has put something else there
         for end in range(len(names) - 1, len(_SITE), -1):
             try:
-                with self._home.folder(names[: end - 1]) as above:
+                with self.home.folder(names[: end - 1]) as above:
                     os.rmdir(names[end - 1], dir_fd=above)
                     _touch(above)
             except OSError:
@@ -138,11 +139,11 @@ class Packages:
 
     def _discard_bytecode(self, folder: Sequence[str], prefix: str) -> None:
         try:
-            with self._home.folder([*folder, "__pycache__"]) as cache:
+            with self.home.folder([*folder, "__pycache__"]) as cache:
                 for name in os.listdir(cache):
                     if name.startswith(prefix):
                         os.unlink(name, dir_fd=cache)
-            with self._home.folder(folder) as above:
+            with self.home.folder(folder) as above:
                 os.rmdir("__pycache__", dir_fd=above)
         except OSError:
             pass  # there is none, or more in it
@@ -151,9 +152,9 @@ class Packages:
 class Bringing(Work):
     """Packages on their way in: beside their place, and put there when all of it has come."""
 
-    def __init__(self, packages: Packages, home: Home, order: link_pb2.BringPackages) -> None:
+    def __init__(self, packages: Packages, order: link_pb2.BringPackages) -> None:
         packages.check(order)
-        self._packages, self._home, self._order = packages, home, order
+        self._packages, self._home, self._order = packages, packages.home, order
         self._files_left, self._bytes_left = order.files, order.bytes
         self._header = bytearray()
         self._file = -1
@@ -257,7 +258,7 @@ class Bringing(Work):
         self.ended = link_pb2.FlowEnded()
 
     def _because(self, failed: OSError) -> FlowRefused:
-        return because("the packages cannot be put into the home", failed)
+        return because("the packages cannot be put into the sandbox", failed)
 
 
 class Telling(Work):
@@ -296,7 +297,7 @@ def _check_room(folder: int, order: link_pb2.BringPackages) -> None:
     free, limit = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     if order.bytes > free or (disk.f_files and order.files > disk.f_ffree):
         message = (
-            f"the packages take {amounts.size(order.bytes)} in {order.files} files; of the home's "
+            f"the packages take {amounts.size(order.bytes)} in {order.files} files; of "
             f"{amounts.size(limit)} and {disk.f_files} files {amounts.size(free)} and {disk.f_ffree} are free"
         )
         raise FlowRefused(link_pb2.FLOW_ERROR_USED_UP, message)

@@ -47,9 +47,9 @@ _PROBE_INSTALL = """
 import os, subprocess, sys
 from cellyard_sandbox import files, packages
 from cellyard_sandbox.beneath import Home
-brought = packages.Packages(Home(files.open_folder(os.getcwd())))
+brought = packages.Packages(Home(files.open_folder(os.getcwd())), os.getcwd())
 brought.prepare()
-env = {**os.environ, "PYTHONPATH": brought.start_folder(os.getcwd())}
+env = {**os.environ, "PYTHONPATH": brought.start_folder()}
 with open(os.path.join(packages.FOLDER, "cellyard_probe.py"), "w") as module:
     module.write("print('imported', flush=True)")
 subprocess.run([sys.executable, "-P", "-c", "import cellyard_probe"], env=env, check=True)

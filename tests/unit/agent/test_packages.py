@@ -41,8 +41,8 @@ def home(root: Path, request: pytest.FixtureRequest) -> Iterator[Home]:
 
 
 @pytest.fixture
-def brought(home: Home) -> Packages:
-    brought = Packages(home)
+def brought(root: Path, home: Home) -> Packages:
+    brought = Packages(home, str(root))
     brought.prepare()
     return brought
 
@@ -62,7 +62,7 @@ def stream(content: Sequence[File]) -> bytes:
 
 
 def bring(brought: Packages, home: Home, names: Sequence[str], content: Sequence[File], *, step: int = 7) -> None:
-    work = Bringing(brought, home, order(names, content))
+    work = Bringing(brought, order(names, content))
     said = stream(content)
     try:
         for at in range(0, len(said), step):
@@ -79,7 +79,7 @@ def told(messages: Sequence[link.BroughtPackages]) -> list[tuple[str, str]]:
 
 def there(root: Path) -> dict[str, bytes]:
     """What lies in the folder of packages, by path; nothing else may lie beside it."""
-    assert os.listdir(root / ".cellyard") == ["packages"]
+    assert os.listdir(root / ".cache" / "cellyard") == ["packages"]
     site = root / packages.FOLDER
     return {str(path.relative_to(site)): path.read_bytes() for path in site.rglob("*") if path.is_file()}
 
@@ -99,11 +99,11 @@ def test_it_comes_in_whole_whatever_the_pieces(step: int, brought: Packages, hom
 
 def test_nothing_is_there_before_all_of_it_is(brought: Packages, home: Home, root: Path) -> None:
     content: list[File] = [("a.py", b"x", [0]), ("b.py", b"y", [0])]
-    work = Bringing(brought, home, order(["one"], content))
+    work = Bringing(brought, order(["one"], content))
     work.take(stream(content)[:-1])
     assert os.listdir(root / packages.FOLDER) == []
     with pytest.raises(FlowRefused, match="on their way"):
-        Bringing(brought, home, order(["two"], []))
+        Bringing(brought, order(["two"], []))
     work.close()
     assert there(root) == {}
     assert brought.told() == []
@@ -134,7 +134,7 @@ def test_no_path_leads_out(path: str, brought: Packages, home: Home, root: Path)
     ],
 )
 def test_what_is_no_file_of_these_packages_is_refused(said: bytes, brought: Packages, home: Home, root: Path) -> None:
-    work = Bringing(brought, home, link.BringPackages(packages=[link.BroughtPackage(name="one")], files=3, bytes=1))
+    work = Bringing(brought, link.BringPackages(packages=[link.BroughtPackage(name="one")], files=3, bytes=1))
     with pytest.raises(FlowRefused):
         work.take(said)
     work.close()
@@ -143,7 +143,7 @@ def test_what_is_no_file_of_these_packages_is_refused(said: bytes, brought: Pack
 
 def test_what_follows_the_last_file_is_refused(brought: Packages, home: Home) -> None:
     content: list[File] = [("a.py", b"x", [0])]
-    work = Bringing(brought, home, order(["one"], content))
+    work = Bringing(brought, order(["one"], content))
     with pytest.raises(FlowRefused, match="more content"):
         work.take(stream(content) + b"x")
     work.close()
@@ -161,18 +161,18 @@ def test_what_cannot_be_is_refused_at_once(bad: str, brought: Packages, home: Ho
     else:
         wanted = order([f"p{number}" for number in range(packages.MAX_PACKAGES + 1)], [])
     with pytest.raises(FlowRefused):
-        Bringing(brought, home, wanted)
+        Bringing(brought, wanted)
     assert there(root) == {}
     bring(brought, home, ["one"], [])
 
 
-@pytest.mark.parametrize("place", [".cellyard", ".cellyard/packages"])
+@pytest.mark.parametrize("place", [".cache", ".cache/cellyard", ".cache/cellyard/packages"])
 def test_a_link_in_its_way_is_not_followed(place: str, brought: Packages, home: Home, root: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
     shutil.rmtree(root / place)
     (root / place).symlink_to(outside)
-    with pytest.raises(FlowRefused, match="cannot be put into the home"):
+    with pytest.raises(FlowRefused, match="cannot be put into the sandbox"):
         bring(brought, home, ["one"], [("a.py", b"x", [0])])
     assert os.listdir(outside) == []
 
@@ -218,7 +218,7 @@ def test_a_running_python_sees_at_once_what_comes(brought: Packages, home: Home,
         "    except ImportError:\n"
         "        print('absent', flush=True)\n"
     )
-    start = brought.start_folder(str(root))
+    start = brought.start_folder()
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
@@ -271,7 +271,7 @@ class Sequences(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp())
         self.folder = files.open_folder(str(self.root))
         self.home = Home(self.folder)
-        self.packages = Packages(self.home)
+        self.packages = Packages(self.home, str(self.root))
         self.packages.prepare()
         self.owners: dict[str, set[str]] = {}
         self.content: dict[str, bytes] = {}
@@ -297,7 +297,7 @@ class Sequences(RuleBasedStateMachine):
     @rule(names=st.sets(NAMES, min_size=1), paths=st.sets(PATHS, min_size=1))
     def are_given_up(self, names: set[str], paths: set[str]) -> None:
         content: list[File] = [(path, b"never", [0]) for path in sorted(paths)]
-        work = Bringing(self.packages, self.home, order(sorted(names), content))
+        work = Bringing(self.packages, order(sorted(names), content))
         work.take(stream(content)[:-1])
         work.close()
 
