@@ -34,11 +34,14 @@ from cellyard_controller.sandboxes.flows import (
 )
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_proto import amounts
+from cellyard_proto.flows import cost
 
 CAPABILITY = "deps_install"
 _SURVEY_WITHIN = 60.0
 _SURVEY_MOST = 16 * 1024 * 1024
-_MOST_TOLD = 10_000
+_HEARD_WITHIN = 90.0
+_HEARD_MOST = 2 * _SURVEY_MOST
+"""Seconds and bytes in which an agent has said what it has to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,25 +143,35 @@ class Installing:
 
     async def _survey(self, sandbox: Sandbox) -> str:
         """What Python packages are there, as the sandbox tells."""
-        said = bytearray()
-        async with self._visits.flow(sandbox, SurveyPackages(_SURVEY_WITHIN, _SURVEY_MOST)) as flow:
-            while not isinstance(told := await flow.next(), Done):
-                if isinstance(told, Content) and not told.stderr and len(said) <= _SURVEY_MOST:
-                    said += told.content
-        if told.timed_out or told.exit_code or told.signal:
+        said, done = await self._heard(sandbox, SurveyPackages(_SURVEY_WITHIN, _SURVEY_MOST))
+        if done.timed_out or done.exit_code or done.signal:
             raise Unavailable("the sandbox does not tell what packages it has: too little memory, or a stopped kernel?")
-        return said.decode(errors="replace")
+        return b"".join(said).decode(errors="replace")
 
     async def _told(self, sandbox: Sandbox, what: ListBrought | RemoveBrought) -> list[Package]:
-        """The packages that the agent names. Untrusted, but for its own sandbox."""
-        found: list[Package] = []
-        async with self._visits.flow(sandbox, what) as flow:
-            while not isinstance(said := await flow.next(), Done):
-                if isinstance(said, Content):
-                    found += brought(said.content)
-                if len(found) > _MOST_TOLD:
-                    raise FlowFailed("failed", "the sandbox tells of more packages than it can have")
-        return found
+        """The packages that the agent names."""
+        said, _ = await self._heard(sandbox, what)
+        try:
+            return [package for content in said for package in brought(content)]
+        except FlowFailed as bad:
+            raise Unavailable(str(bad)) from None
+
+    async def _heard(
+        self, sandbox: Sandbox, what: SurveyPackages | ListBrought | RemoveBrought
+    ) -> tuple[list[bytes], Done]:
+        """What the agent says to this. Untrusted: so much of it, for so long."""
+        said, left = [], _HEARD_MOST
+        try:
+            async with asyncio.timeout(_HEARD_WITHIN), self._visits.flow(sandbox, what) as flow:
+                while not isinstance(told := await flow.next(), Done):
+                    if isinstance(told, Content) and not told.stderr:
+                        said.append(told.content)
+                        left -= cost(told.content)
+                    if left < 0:
+                        raise FlowFailed("failed", "the sandbox tells of more packages than it can have")
+        except TimeoutError:
+            raise Unavailable("the sandbox does not tell what packages it has") from None
+        return said, told
 
     @asynccontextmanager
     async def _inside(self) -> AsyncIterator[Sandbox]:
