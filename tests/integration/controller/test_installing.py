@@ -11,6 +11,7 @@ import pytest
 from tests.package_index import PackageIndex, wheel
 
 from cellyard_controller.runtimes.fake.flows import Packages
+from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import tenants_pb2 as te
 
@@ -104,8 +105,15 @@ async def test_after_the_controllers_end_it_is_known_and_repeated(stubs: Stubs, 
     await install(stubs, "tiny", request="one")
     await yard.stop()
     again = await yard.start()
-    listed = await again.kernels.ListInstalled(ker.ListInstalledRequest(notebook_id="nb"))
+    listed = None
+    while listed is None:
+        try:
+            listed = await again.kernels.ListInstalled(ker.ListInstalledRequest(notebook_id="nb"))
+        except grpc.aio.AioRpcError as failed:  # until its agent is back
+            if failed.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
     assert told(listed.packages) == [("held", "9.0"), ("needed", "1.5"), ("tiny", "1.0")]
+    assert told((await install(again, "tiny", request="one")).packages) == told(listed.packages)
 
 
 async def test_those_who_ask_at_once_have_all_of_it(stubs: Stubs, yard: Yard) -> None:
@@ -128,13 +136,15 @@ async def test_who_breaks_off_leaves_nothing_and_holds_nobody_up(stubs: Stubs, y
     assert sorted(packages(yard).brought) == ["needed"]
 
 
-async def test_a_kernel_that_ends_meanwhile_is_told(stubs: Stubs, index: PackageIndex) -> None:
+async def test_a_kernel_that_ends_meanwhile_is_told(stubs: Stubs, yard: Yard, index: PackageIndex) -> None:
     await start(stubs)
+    [sandbox] = yard.controller.supervisor.sandboxes()
     index.open.clear()
     index.reached.clear()
     waiting = asyncio.create_task(refused(install(stubs, "tiny", request="one")))
     assert await asyncio.to_thread(index.reached.wait, 60)
     await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="nb", request_id="end"))
+    await yard.controller.supervisor.release(sandbox.sandbox_id, EndReason.SHUTDOWN)
     index.open.set()
     assert (await waiting)[0] == "KERNEL_DIED"
 
