@@ -6,15 +6,24 @@ import base64
 import hashlib
 import http.server
 import io
+import ssl
 import tarfile
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tests.authority import Pair
 
-def wheel(name: str, version: str, files: dict[str, str], requires: Sequence[str] = ()) -> bytes:
-    """A wheel for every platform with these files."""
+
+def wheel(
+    name: str,
+    version: str,
+    files: dict[str, str],
+    requires: Sequence[str] = (),
+    record: Mapping[str, str] | None = None,
+) -> bytes:
+    """A wheel for every platform with these files. `record`: what its RECORD has, in place of the truth."""
     about = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {each}\n" for each in requires)
     content = {
@@ -22,10 +31,11 @@ def wheel(name: str, version: str, files: dict[str, str], requires: Sequence[str
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in content.items())
+    listed = content if record is None else record
+    lines = "".join(f"{path},sha256={_digest(text)},{len(text.encode())}\n" for path, text in listed.items())
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, text in {**content, f"{about}/RECORD": f"{record}{about}/RECORD,,\n"}.items():
+        for path, text in {**content, f"{about}/RECORD": f"{lines}{about}/RECORD,,\n"}.items():
             archive.writestr(path, text)
     return packed.getvalue()
 
@@ -49,7 +59,7 @@ def _digest(text: str) -> str:
 class PackageIndex:
     """Serves what is added to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Pair | None = None) -> None:
         self._files: dict[str, dict[str, bytes]] = {}
         self.asked: list[str] = []
         """The path of each request."""
@@ -60,8 +70,19 @@ class PackageIndex:
         self.open.set()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.index = self
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.cert, tls.key)
+            # Whoever is slow at the handshake holds up nobody else: it is done by the first read.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
 
     @property
     def url(self) -> str:

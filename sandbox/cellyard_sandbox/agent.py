@@ -11,14 +11,14 @@ from pathlib import Path
 
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import link_pb2, outputs_pb2
-from cellyard_sandbox import facts, files, transfers
+from cellyard_sandbox import facts, files
 from cellyard_sandbox.beneath import Home
+from cellyard_sandbox.beside import Beside
 from cellyard_sandbox.calls import Calls
 from cellyard_sandbox.carriers import Channels, OnMessage, OpenChannels
 from cellyard_sandbox.cgroups import ControlGroup
-from cellyard_sandbox.commands import Command
 from cellyard_sandbox.executions import Executions
-from cellyard_sandbox.flows import Flows, Waker, Work, refused
+from cellyard_sandbox.flows import Flows
 from cellyard_sandbox.forward import Forwarder
 from cellyard_sandbox.kernel_host import Answer, HostCall, KernelHost, Question, RunEnd, StartFailed
 from cellyard_sandbox.kernel_life import HostState, KernelLife
@@ -26,6 +26,7 @@ from cellyard_sandbox.limits import OutputLimits
 from cellyard_sandbox.link import Link, LinkLost
 from cellyard_sandbox.messages import Item
 from cellyard_sandbox.outbox import Outbox
+from cellyard_sandbox.packages import Packages
 from cellyard_sandbox.pressure import Pressure
 from cellyard_sandbox.processes import Processes, keep_to_oneself
 
@@ -55,8 +56,13 @@ class Agent:
         self._alone = alone
         self._home = home
         self._scratch = scratch
-        self._below_home = Home(files.open_folder(str(home)))
+        below_home = Home(files.open_folder(str(home)))
+        # A container's scratch runs nothing and is emptied; elsewhere the home is left to the user.
+        root = str(home if alone else scratch)
+        self._packages = Packages(Home(files.open_folder(root)), root)
+        self._start_folder = ""  # of Pythons that no image has told where packages come in
         self._processes = Processes(alone=alone)
+        self._beside = Beside(below_home, self._processes, self._packages, self._environment)
         self._life = KernelLife()
         self._claimed = False
         self._untouched = True
@@ -74,7 +80,7 @@ class Agent:
         # Only a container has limits of its own.
         self._pressure = Pressure(self._loop, ControlGroup(), self._disks(), self._warn) if alone else None
         self._calls = Calls(self._outbox, lambda: self._executions.running)
-        self._flows = Flows(self._begin_flow, lambda: self._link.beside_changed())
+        self._flows = Flows(self._beside.begin, lambda: self._link.beside_changed())
         self._link = Link(
             link_path,
             self._outbox,
@@ -102,6 +108,10 @@ class Agent:
     async def run(self) -> None:
         """Serves until a Goodbye, a SIGTERM, or until no controller came back; then kills everything."""
         keep_to_oneself()
+        self._packages.prepare()
+        if not self._alone:
+            self._start_folder = self._packages.start_folder()
+            self._env["PYTHONPATH"] = self._start_folder
         self._processes.attach(self._loop)
         self._loop.add_signal_handler(signal.SIGTERM, self._end, "SIGTERM")
         self._loop.add_signal_handler(signal.SIGINT, lambda: None)  # of a terminal: the runtime ends us
@@ -180,6 +190,8 @@ class Agent:
                 return
             self._env.update(self._forwarder.environment)
         self._env.update(order.env)
+        if self._start_folder and "PYTHONPATH" in order.env:
+            self._env["PYTHONPATH"] = os.pathsep.join((self._start_folder, order.env["PYTHONPATH"]))
         if self._host is not None and self._life.state is HostState.READY:
             self._host.set_environment(self._env)
 
@@ -208,21 +220,11 @@ class Agent:
         self._executions.acknowledged(number)
         self._outbox.acknowledge(number)
 
-    def _begin_flow(self, order: link_pb2.OpenFlow, waker: Waker) -> Work:
-        match order.WhichOneof("what"):
-            case "write":
-                return transfers.Writing(self._below_home, order.write)
-            case "read":
-                return transfers.Reading(self._below_home, order.read)
-            case "list":
-                return transfers.Listing(self._below_home, order.list)
-            case "remove":
-                return transfers.Removing(self._below_home, order.remove)
-            case "run":
-                user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
-                own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
-                return Command(self._processes, {**own, **self._env}, order.run, waker)
-        raise refused("this agent does not know how to do that")
+    def _environment(self) -> dict[str, str]:
+        """Of programs beside the kernel."""
+        user = os.environ.get("USER") or "sandbox"  # a container's uid has no entry in passwd
+        own = {**os.environ, "HOME": str(self._home), "USER": user, "LOGNAME": user}
+        return {**own, **self._env}
 
     def _ask(self, order: link_pb2.AskKernel) -> None:
         if self._host is None or self._life.state is not HostState.READY:

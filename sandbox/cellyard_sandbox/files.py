@@ -28,17 +28,22 @@ def empty(path: str) -> None:
     except OSError:
         return  # there is no such folder in this sandbox
     try:
-        numbers = itertools.count()
-        prefix = f".cellyard-{secrets.token_hex(8)}-"
-        left: set[str] = set()
-        while names := set(os.listdir(folder)) - left:
-            for name in names:
-                try:
-                    _remove(folder, name, lambda: f"{prefix}{next(numbers)}")
-                except OSError:
-                    left.add(name)  # a mount point, or somebody else's
+        empty_open(folder)
     finally:
         os.close(folder)
+
+
+def empty_open(folder: int) -> None:
+    """The same, for a folder that is open."""
+    numbers = itertools.count()
+    prefix = f".cellyard-{secrets.token_hex(8)}-"
+    left: set[str] = set()
+    while names := set(os.listdir(folder)) - left:
+        for name in names:
+            try:
+                _remove(folder, name, lambda: f"{prefix}{next(numbers)}")
+            except OSError:
+                left.add(name)  # a mount point, or somebody else's
 
 
 def _remove(folder: int, name: str, new_name: Callable[[], str]) -> None:

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     )
     from cellyard.files import FileInfo
     from cellyard.info import KernelInfo, NotebookInfo, PoolInfo, SandboxInfo, ServerInfo
+    from cellyard.packages import InstallResult, Package, UninstallResult
     from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
     from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
     from cellyard.tenants import DayOfUsage, IssuedToken, Kept, TenantInfo, TenantUsage, TokenInfo
@@ -109,6 +110,7 @@ __all__ = [
     "Finished",
     "HostCalled",
     "InputRequested",
+    "InstallResult",
     "InvalidRequest",
     "IssuedToken",
     "Kept",
@@ -125,6 +127,7 @@ __all__ = [
     "Output",
     "OutputCleared",
     "OutputEvent",
+    "Package",
     "PermissionDenied",
     "PoolInfo",
     "ProcessEnded",
@@ -145,6 +148,7 @@ __all__ = [
     "TenantUsage",
     "TokenInfo",
     "Unauthenticated",
+    "UninstallResult",
     "Usage",
     "Waiting",
     "Warned",
@@ -184,6 +188,7 @@ _HOMES = {
     ),
     "files": ("FileInfo",),
     "info": ("KernelInfo", "NotebookInfo", "PoolInfo", "SandboxInfo", "ServerInfo"),
+    "packages": ("InstallResult", "Package", "UninstallResult"),
     "tenants": ("DayOfUsage", "IssuedToken", "Kept", "TenantInfo", "TenantUsage", "TokenInfo"),
     "processes": ("ProcessEnded", "ProcessEvent", "ProcessOutput", "ProcessResult", "ProcessStarted"),
     "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),

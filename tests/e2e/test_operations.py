@@ -15,7 +15,7 @@ from tests.controller_process import Process
 pytestmark = pytest.mark.docker
 
 WITHIN = 90.0
-PROVEN = {"container_isolation", "network_isolation", "process_isolation", "reset", "timeout"}
+PROVEN = {"container_isolation", "deps_install", "network_isolation", "process_isolation", "reset", "timeout"}
 GRANTED = re.compile(
     r'^cellyard_capability_granted\{capability="(\w+)",network="(\w+)",runtime="docker",template="default"\} ([01])\.0',
     re.MULTILINE,

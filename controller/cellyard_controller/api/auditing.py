@@ -15,7 +15,7 @@ from cellyard_controller.errors import Refused
 from cellyard_controller.tenants.audit import Audit
 from cellyard_controller.tenants.tokens import Scope
 
-_LOOKING = frozenset(("Kernels.Complete", "Kernels.Inspect", "Kernels.History", "Files.List"))
+_LOOKING = frozenset(("Kernels.Complete", "Kernels.Inspect", "Kernels.History", "Kernels.ListInstalled", "Files.List"))
 _LOOKING_OPERATOR = frozenset(("Tenants.List", "Tenants.ListTokens"))
 _DENIED = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
 _IDS = ("notebook_id", "cell_id", "execution_id", "sandbox_id", "session_id", "request_id", "path", "size", "token_id")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from cellyard_controller.api import requests, responses
 from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.config import Config
+from cellyard_controller.environments.beside import read_names, read_requirements
+from cellyard_controller.environments.reading import Bounds
 from cellyard_controller.errors import InvalidRequest
+from cellyard_controller.notebooks.installing import Installing
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.link_messages import Question
@@ -109,6 +114,49 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         async with self._rooms.use(ref, create=False) as room:
             await room.driving.send_comm(request, said)
         return pb.SendCommResponse()
+
+    @stream
+    async def Install(  # noqa: N802
+        self, message: pb.InstallRequest, caller: Caller
+    ) -> AsyncIterator[pb.InstallEvent]:
+        """Packages for the running kernel, with progress."""
+        wanted = read_requirements(message.requirements, Bounds.of(self._config.environments))
+        request = requests.request(message, message.request_id, self._config)
+        told: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+        async with self._packages(message.notebook_id, caller) as installing:
+            report = lambda stage, said: told.put_nowait((stage, said))  # noqa: E731
+            work = asyncio.create_task(installing.install(request, wanted, report))
+            work.add_done_callback(lambda _: told.put_nowait(None))
+            try:
+                while (progress := await told.get()) is not None:
+                    yield pb.InstallEvent(progress=pb.Progress(stage=progress[0], message=progress[1]))
+            finally:
+                work.cancel()
+                await asyncio.wait({work})
+            yield pb.InstallEvent(installed=responses.installed(work.result()))
+
+    @unary
+    async def Uninstall(self, message: pb.UninstallRequest, caller: Caller) -> pb.UninstallResponse:  # noqa: N802
+        """Packages that were installed go."""
+        names = read_names(message.names, Bounds.of(self._config.environments))
+        request = requests.request(message, message.request_id, self._config)
+        async with self._packages(message.notebook_id, caller) as installing:
+            done = await installing.uninstall(request, names)
+        return pb.UninstallResponse(removed=responses.packages(done.removed), not_found=done.not_found)
+
+    @unary
+    async def ListInstalled(  # noqa: N802
+        self, message: pb.ListInstalledRequest, caller: Caller
+    ) -> pb.ListInstalledResponse:
+        """What was installed."""
+        async with self._packages(message.notebook_id, caller) as installing:
+            return pb.ListInstalledResponse(packages=responses.packages(await installing.listed()))
+
+    @asynccontextmanager
+    async def _packages(self, notebook_id: str, caller: Caller) -> AsyncIterator[Installing]:
+        ref = requests.notebook(notebook_id, caller, self._config)
+        async with self._rooms.use(ref, create=False) as room:
+            yield room.installing
 
     async def _place(
         self, message: pb.CompleteRequest | pb.InspectRequest, kind: str, caller: Caller, detail_level: int = 0

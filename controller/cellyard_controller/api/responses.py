@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from cellyard_controller.executions import imported
@@ -10,8 +11,10 @@ from cellyard_controller.executions.model import Event, Execution, Notice
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks import watchers as w
+from cellyard_controller.notebooks.installing import Installed
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.pages import Cell
+from cellyard_controller.sandboxes.flows import Package
 from cellyard_controller.sandboxes.link_messages import comm_message
 from cellyard_proto import outputs
 from cellyard_proto.v1 import calls_pb2, kernels_pb2, notebooks_pb2, outputs_pb2
@@ -31,6 +34,16 @@ def cell(joined: Cell) -> notebooks_pb2.Cell:
         execution_id=last.execution_id if last else "",
         version=document.version,
     )
+
+
+def installed(done: Installed) -> kernels_pb2.Installed:
+    """What came of an installation."""
+    return kernels_pb2.Installed(packages=packages(done.packages), already_present=done.already_present)
+
+
+def packages(listed: Iterable[Package]) -> list[kernels_pb2.InstalledPackage]:
+    """Packages in a kernel's sandbox."""
+    return [kernels_pb2.InstalledPackage(name=each.name, version=each.version) for each in listed]
 
 
 def execution(ref: NotebookRef, value: Execution) -> ex.Execution:

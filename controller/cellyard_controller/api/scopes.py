@@ -31,7 +31,20 @@ _RUN = {
     ),
     "Executions": ("Execute", "Enqueue", "Cancel", "Answer"),
     # Completion and inspection have the kernel evaluate things, and its history is what ran, whoever ran it.
-    "Kernels": ("Start", "Shutdown", "Interrupt", "Restart", "Extend", "Complete", "Inspect", "History", "SendComm"),
+    "Kernels": (
+        "Start",
+        "Shutdown",
+        "Interrupt",
+        "Restart",
+        "Extend",
+        "Complete",
+        "Inspect",
+        "History",
+        "SendComm",
+        "Install",
+        "Uninstall",
+        "ListInstalled",
+    ),
     "Files": ("Upload", "Download", "List", "Remove"),
     "Processes": ("Exec",),
 }

@@ -29,6 +29,8 @@ FETCH_UID = 64_997
 _MEMORY = 8192 * MIB
 """Address space; what is used of it is a fraction."""
 _LOOK_EVERY = 1.0
+_ENTRY = 4096
+"""Bytes that a file counts for besides its content."""
 _LOG_BYTES = 64 * 1024
 _LAUNCH = Path(__file__).with_name("launch.py")
 _SYSTEMS = tuple(f"{folder}/{name}" for folder in ("/usr/local/bin", "/usr/bin") for name in ("python3", "python"))
@@ -114,9 +116,13 @@ async def run(argv: Sequence[str], folder: Path, config: EnvironmentsConfig) -> 
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files below a folder; links are not followed, and one file with several names counts once."""
+    """Bytes of what lies below a folder, where nothing costs nothing: empty files and folders take room on a disk too.
+
+    Links are not followed, and one file with several names counts once.
+    """
     total, seen = 0, set()
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        total += _ENTRY * len(folders)
         for name in names:
             try:
                 about = os.lstat(os.path.join(parent, name))
@@ -124,7 +130,7 @@ def size_of(folder: Path) -> int:
                 continue  # gone meanwhile
             if (about.st_dev, about.st_ino) not in seen:
                 seen.add((about.st_dev, about.st_ino))
-                total += about.st_size
+                total += about.st_size + _ENTRY
     return total
 
 
@@ -157,8 +163,8 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
         text = file.read().decode(errors="replace")
     # Where the operator's index is, and how one gets in there, is nobody else's business.
     for secret in (config.index, config.proxy):
-        if secret:
-            text = text.replace(secret, "INDEX").replace(urlsplit(secret).netloc, "INDEX")
+        for part in _telling(secret):
+            text = text.replace(part, "INDEX")
     for name, url in config.conda.by_name.items():
         place = urlsplit(url).netloc
         host = place.rpartition("@")[2]
@@ -166,3 +172,12 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
         for part in filter(None, (place, host)):
             text = text.replace(part, name)
     return text
+
+
+def _telling(secret: str) -> list[str]:
+    """What of a URL tells where it leads, or how one gets in: also where programs leave some of it out."""
+    if not secret:
+        return []
+    url = urlsplit(secret)
+    place = url.netloc.rpartition("@")[2]
+    return [part for part in (secret, url.netloc, place, url.hostname, url.password) if part]

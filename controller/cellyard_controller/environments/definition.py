@@ -17,6 +17,16 @@ _RECIPE = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Present:
+    """A package that is there already, as its metadata tells. Checked, and spelled in one way."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """What is to be there, checked, each thing spelled in one way and in one order."""
 
@@ -28,6 +38,8 @@ class Definition:
     """Of uv's: a set of versions as PEP 440 has them; empty for any."""
     channels: tuple[str, ...] = ()
     """Of conda's: names of the operator's channels, in the order in which they count."""
+    present: tuple[Present, ...] = ()
+    """What it is for has these already: they are not part of it, and no other versions of them are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +94,7 @@ def for_interpreter(definition: Definition, interpreter: Interpreter) -> Definit
         bare, _, marker = text.partition(" ; ")
         if not marker or _holds(text, marker, interpreter):
             kept.add(bare)
-    return Definition(definition.tool, tuple(sorted(kept)))
+    return Definition(definition.tool, tuple(sorted(kept)), present=definition.present)
 
 
 def _holds(requirement: str, marker: str, interpreter: Interpreter) -> bool:
@@ -97,9 +109,12 @@ def _holds(requirement: str, marker: str, interpreter: Interpreter) -> bool:
 def name_of(definition: Definition, interpreter: Interpreter) -> str:
     """A name for the environment: the same for whatever comes to the same, on the same platform and interpreter."""
     markers = interpreter.markers
+    about = asdict(for_interpreter(definition, interpreter))
+    if not definition.present:
+        del about["present"]
     parts = {
         "recipe": _RECIPE,
-        **asdict(for_interpreter(definition, interpreter)),
+        **about,
         "platform": (markers["platform_machine"], *interpreter.libc),
     }
     if definition.tool == "uv":

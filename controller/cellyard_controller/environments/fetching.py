@@ -14,7 +14,7 @@ from uv import find_uv_bin
 
 from cellyard_controller.config import EnvironmentsConfig
 from cellyard_controller.environments import apart
-from cellyard_controller.environments.definition import Definition, Interpreter
+from cellyard_controller.environments.definition import Definition, Interpreter, Present
 from cellyard_controller.environments.shelf import CONDA_META
 from cellyard_controller.errors import EnvironmentFailed
 from cellyard_proto import amounts
@@ -62,7 +62,10 @@ async def fetched(
         site.mkdir()
         apart.give(site)
         if definition.requirements:
+            _pretend(definition.present, site, folder)
             await _install(definition, interpreter, config, folder, wheels)
+            for each in definition.present:
+                _discard(site / _about(each))
             if await asyncio.to_thread(apart.size_of, site) > config.size:
                 raise failure(f"its packages take more than {amounts.size(config.size)}", "", definition.requirements)
         for name in _LEFT_OUT:
@@ -80,6 +83,8 @@ async def _install(
     (folder / "requirements.in").write_text("".join(f"{each}\n" for each in definition.requirements))
     (folder / "requirements.in").chmod(0o644)
     command = [*uv("install", interpreter, config), "--only-binary", ":all:", "--target", "site"]
+    if definition.present:
+        command += ["--constraints", "present.txt"]
     if wheels:
         (folder / "wheels").mkdir(mode=0o755)
         for name, path in wheels.items():
@@ -93,6 +98,26 @@ async def _install(
         told = failure(cause, failed.log, definition.requirements)
         lacking = _NO_WHEEL.findall(failed.log)
         raise SourcesAlone(told, lacking) if lacking and not failed.cut else told from None
+
+
+def _pretend(present: Sequence[Present], site: Path, folder: Path) -> None:
+    """Has uv believe that these are installed, so that it fetches neither them nor other versions of them."""
+    for each in present:
+        about = site / _about(each)
+        about.mkdir()
+        told = f"Metadata-Version: 2.1\nName: {each.name}\nVersion: {each.version}\n"
+        told += "".join(f"Requires-Dist: {requirement}\n" for requirement in each.requires)
+        told += "".join(f"Provides-Extra: {extra}\n" for extra in each.extras)
+        for name, content in {"METADATA": told, "RECORD": "", "INSTALLER": "uv\n"}.items():
+            (about / name).write_text(content)
+            (about / name).chmod(0o644)
+        apart.give(about)
+    (folder / "present.txt").write_text("".join(f"{each.name}=={each.version}\n" for each in present))
+    (folder / "present.txt").chmod(0o644)
+
+
+def _about(package: Present) -> str:
+    return f"{package.name.replace('-', '_')}-{package.version}.dist-info"
 
 
 def uv(command: str, interpreter: Interpreter, config: EnvironmentsConfig) -> list[str]:

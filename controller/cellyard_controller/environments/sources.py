@@ -51,6 +51,8 @@ class Builder:
         Raises EnvironmentFailed.
         """
         asked = next((each for each in wanted if name_in(each) == package), package)
+        if not self._runtime.own_python:
+            raise failure("it has no wheel that fits, and sources are built in containers alone", "", [asked])
         try:
             return await self._wheel(asked, folder)
         except EnvironmentFailed as failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,8 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from packaging.markers import default_environment
 
 from cellyard_controller.environments.definition import Interpreter
 from cellyard_controller.environments.shelf import CONDA_META
@@ -42,6 +45,8 @@ class Workshop:
             key = (runtime.name, await runtime.makings(template))
         except RuntimeFailed as failed:
             raise CapabilityUnavailable(f"no kernel could be started: {failed}") from failed
+        if not runtime.own_python:
+            self._interpreters[key] = _mine()
         if key not in self._interpreters:
             async with self._work(runtime, template, {"do": "tell"}, None, _TELL_WITHIN) as said:
                 async for about, _ in said:
@@ -53,9 +58,11 @@ class Workshop:
     async def finish(self, runtime: Runtime, template: Template, site: Path, *, within: float, size: int) -> None:
         """Checks that a kernel starts with an environment, and adds bytecode to it.
 
-        One of conda's does so with its own interpreter. `within` seconds; `size`: bytes of bytecode at most. Raises
-        EnvironmentFailed.
+        One of conda's does so with its own interpreter. `within` seconds; `size`: bytes of bytecode at most. Where
+        sandboxes have no image, nothing is done: kernels add their bytecode themselves. Raises EnvironmentFailed.
         """
+        if not runtime.own_python:
+            return
         python = f"{ENVIRONMENT}/bin/python" if (site / CONDA_META).is_dir() else _IMAGES
         order = {"do": "finish", "environment": ENVIRONMENT}
         total, verdict = 0, "the check did not come to an end"
@@ -181,6 +188,14 @@ async def _stop(runtime: Runtime, instance_id: str) -> None:
         await runtime.stop(instance_id)
     except RuntimeFailed:
         pass  # the next start finds it among what is ours and unknown, and removes it
+
+
+def _mine() -> Interpreter:
+    """The controller's own Python."""
+    markers = {name: str(value) for name, value in default_environment().items()}
+    name, version = platform.libc_ver()
+    major, _, minor = version.partition(".")
+    return Interpreter(markers, (name, int(major or 0), int(minor or 0)))
 
 
 def _interpreter(about: dict[str, Any]) -> Interpreter:

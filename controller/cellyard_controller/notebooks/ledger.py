@@ -111,13 +111,13 @@ class Ledger:
         """What a request was answered before. Raises InvalidRequest where its id came with other content."""
         return await answered(self._store, self._ref.tenant, request)
 
-    async def commit_done(self, request: Request) -> None:
+    async def commit_done(self, request: Request, answer: str = "") -> None:
         """Writes what is kept, and that this request is carried out, which was not known to be repeated before.
 
         One of another notebook that took its id meanwhile does not undo what has happened: then nothing is noted.
         """
         change = Change()
-        self.remember(request, "", change)
+        self.remember(request, answer, change)
         try:
             await self.commit(change)
         except IntegrityError:

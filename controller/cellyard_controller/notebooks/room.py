@@ -26,6 +26,7 @@ from cellyard_controller.notebooks.editor import Editor
 from cellyard_controller.notebooks.environment import settled
 from cellyard_controller.notebooks.hearing import Hearing
 from cellyard_controller.notebooks.inbox import Inbox
+from cellyard_controller.notebooks.installing import Installing
 from cellyard_controller.notebooks.kernel import Kernel, settings_from_json
 from cellyard_controller.notebooks.ledger import Ledger
 from cellyard_controller.notebooks.opening import Stored
@@ -204,6 +205,10 @@ class Room:
         """The kernel, for everybody."""
         self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
         """Files and commands in its sandbox, for everybody."""
+        self.installing = Installing(
+            record.ref, visits=self.visits, environments=supervisor.environments, ledger=self._ledger, ask=inbox.ask
+        )
+        """Packages for its kernel, for everybody."""
 
     def _settle(self, config: EnvironmentsConfig, settings: KernelSettings) -> KernelSettings:
         try:

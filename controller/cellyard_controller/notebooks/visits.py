@@ -42,36 +42,42 @@ class Visits:
         What goes wrong in the block with the flow comes out as what clients are told. Raises NoKernel,
         InvalidRequest, QuotaExceeded, KernelDied, SandboxAway.
         """
+        async with self.inside("files") as sandbox, self.flow(sandbox, what) as flow:
+            yield flow
+
+    @asynccontextmanager
+    async def inside(self, has: str) -> AsyncIterator[Sandbox]:
+        """The sandbox, which is in use as long as the block runs. Raises NoKernel, which says that it has no `has`."""
         entered = False
 
         async def enter() -> Sandbox:
             nonlocal entered
-            sandbox = self._enter()
+            sandbox = self._kernel.sandbox
+            if sandbox is None or not self._kernel.running:
+                raise NoKernel(f"no kernel runs for notebook {self._ref.notebook_id!r}, and so it has no {has}")
+            self._kernel.visits += 1
+            self._kernel.last_used = steady()
             entered = True
             return sandbox
 
         try:
-            sandbox = await self._ask(enter)
-            try:
-                async with sandbox.link.flows.open(what) as flow:
-                    yield flow
-            except FlowFailed as failed:
-                raise _refusal(failed) from None
-            except FlowBroken:
-                raise await self._why_broken(sandbox) from None
+            yield await self._ask(enter)
         finally:
             if entered:
                 self._post(self._leave)
 
-    def _enter(self) -> Sandbox:
-        sandbox = self._kernel.sandbox
-        if sandbox is None or not self._kernel.running:
-            raise NoKernel(f"no kernel runs for notebook {self._ref.notebook_id!r}, and so it has no files")
+    @asynccontextmanager
+    async def flow(self, sandbox: Sandbox, what: What) -> AsyncIterator[Flow]:
+        """One thing that is done there. Raises as `begin`, apart from NoKernel."""
         if sandbox.link.flows.full:
             raise QuotaExceeded("too many transfers and commands at a time in this sandbox", retry_after_s=1.0)
-        self._kernel.visits += 1
-        self._kernel.last_used = steady()
-        return sandbox
+        try:
+            async with sandbox.link.flows.open(what) as flow:
+                yield flow
+        except FlowFailed as failed:
+            raise _refusal(failed) from None
+        except FlowBroken:
+            raise await self._why_broken(sandbox) from None
 
     async def _leave(self) -> None:
         self._kernel.visits -= 1

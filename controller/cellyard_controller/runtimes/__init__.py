@@ -120,6 +120,8 @@ class Runtime(Protocol):
     """Starts and ends sandboxes. Every call ends within its own bound, also where the engine hangs."""
 
     name: str
+    own_python: bool
+    """Sandboxes run a Python of their own, their image's, and not the controller's."""
 
     async def readiness(self, template: Template) -> Readiness:
         """Whether a sandbox could be started now."""

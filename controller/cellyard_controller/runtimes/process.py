@@ -41,7 +41,20 @@ _NOFILE = 4096
 _TAIL_BYTES = 4096
 _LISTEN_BOUND = 1.0
 _CANARY = "canary-"
+_PROBED = ("timeout", "process_isolation", "reset", "deps_install")
 _PROBE_BOUND = 20.0
+_PROBE_INSTALL = """
+import os, subprocess, sys
+from cellyard_sandbox import files, packages
+from cellyard_sandbox.beneath import Home
+brought = packages.Packages(Home(files.open_folder(os.getcwd())), os.getcwd())
+brought.prepare()
+env = {**os.environ, "PYTHONPATH": brought.start_folder()}
+with open(os.path.join(packages.FOLDER, "cellyard_probe.py"), "w") as module:
+    module.write("print('imported', flush=True)")
+subprocess.run([sys.executable, "-P", "-c", "import cellyard_probe"], env=env, check=True)
+"""
+"""Does what an agent does for packages that come in, and has another program import one."""
 _PROBE = """
 import json, os, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -86,6 +99,7 @@ class ProcessRuntime:
     """
 
     name = "process"
+    own_python = False
 
     def __init__(self, base: Path) -> None:
         """`base` is a folder of this runtime alone, below which sandboxes have theirs; what is there, goes.
@@ -185,8 +199,9 @@ class ProcessRuntime:
                 await self._end(child.instance.instance_id, 0.0)
         except (RuntimeFailed, TimeoutError, ValueError) as failure:
             why = f"not proven: the probe did not run ({str(failure) or 'no answer'})"
-            return {"timeout": (False, why), "process_isolation": (False, why), "reset": (False, why)}
+            return dict.fromkeys(_PROBED, (False, why))
         took = time.monotonic() - started
+        installs = await self._probe_install(template)
         left = [pid for pid in said["pids"] if keeper.living_parent(str(pid)) is not None]
         survived = f"processes outlived a probe that was ended: {left}"
         fresh = not said["home"] and not folder.exists()
@@ -203,7 +218,27 @@ class ProcessRuntime:
                 fresh,
                 "a home of its own, " + ("empty at first and removed" if fresh else "but not a new one"),
             ),
+            "deps_install": (
+                not installs,
+                installs or "a module that was put into a running sandbox could be imported by a program there",
+            ),
         }
+
+    async def _probe_install(self, template: Template) -> str:
+        """Why what is brought into a sandbox cannot be imported there; "" where it can."""
+        try:
+            spec = SandboxSpec(f"{_CANARY}{uuid.uuid4().hex[:12]}", "", template, Path(), os.getuid())
+            child = await self._spawn(spec, await self._new_folder(), [sys.executable, "-P", "-c", _PROBE_INSTALL])
+            try:
+                async with asyncio.timeout(_PROBE_BOUND):
+                    await child.process.wait()
+                    await asyncio.wait(child.tasks)
+                said = child.said.decode(errors="replace").strip()
+            finally:
+                await self._end(child.instance.instance_id, 0.0)
+        except (RuntimeFailed, TimeoutError) as failure:
+            return f"not proven: the probe did not run ({str(failure) or 'no answer'})"
+        return "" if said == "imported" else f"nothing that is put there can be imported: {said[-200:]}"
 
     async def _spawn(self, spec: SandboxSpec, folder: Path, command: Sequence[str]) -> _Child:
         limits = {"core": 0, "nofile": _NOFILE, "fsize": _file_size(spec.template)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -80,7 +80,58 @@ class RunCommand:
     max_output: int
 
 
-What = WriteFile | ReadFile | ListFolder | RemovePath | RunCommand
+@dataclass(frozen=True, slots=True)
+class SurveyPackages:
+    """What Python packages programs find there, a line of JSON each."""
+
+    timeout_s: float
+    max_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One package that was brought into a sandbox, or is to be."""
+
+    name: str
+    """As PEP 503 normalises it."""
+    version: str
+    request_id: str = ""
+    """By which it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BringPackages:
+    """So many files of packages, which are sent; together so many bytes."""
+
+    request_id: str
+    packages: tuple[Package, ...]
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListBrought:
+    """What was brought, as messages of packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBrought:
+    """Packages that were brought are removed."""
+
+    names: tuple[str, ...]
+
+
+What = (
+    WriteFile
+    | ReadFile
+    | ListFolder
+    | RemovePath
+    | RunCommand
+    | SurveyPackages
+    | BringPackages
+    | ListBrought
+    | RemoveBrought
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +346,32 @@ def entries(content: bytes) -> list[Entry]:
     ]
 
 
+def brought(content: bytes) -> list[Package]:
+    """The packages in one piece of what was brought. Raises FlowFailed for what is none."""
+    try:
+        found = pb.BroughtPackages.FromString(content)
+    except DecodeError as bad:
+        raise FlowFailed("failed", f"the sandbox's list cannot be read: {bad}") from None
+    return [Package(each.name[:256], each.version[:256], each.request_id[:256]) for each in found.packages]
+
+
+def file_header(path: str, size: int, *, executable: bool, owners: Iterable[int]) -> bytes:
+    """What precedes a file of packages."""
+    header = pb.BroughtFile(path=path, size=size, executable=executable, owners=owners).SerializeToString()
+    return len(header).to_bytes(4, "big") + header
+
+
 def _order(what: What) -> pb.OpenFlow:
+    if isinstance(what, SurveyPackages):
+        return pb.OpenFlow(survey=pb.SurveyPackages(timeout_s=what.timeout_s, max_output=what.max_output))
+    if isinstance(what, BringPackages):
+        packages = [pb.BroughtPackage(name=each.name, version=each.version) for each in what.packages]
+        order = pb.BringPackages(request_id=what.request_id, packages=packages, files=what.files, bytes=what.size)
+        return pb.OpenFlow(bring=order)
+    if isinstance(what, ListBrought):
+        return pb.OpenFlow(list_brought=pb.ListBrought())
+    if isinstance(what, RemoveBrought):
+        return pb.OpenFlow(remove_brought=pb.RemoveBrought(names=what.names))
     if isinstance(what, WriteFile):
         return pb.OpenFlow(write=pb.WriteFile(path=what.path, size=what.size))
     if isinstance(what, ReadFile):

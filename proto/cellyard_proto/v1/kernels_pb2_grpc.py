@@ -85,6 +85,21 @@ class KernelsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.FromString,
                 _registered_method=True)
+        self.Install = channel.unary_stream(
+                '/cellyard.v1.Kernels/Install',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.InstallRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.InstallEvent.FromString,
+                _registered_method=True)
+        self.Uninstall = channel.unary_unary(
+                '/cellyard.v1.Kernels/Uninstall',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.UninstallRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.UninstallResponse.FromString,
+                _registered_method=True)
+        self.ListInstalled = channel.unary_unary(
+                '/cellyard.v1.Kernels/ListInstalled',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledResponse.FromString,
+                _registered_method=True)
 
 
 class KernelsServicer:
@@ -162,6 +177,29 @@ class KernelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Install(self, request, context):
+        """Packages for the running kernel and the programs that its cells start: fetched outside, importable at once, there
+        as long as the sandbox. Streams progress, last what was installed. NO_KERNEL without a kernel; ENVIRONMENT_FAILED
+        for what cannot be had beside what is there; CAPABILITY_UNAVAILABLE for a kernel that takes none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Uninstall(self, request, context):
+        """Removes packages that Install brought, and not what those needed. What is imported already stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListInstalled(self, request, context):
+        """What Install brought, and Uninstall has not removed, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KernelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +252,21 @@ def add_KernelsServicer_to_server(servicer, server):
                     servicer.SendComm,
                     request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.SerializeToString,
+            ),
+            'Install': grpc.unary_stream_rpc_method_handler(
+                    servicer.Install,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.InstallRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.InstallEvent.SerializeToString,
+            ),
+            'Uninstall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Uninstall,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.UninstallRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.UninstallResponse.SerializeToString,
+            ),
+            'ListInstalled': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInstalled,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -487,6 +540,87 @@ class Kernels:
             '/cellyard.v1.Kernels/SendComm',
             cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.SerializeToString,
             cellyard__proto_dot_v1_dot_kernels__pb2.SendCommResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Install(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Install',
+            cellyard__proto_dot_v1_dot_kernels__pb2.InstallRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.InstallEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Uninstall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Uninstall',
+            cellyard__proto_dot_v1_dot_kernels__pb2.UninstallRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.UninstallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListInstalled(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/ListInstalled',
+            cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.ListInstalledResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,15 @@ class KernelsStub:
     """What ran in this kernel, oldest first."""
     SendComm: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]
     """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
+    Install: _grpc.UnaryStreamMultiCallable[_kernels_pb2.InstallRequest, _kernels_pb2.InstallEvent]
+    """Packages for the running kernel and the programs that its cells start: fetched outside, importable at once, there
+    as long as the sandbox. Streams progress, last what was installed. NO_KERNEL without a kernel; ENVIRONMENT_FAILED
+    for what cannot be had beside what is there; CAPABILITY_UNAVAILABLE for a kernel that takes none.
+    """
+    Uninstall: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.UninstallRequest, _kernels_pb2.UninstallResponse]
+    """Removes packages that Install brought, and not what those needed. What is imported already stays so."""
+    ListInstalled: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.ListInstalledRequest, _kernels_pb2.ListInstalledResponse]
+    """What Install brought, and Uninstall has not removed, by name."""
 
 @_typing.type_check_only
 class KernelsAsyncStub(KernelsStub):
@@ -83,6 +92,15 @@ class KernelsAsyncStub(KernelsStub):
     """What ran in this kernel, oldest first."""
     SendComm: _aio.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]  # type: ignore[assignment]
     """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
+    Install: _aio.UnaryStreamMultiCallable[_kernels_pb2.InstallRequest, _kernels_pb2.InstallEvent]  # type: ignore[assignment]
+    """Packages for the running kernel and the programs that its cells start: fetched outside, importable at once, there
+    as long as the sandbox. Streams progress, last what was installed. NO_KERNEL without a kernel; ENVIRONMENT_FAILED
+    for what cannot be had beside what is there; CAPABILITY_UNAVAILABLE for a kernel that takes none.
+    """
+    Uninstall: _aio.UnaryUnaryMultiCallable[_kernels_pb2.UninstallRequest, _kernels_pb2.UninstallResponse]  # type: ignore[assignment]
+    """Removes packages that Install brought, and not what those needed. What is imported already stays so."""
+    ListInstalled: _aio.UnaryUnaryMultiCallable[_kernels_pb2.ListInstalledRequest, _kernels_pb2.ListInstalledResponse]  # type: ignore[assignment]
+    """What Install brought, and Uninstall has not removed, by name."""
 
 class KernelsServicer(metaclass=_abc_1.ABCMeta):
     """The kernel of a notebook: at most one at a time, in a sandbox of its own."""
@@ -168,5 +186,32 @@ class KernelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kernels_pb2.SendCommResponse, _abc.Awaitable[_kernels_pb2.SendCommResponse]]:
         """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
+
+    @_abc_1.abstractmethod
+    def Install(
+        self,
+        request: _kernels_pb2.InstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_kernels_pb2.InstallEvent], _abc.AsyncIterator[_kernels_pb2.InstallEvent]]:
+        """Packages for the running kernel and the programs that its cells start: fetched outside, importable at once, there
+        as long as the sandbox. Streams progress, last what was installed. NO_KERNEL without a kernel; ENVIRONMENT_FAILED
+        for what cannot be had beside what is there; CAPABILITY_UNAVAILABLE for a kernel that takes none.
+        """
+
+    @_abc_1.abstractmethod
+    def Uninstall(
+        self,
+        request: _kernels_pb2.UninstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.UninstallResponse, _abc.Awaitable[_kernels_pb2.UninstallResponse]]:
+        """Removes packages that Install brought, and not what those needed. What is imported already stays so."""
+
+    @_abc_1.abstractmethod
+    def ListInstalled(
+        self,
+        request: _kernels_pb2.ListInstalledRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.ListInstalledResponse, _abc.Awaitable[_kernels_pb2.ListInstalledResponse]]:
+        """What Install brought, and Uninstall has not removed, by name."""
 
 def add_KernelsServicer_to_server(servicer: KernelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

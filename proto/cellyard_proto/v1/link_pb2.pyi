@@ -692,6 +692,10 @@ class OpenFlow(_message.Message):
     LIST_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    SURVEY_FIELD_NUMBER: _builtins.int
+    BRING_FIELD_NUMBER: _builtins.int
+    LIST_BROUGHT_FIELD_NUMBER: _builtins.int
+    REMOVE_BROUGHT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def write(self) -> Global___WriteFile: ...
     @_builtins.property
@@ -702,6 +706,14 @@ class OpenFlow(_message.Message):
     def remove(self) -> Global___RemovePath: ...
     @_builtins.property
     def run(self) -> Global___RunCommand: ...
+    @_builtins.property
+    def survey(self) -> Global___SurveyPackages: ...
+    @_builtins.property
+    def bring(self) -> Global___BringPackages: ...
+    @_builtins.property
+    def list_brought(self) -> Global___ListBrought: ...
+    @_builtins.property
+    def remove_brought(self) -> Global___RemoveBrought: ...
     def __init__(
         self,
         *,
@@ -710,12 +722,16 @@ class OpenFlow(_message.Message):
         list: Global___ListFolder | None = ...,
         remove: Global___RemovePath | None = ...,
         run: Global___RunCommand | None = ...,
+        survey: Global___SurveyPackages | None = ...,
+        bring: Global___BringPackages | None = ...,
+        list_brought: Global___ListBrought | None = ...,
+        remove_brought: Global___RemoveBrought | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "read", b"read", "remove", b"remove", "run", b"run", "what", b"what", "write", b"write"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bring", b"bring", "list", b"list", "list_brought", b"list_brought", "read", b"read", "remove", b"remove", "remove_brought", b"remove_brought", "run", b"run", "survey", b"survey", "what", b"what", "write", b"write"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "read", b"read", "remove", b"remove", "run", b"run", "what", b"what", "write", b"write"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bring", b"bring", "list", b"list", "list_brought", b"list_brought", "read", b"read", "remove", b"remove", "remove_brought", b"remove_brought", "run", b"run", "survey", b"survey", "what", b"what", "write", b"write"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["write", "read", "list", "remove", "run"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["write", "read", "list", "remove", "run", "survey", "bring", "list_brought", "remove_brought"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -842,6 +858,192 @@ class RunCommand(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunCommand: _TypeAlias = RunCommand  # noqa: Y015
+
+@_typing.final
+class SurveyPackages(_message.Message):
+    """What Python packages a program in the sandbox would find: content is a line of JSON for each, with `name`, `version`,
+    `requires` and `extras` as their metadata has them, in the order in which they are found. Ends like a command.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_FIELD_NUMBER: _builtins.int
+    timeout_s: _builtins.float
+    """Seconds after which it is given up."""
+    max_output: _builtins.int
+    """Bytes of content; what comes after is discarded."""
+    def __init__(
+        self,
+        *,
+        timeout_s: _builtins.float = ...,
+        max_output: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_output", b"max_output", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SurveyPackages: _TypeAlias = SurveyPackages  # noqa: Y015
+
+@_typing.final
+class BringPackages(_message.Message):
+    """Packages that were fetched outside, into the folder of this sandbox's own that every Python looks in last. Content is
+    so many files, each as four bytes of length (big endian), a BroughtFile and the file's bytes. They are put in their
+    places together once the last is there; a file that is there already stays as it is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PACKAGES_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """By which it is asked for; told again by ListBrought."""
+    files: _builtins.int
+    """Of content, how many, and bytes of them all."""
+    bytes: _builtins.int
+    @_builtins.property
+    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___BroughtPackage]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        packages: _abc.Iterable[Global___BroughtPackage] | None = ...,
+        files: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "files", b"files", "packages", b"packages", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BringPackages: _TypeAlias = BringPackages  # noqa: Y015
+
+@_typing.final
+class BroughtPackage(_message.Message):
+    """One package."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroughtPackage: _TypeAlias = BroughtPackage  # noqa: Y015
+
+@_typing.final
+class BroughtFile(_message.Message):
+    """One file of packages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    EXECUTABLE_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Relative, with "/" between names."""
+    size: _builtins.int
+    executable: _builtins.bool
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Whose it is, as places in BringPackages.packages."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size: _builtins.int = ...,
+        executable: _builtins.bool = ...,
+        owners: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executable", b"executable", "owners", b"owners", "path", b"path", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroughtFile: _TypeAlias = BroughtFile  # noqa: Y015
+
+@_typing.final
+class ListBrought(_message.Message):
+    """What was brought and not removed: content is a BroughtPackages each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBrought: _TypeAlias = ListBrought  # noqa: Y015
+
+@_typing.final
+class RemoveBrought(_message.Message):
+    """Removes what was brought of these names: content is a BroughtPackages each, of what is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveBrought: _TypeAlias = RemoveBrought  # noqa: Y015
+
+@_typing.final
+class BroughtPackages(_message.Message):
+    """Some packages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def packages(self) -> _containers.RepeatedCompositeFieldContainer[Global___BroughtPackage]: ...
+    def __init__(
+        self,
+        *,
+        packages: _abc.Iterable[Global___BroughtPackage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["packages", b"packages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BroughtPackages: _TypeAlias = BroughtPackages  # noqa: Y015
 
 @_typing.final
 class FlowOpened(_message.Message):

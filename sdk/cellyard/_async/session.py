@@ -9,6 +9,7 @@ from cellyard._async.editing import AsyncEditCalls
 from cellyard._async.executions import AsyncExecutionCalls
 from cellyard._async.files import AsyncFileCalls
 from cellyard._async.kernel import AsyncKernelCalls
+from cellyard._async.packages import AsyncPackageCalls
 from cellyard._async.watching import AsyncWatchCalls
 
 
@@ -19,6 +20,7 @@ class AsyncSession(
     AsyncDocumentCalls,
     AsyncFileCalls,
     AsyncCommandCalls,
+    AsyncPackageCalls,
     AsyncKernelCalls,
     AsyncWatchCalls,
 ):

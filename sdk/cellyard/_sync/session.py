@@ -10,6 +10,7 @@ from cellyard._sync.editing import EditCalls
 from cellyard._sync.executions import ExecutionCalls
 from cellyard._sync.files import FileCalls
 from cellyard._sync.kernel import KernelCalls
+from cellyard._sync.packages import PackageCalls
 from cellyard._sync.watching import WatchCalls
 
 
@@ -20,6 +21,7 @@ class Session(
     DocumentCalls,
     FileCalls,
     CommandCalls,
+    PackageCalls,
     KernelCalls,
     WatchCalls,
 ):

@@ -83,7 +83,14 @@ async def verdicts(bench: Bench, template: Template = SMALL) -> dict[str, Capabi
 async def test_a_sandbox_of_the_default_template_has_every_capability(bench: Bench) -> None:
     facts = await verdicts(bench, Template("default", ""))
     assert [fact.evidence for fact in facts.values() if not fact.granted] == []
-    assert set(facts) == {"timeout", "process_isolation", "container_isolation", "network_isolation", "reset"}
+    assert set(facts) == {
+        "timeout",
+        "process_isolation",
+        "container_isolation",
+        "network_isolation",
+        "reset",
+        "deps_install",
+    }
     assert await bench.runtime.instances(bench.controller_id) == []
     assert bench.exits.empty()
 

@@ -66,7 +66,8 @@ class Yard:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runtime = FakeRuntime(name="docker")
-        self.config: dict[str, Any] = {"runtime": ("docker",), "pool": {"size": 0}}
+        nowhere = {"index": "http://127.0.0.1:9/simple/"}  # no test asks anybody else's index
+        self.config: dict[str, Any] = {"runtime": ("docker",), "pool": {"size": 0}, "environments": nowhere}
         self._running: list[tuple[Controller, grpc.aio.Channel]] = []
 
     async def start(self, **config: Any) -> Stubs:

@@ -44,6 +44,8 @@ MUTATING: dict[str, Make] = {
     "Restart": lambda s, _: s.kernels.Restart(ker.RestartKernel(**AT)),
     "Extend": lambda s, _: s.kernels.Extend(ker.ExtendKernel(**AT, ttl_s=60)),
     "Shutdown": lambda s, _: s.kernels.Shutdown(ker.ShutdownKernel(**AT)),
+    "Install": lambda s, _: last(s.kernels.Install(ker.InstallRequest(**AT, requirements=["numpy"]))),
+    "Uninstall": lambda s, _: s.kernels.Uninstall(ker.UninstallRequest(**AT, names=["numpy"])),
     "SendComm": lambda s, _: s.kernels.SendComm(
         ker.SendCommRequest(**AT, comm=out.Comm(comm_id="k", message=out.CommMessage(data_json="{}")))
     ),

@@ -88,6 +88,9 @@ def valid_requests(cell: str, execution: str) -> dict[str, Sequence[Message]]:
             "Inspect": [ker.InspectRequest(**AT, code="print", cursor=2, detail_level=1)],
             "History": [ker.HistoryRequest(**AT, limit=3)],
             "SendComm": [ker.SendCommRequest(**AT, comm=comm)],
+            "Install": [ker.InstallRequest(**AT, requirements=["numpy"])],
+            "Uninstall": [ker.UninstallRequest(**AT, names=["numpy"])],
+            "ListInstalled": [ker.ListInstalledRequest(**AT)],
         },
         "Files": {
             "Upload": [

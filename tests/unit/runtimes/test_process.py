@@ -219,7 +219,12 @@ async def test_what_a_killed_controller_left_is_removed(
 
 async def test_capabilities_are_probed_and_isolation_is_not_claimed(runtime: ProcessRuntime, folder: Path) -> None:
     facts = {fact.name: fact for fact in await runtime.capabilities(TEMPLATE)}
-    assert {name for name, fact in facts.items() if fact.granted} == {"timeout", "process_isolation", "reset"}
+    assert {name for name, fact in facts.items() if fact.granted} == {
+        "timeout",
+        "process_isolation",
+        "reset",
+        "deps_install",
+    }
     assert "use the docker runtime" in facts["container_isolation"].evidence
     assert await runtime.instances("controller-1") == []
     assert list((folder / "sandboxes").iterdir()) == []

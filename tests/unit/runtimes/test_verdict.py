@@ -70,6 +70,7 @@ GOOD = ProbeFacts(
     swap_total=0,
     forks=(255, "EAGAIN"),
     memory_try="signal 9",
+    package="",
 )
 OWN = {"net": "net:[1]", "ipc": "ipc:[1]", "pid": "pid:[1]"}
 HOST = HostView(

@@ -19,6 +19,7 @@ import resource
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,10 @@ MASKED = (
 """What engines hide, or mount read-only, of what a kernel shows."""
 NS = "/proc/self/ns"
 NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
-FRESH = ("/home/sandbox", "/tmp", "/dev/shm")
+HOME = "/home/sandbox"
+PACKAGES = f"{HOME}/.cache/cellyard/packages"
+IMPORTED_WITHIN = 20.0
+FRESH = (HOME, "/tmp", "/dev/shm")
 PROGRAM_FOLDERS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
 
 
@@ -101,6 +105,7 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
         "swap_total": swap_total(),
         "forks": forks(wanted["forks"]) if shared_kernel else [0, "not tried"],
         "memory_try": memory_try(wanted["memory"]) if shared_kernel else "not tried",
+        "package": package(),  # last: it leaves things in the home
     }
 
 
@@ -207,6 +212,26 @@ def memory_try(size: int) -> str:
     if code < 0:
         return f"signal {-code}"
     return "allowed" if code == 0 else errno.errorcode.get(code, str(code))
+
+
+def package() -> str:
+    """Why a module that is brought in cannot be imported, or a library there not be loaded; "" where both can."""
+    try:
+        os.makedirs(PACKAGES, exist_ok=True)
+        with open(f"{PACKAGES}/cellyard_probe.py", "w") as module:
+            module.write("print('imported')")
+        with open(f"{PACKAGES}/cellyard_probe.py", "rb") as library:
+            mmap.mmap(library.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
+        command = [sys.executable, "-P", "-c", "import cellyard_probe"]
+        said = subprocess.run(
+            command, env={**os.environ, "HOME": HOME}, capture_output=True, timeout=IMPORTED_WITHIN, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as failed:
+        return str(failed)[:200]
+    if said.stdout.strip() == b"imported":
+        return ""
+    lines = said.stderr.decode(errors="replace").strip().splitlines() or ["nothing was imported"]
+    return lines[-1][:200]
 
 
 def write_into(folder: str) -> None:

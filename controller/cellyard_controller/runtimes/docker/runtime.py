@@ -54,6 +54,7 @@ class DockerRuntime:
     """Sandboxes on the engine that DOCKER_HOST names, or the usual one, for one controller's data folder."""
 
     name = "docker"
+    own_python = True
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class DockerRuntime:
         key = (template, profile, json.dumps(ready.details, sort_keys=True))
         async with self._probing[template]:
             known = self._proven.get(key)
-            if known is None or not _believed(known):
+            if known is None or not _believed(known, template):
                 known = self._proven[key] = await self._probe(template)
             return list(known)
 
@@ -328,6 +329,6 @@ def _fresh(at: float) -> bool:
     return time.monotonic() - at < READY_AGE
 
 
-def _believed(facts: Sequence[CapabilityFact]) -> bool:
+def _believed(facts: Sequence[CapabilityFact], template: Template) -> bool:
     # What was proven stays so for this image and engine; what was not may have been mended meanwhile.
-    return all(fact.granted for fact in facts) or 0 <= time.time() - facts[0].probed_at < FAILURE_AGE
+    return verdict.lasting(facts, template) or 0 <= time.time() - facts[0].probed_at < FAILURE_AGE

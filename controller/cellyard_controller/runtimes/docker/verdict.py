@@ -20,8 +20,10 @@ PROCESS_ISOLATION = "process_isolation"
 CONTAINER_ISOLATION = "container_isolation"
 NETWORK_ISOLATION = "network_isolation"
 RESET = "reset"
-CAPABILITIES = (TIMEOUT, PROCESS_ISOLATION, CONTAINER_ISOLATION, NETWORK_ISOLATION, RESET)
+DEPS_INSTALL = "deps_install"
+CAPABILITIES = (TIMEOUT, PROCESS_ISOLATION, CONTAINER_ISOLATION, NETWORK_ISOLATION, RESET, DEPS_INSTALL)
 
+_PYTHON = "python"
 RIGHTS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 NO_CAPABILITIES = "0000000000000000"
 SECCOMP_FILTER = "2"
@@ -77,6 +79,7 @@ class ProbeFacts(BaseModel):
     swap_total: int
     forks: tuple[int, str]
     memory_try: str
+    package: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,19 @@ def judge(seen: Sighting, template: Template, now: float) -> list[CapabilityFact
             "a new sandbox starts with empty folders, and nothing else can be written",
             now,
         ),
+        _fact(
+            DEPS_INSTALL,
+            list(_installs(seen, template)),
+            "a module that was put into a running sandbox could be imported there",
+            now,
+        ),
     ]
+
+
+def lasting(facts: Sequence[CapabilityFact], template: Template) -> bool:
+    """Whether these stay so: what was not proven may have been mended meanwhile, but for what can never be."""
+    never = {DEPS_INSTALL} if template.kernel_type != _PYTHON else set()
+    return all(fact.granted or fact.name in never for fact in facts)
 
 
 def link_sockets(template: Template) -> set[str]:
@@ -333,6 +348,13 @@ def _network(seen: Sighting, template: Template) -> Iterator[str]:
     for address, port, answer in inside.connects:
         if answer not in unreachable:
             yield f"{address} port {port} is within reach ({answer or 'connected'})"
+
+
+def _installs(seen: Sighting, template: Template) -> Iterator[str]:
+    if template.kernel_type != _PYTHON:
+        yield f"a {template.kernel_type} kernel takes no Python packages"
+    elif seen.inside.package:
+        yield f"what is put into a running sandbox cannot be imported there: {seen.inside.package}"
 
 
 def _fresh(seen: Sighting) -> Iterator[str]:

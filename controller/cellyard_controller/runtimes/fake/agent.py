@@ -12,7 +12,7 @@ from cellyard_controller.runtimes import SandboxSpec
 from cellyard_controller.runtimes.fake.calls import Calls, reply
 from cellyard_controller.runtimes.fake.clock import Clock
 from cellyard_controller.runtimes.fake.events import Events
-from cellyard_controller.runtimes.fake.flows import Flows
+from cellyard_controller.runtimes.fake.flows import Flows, Packages
 from cellyard_controller.runtimes.fake.kernel import Gates, Kernel, KernelGone
 from cellyard_proto import framing
 from cellyard_proto.v1 import link_pb2 as link
@@ -63,7 +63,8 @@ class FakeAgent:
         self.next_kernel_fails = ""
         self.untouched = True
         self.files: dict[str, bytes] = {}
-        self._flows = Flows(self.files, lambda frame: self._send(link.FromAgent(flow=frame)))
+        self.packages = Packages()
+        self._flows = Flows(self.files, self.packages, lambda frame: self._send(link.FromAgent(flow=frame)))
         self.comms: list[outputs.Comm] = []
         self.kernel_env: dict[str, str] = {}
 

@@ -1,13 +1,26 @@
-"""Flows of a fake agent: files in a dictionary, and commands that there are none of."""
+"""Flows of a fake agent: files and packages in dictionaries, and commands that there are none of."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cellyard_proto.flows import WINDOW, cost, room, split_path
 from cellyard_proto.v1 import files_pb2
 from cellyard_proto.v1 import link_pb2 as link
+
+
+@dataclass(slots=True)
+class Packages:
+    """What Python packages a fake sandbox has."""
+
+    present: dict[str, str] = field(default_factory=lambda: {"numpy": "1.26.4"})
+    """Versions by name: what its image has."""
+    brought: dict[str, link.BroughtPackage] = field(default_factory=dict)
+    """By name."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By path: what came with them."""
 
 
 @dataclass(slots=True)
@@ -18,13 +31,15 @@ class _Flow:
     """Of a write: what has come; of anything else: what is to be sent."""
     credit: int = WINDOW
     writes: bool = False
+    bring: link.BringPackages | None = None
+    """Whose files are written."""
 
 
 class Flows:
     """What is open on one connection."""
 
-    def __init__(self, files: dict[str, bytes], send: Callable[[link.FlowFrame], None]) -> None:
-        self._files, self._send = files, send
+    def __init__(self, files: dict[str, bytes], packages: Packages, send: Callable[[link.FlowFrame], None]) -> None:
+        self._files, self._packages, self._send = files, packages, send
         self._flows: dict[int, _Flow] = {}
 
     def drop(self) -> None:
@@ -61,10 +76,23 @@ class Flows:
         what = order.WhichOneof("what")
         if what == "run" or what is None:
             raise ValueError("a fake sandbox has no programs")
-        path = "/".join(split_path(getattr(order, what).path))
+        path = "/".join(split_path(getattr(getattr(order, what), "path", "")))
         flow = _Flow(path)
         opened = link.FlowOpened()
-        if what == "write":
+        if what == "bring":
+            flow.writes, flow.bring = True, order.bring
+        elif what == "survey":
+            versions = self._packages.present | {name: each.version for name, each in self._packages.brought.items()}
+            for name, version in versions.items():
+                told = {"name": name, "version": version, "requires": [], "extras": []}
+                flow.content += f"{json.dumps(told)}\n".encode()
+        elif what in ("list_brought", "remove_brought"):
+            brought, removes = self._packages.brought, what == "remove_brought"
+            names = sorted(name for name in brought if not removes or name in order.remove_brought.names)
+            flow.content += link.BroughtPackages(packages=[brought[name] for name in names]).SerializeToString()
+            for name in names if removes else ():
+                del brought[name]
+        elif what == "write":
             flow.writes, flow.left_in = True, order.write.size
         elif what == "read":
             flow.content += self._files[path]
@@ -83,7 +111,15 @@ class Flows:
         self._send(link.FlowFrame(flow=number, opened=opened))
 
     def _go_on(self, number: int, flow: _Flow) -> None:
-        if flow.writes:
+        if flow.bring is not None:
+            files = _files(bytes(flow.content))
+            if len(files) < flow.bring.files:
+                return
+            self._packages.files = files | self._packages.files
+            for each in flow.bring.packages:
+                each.request_id = flow.bring.request_id
+                self._packages.brought[each.name] = each
+        elif flow.writes:
             if flow.left_in > 0:
                 return
             self._files[flow.path] = bytes(flow.content)
@@ -97,3 +133,18 @@ class Flows:
                 return
         del self._flows[number]
         self._send(link.FlowFrame(flow=number, ended=link.FlowEnded()))
+
+
+def _files(content: bytes) -> dict[str, bytes]:
+    """The files of packages that have come whole."""
+    found = {}
+    while len(content) >= 4:
+        size = int.from_bytes(content[:4], "big")
+        if len(content) < 4 + size:
+            break
+        header = link.BroughtFile.FromString(content[4 : 4 + size])
+        if len(content) < 4 + size + header.size:
+            break
+        found[header.path] = content[4 + size : 4 + size + header.size]
+        content = content[4 + size + header.size :]
+    return found

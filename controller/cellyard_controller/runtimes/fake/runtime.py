@@ -20,13 +20,14 @@ from cellyard_controller.runtimes import (
 from cellyard_controller.runtimes.fake import programs
 from cellyard_controller.runtimes.fake.agent import FakeAgent
 from cellyard_controller.runtimes.fake.clock import Clock, LoopClock
+from cellyard_controller.runtimes.fake.flows import Packages
 from cellyard_controller.runtimes.fake.kernel import Gates
 from cellyard_proto.v1 import link_pb2 as link
 from cellyard_proto.v1 import outputs_pb2 as outputs
 
 ENGINE_BOUND = 5.0
 """Seconds until a call to an engine that hangs is given up."""
-CAPABILITIES = ("timeout", "process_isolation", "container_isolation", "network_isolation", "reset")
+CAPABILITIES = ("timeout", "process_isolation", "container_isolation", "network_isolation", "reset", "deps_install")
 KILLED = 137
 
 
@@ -50,6 +51,7 @@ class FakeRuntime:
     ) -> None:
         """`granted` are the capabilities that it claims to have proven."""
         self.name = name
+        self.own_python = True
         self.clock = clock or LoopClock()
         self.granted = granted
         self.not_ready_reason = ""
@@ -225,6 +227,10 @@ class FakeRuntime:
     def files(self, instance_id: str) -> dict[str, bytes]:
         """What was put into the sandbox's home."""
         return self._sandboxes[instance_id].agent.files
+
+    def packages(self, instance_id: str) -> Packages:
+        """What Python packages it has."""
+        return self._sandboxes[instance_id].agent.packages
 
     def kernel_env(self, instance_id: str) -> dict[str, str]:
         """The variables that the kernel was started with."""
