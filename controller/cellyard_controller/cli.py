@@ -108,6 +108,7 @@ def serve(
 @commands.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Asks the machine: engine, image, capabilities as probed. Exit code 0 where all is well, else 3."""
+    from cellyard_controller import templates
     from cellyard_controller.app import configured_runtimes
     from cellyard_controller.notebooks import set_aside
 
@@ -125,7 +126,8 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
             for name, each in settings.templates.items():
                 # The template is named where there is more than the one that everybody has.
                 prefix = "" if name == "default" else f"{name}: "
-                template = each.template(name)
+                template = templates.find({name: each}, name)
+                assert template is not None
                 readiness = await runtime.readiness(template)
                 says = readiness.reason or "ready"
                 checks.append({"check": f"{prefix}docker runtime", "ok": readiness.ready, "says": says})

@@ -19,6 +19,7 @@ from docker import APIClient
 from docker.errors import APIError
 
 from cellyard_controller.runtimes import (
+    USUAL_PYTHON,
     CapabilityFact,
     Instance,
     Readiness,
@@ -66,7 +67,8 @@ class DockerRuntime:
     ) -> None:
         """`scratch` is a private folder for canaries on a file system that the engine sees; made when needed.
 
-        `default_image` names the image of templates that name none, by the type of their kernel. An engine that
+        `default_image` names the image of templates that name none, by the type of their kernel, with the version of
+        an unusual Python behind it ("python", "deno", "python3.13"). An engine that
         cannot be used is no error here: `readiness` says so, and every call fails.
         """
         self._controller_id = controller_id
@@ -309,6 +311,8 @@ class DockerRuntime:
         if template.image:
             return template.image
         kernel_type = template.kernel_type
+        if template.python not in ("", USUAL_PYTHON):
+            kernel_type += template.python
         if kernel_type not in self._default_images:
             self._default_images[kernel_type] = self._default_image(kernel_type)
         return self._default_images[kernel_type]

@@ -11,12 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cellyard_controller.runtimes import RuntimeFailed
+from cellyard_controller.runtimes import USUAL_PYTHON, RuntimeFailed
+from cellyard_controller.runtimes.docker import bases
 
-PYTHON = "3.11"
-"""What the images' interpreter is; their locks are made for it."""
-_GLIBC = 36
-"""glibc 2.36: that of the images' base."""
+_NEWEST_KNOWN = 40
+"""The newest glibc that uv has a name for; whatever is newer runs wheels for it too."""
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
 
@@ -26,11 +25,19 @@ def cache_folder() -> Path:
     return Path(cache) / "cellyard"
 
 
-def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *, family: str = "python") -> Path:
+def fetch(
+    locks: Iterable[Path],
+    machine: str,
+    report: Callable[[str], None],
+    *,
+    family: str = "python",
+    python: str = USUAL_PYTHON,
+    index: str = "",
+) -> Path:
     """The folder with every wheel that the locks name, for the engine's machine (`amd64`, `arm64`).
 
     Fetches nothing where a folder for these very locks is there. One folder of each family is kept, the last.
-    Raises RuntimeFailed.
+    `python` is the image's, as 3.11; `index` a URL in place of the index that pip knows. Raises RuntimeFailed.
     """
     if machine not in _MACHINES:
         raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
@@ -43,7 +50,7 @@ def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *,
     report(f"fetching the packages of the {family} image (tens of MiB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         for lock in locks:
-            _download(lock, _MACHINES[machine], Path(part))
+            _download(lock, _MACHINES[machine], Path(part), python, index)
         for old in folder.parent.iterdir():
             if not old.name.startswith(".part-"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -52,13 +59,22 @@ def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *,
     return folder
 
 
-def _download(lock: Path, machine: str, target: Path) -> None:
+def platform(machine: str, python: str) -> str:
+    """The platform of an image with this Python by the name that uv has for it. Raises RuntimeFailed."""
+    if machine not in _MACHINES:
+        raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
+    return f"{_MACHINES[machine]}-manylinux_2_{min(bases.RELEASES[python].glibc, _NEWEST_KNOWN)}"
+
+
+def _download(lock: Path, machine: str, target: Path, python: str, index: str) -> None:
     # pip takes a platform literally: an older glibc's tag has to be named too.
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC, 4, -1)]
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(bases.RELEASES[python].glibc, 4, -1)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}", f"manylinux1_{machine}")]
     command += ["--dest", str(target), "-r", str(lock)]
+    if index:
+        command += ["--index-url", index]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     except subprocess.TimeoutExpired:
