@@ -72,7 +72,7 @@ async def make_bench(image: str, tmp_path: Path) -> AsyncIterator[Callable[..., 
 
     def make(**options: Any) -> Bench:
         controller_id = f"test-{uuid.uuid4().hex}"
-        runtime = DockerRuntime(controller_id, tmp_path / "scratch", lambda: image, **options)
+        runtime = DockerRuntime(controller_id, tmp_path / "scratch", lambda _: image, **options)
         bench = Bench(runtime, controller_id, tmp_path, asyncio.Queue())
         made.append((bench, asyncio.create_task(runtime.watch(bench.exits.put_nowait))))
         return bench

@@ -15,15 +15,18 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound
+from docker.models.images import Image
 
 from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON, RuntimeFailed
 from cellyard_controller.runtimes.docker import bases, building, wheels
 from cellyard_controller.runtimes.docker.building import ImageBuildFailed, Report, timed
 from cellyard_controller.runtimes.docker.engine import engine_address, unreachable
+from cellyard_controller.runtimes.docker.survey import AGENT_LABEL
 
 BASE = "cellyard-base"
 ENVIRONMENT = "cellyard-environment"
@@ -35,8 +38,8 @@ FAMILIES = (*KERNEL_TYPES, *(f"python{version}" for version in PYTHONS if versio
 """All kinds of images: those, and the Python image with other interpreters, built when they are asked for."""
 KEPT = 5
 """So many images of ours stay, the newest: going back to the last change needs no build."""
-AGENT_LABEL = "cellyard.agent"
-"""The label by which an image tells which agent is in it; what is built on it inherits that."""
+CUSTOM_LABEL = "cellyard.custom"
+"""The label by which an operator's image tells what it is called."""
 _AGENT_PACKAGES = ("cellyard_proto", "cellyard_sandbox")
 
 
@@ -49,7 +52,9 @@ class BuiltImage:
     created: str
     """As the engine says it: RFC 3339, UTC."""
     expected: bool
-    """Whether this release starts its sandboxes from it."""
+    """Whether this release starts its sandboxes from it, or, of an operator's own, whether its agent is this one's."""
+    custom: str = ""
+    """What an operator calls it; "" for an image of this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +108,10 @@ def build(report: Report, *, client: DockerClient, install_tools: bool = False, 
     Raises RuntimeFailed.
     """
     references = _references(kernel_type)
-    if _present(client, references.image):
+    if present(client, references.image):
         return references.image
     with building.alone(report):
-        if _present(client, references.image):
+        if present(client, references.image):
             return references.image
         try:
             _build_missing(references, client, report, kernel_type, install_tools=install_tools)
@@ -126,27 +131,51 @@ def list_images(client: DockerClient, kernel_types: Sequence[str] = FAMILIES) ->
     images: list[BuiltImage] = []
     for kernel_type in kernel_types:
         expected, repository = expected_image(kernel_type), _repository(kernel_type)
-        try:
-            found = client.images.list(name=repository)
-        except (DockerException, requests.RequestException) as error:
-            raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
         images += [
-            BuiltImage(tag, image.attrs["Size"], image.attrs["Created"], expected=tag == expected)
-            for image in found
-            for tag in image.tags
+            _built(found, tag, expected=tag == expected)
+            for found in _listed(client, name=repository)
+            for tag in found.tags
             if tag.startswith(f"{repository}:") and not tag.endswith(":latest")
         ]
     return sorted(images, key=lambda image: image.created, reverse=True)
 
 
-def environment(report: Report, *, client: DockerClient, install_tools: bool = False, kernel_type: str) -> str:
+def list_custom(client: DockerClient, name: str = "") -> list[BuiltImage]:
+    """Operators' images, or those of one name, newest first: every name that each has. Raises RuntimeFailed."""
+    agent = agent_version()
+    images = [
+        _built(found, tag, expected=found.labels.get(AGENT_LABEL) == agent)
+        for found in _listed(client, filters={"label": f"{CUSTOM_LABEL}={name}" if name else CUSTOM_LABEL})
+        for tag in found.tags
+    ]
+    return sorted(images, key=lambda image: image.created, reverse=True)
+
+
+def _listed(client: DockerClient, **which: Any) -> list[Image]:
+    try:
+        return list(client.images.list(**which))
+    except (DockerException, requests.RequestException) as error:
+        raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
+
+
+def _built(found: Image, tag: str, *, expected: bool) -> BuiltImage:
+    custom = found.labels.get(CUSTOM_LABEL, "")
+    return BuiltImage(tag, found.attrs["Size"], found.attrs["Created"], expected, custom)
+
+
+def environment(report: Report, *, client: DockerClient, kernel_type: str) -> str:
     """Builds what is missing of such an image's environment, which has no agent. Raises RuntimeFailed.
 
     Call it while nobody else builds (building.alone).
     """
     references = _references(kernel_type)
-    _build_environment(references, client, report, kernel_type, install_tools=install_tools)
+    _build_environment(references, client, report, kernel_type, install_tools=False)
     return references.environment
+
+
+def lock(kernel_type: str) -> str:
+    """What such an image's environment holds."""
+    return images_folder().joinpath(kernel_type, "requirements.lock").read_text()
 
 
 def add_agent(client: DockerClient, reference: str, environment: str, **labels: str) -> str:
@@ -192,17 +221,17 @@ def _build_missing(
 def _build_environment(
     references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
 ) -> None:
-    if _present(client, references.environment):
+    if present(client, references.environment):
         return
-    if not _present(client, references.base):
+    if not present(client, references.base):
         with timed(report, "base"):
             release = _release(kernel_type)
             bases.make(references.base, client, report, install_tools=install_tools, release=release)
     with timed(report, "packages"):
         folder = images_folder()
         locks = [folder / "python" / "pip.lock", folder / kernel_type / "requirements.lock"]
-        python = _python(kernel_type)
-        found = wheels.fetch(locks, client.version()["Arch"], report, family=kernel_type, python=python)
+        python, glibc = _python(kernel_type), _release(kernel_type).glibc
+        found = wheels.fetch(locks, client.version()["Arch"], report, family=kernel_type, python=python, glibc=glibc)
     with timed(report, "environment"):
         report("installing the packages and compiling their bytecode (about half a minute)")
         context = building.context_of([*((each, "") for each in _folders(kernel_type)), (found, "wheels")])
@@ -244,7 +273,8 @@ def _agent_parts() -> Iterable[bytes]:
     return [content for folder in folders for content in building.contents(folder)]
 
 
-def _present(client: DockerClient, reference: str) -> bool:
+def present(client: DockerClient, reference: str) -> bool:
+    """Whether the engine has an image of this name. Raises RuntimeFailed."""
     try:
         client.images.get(reference)
     except ImageNotFound:

@@ -28,7 +28,7 @@ from cellyard_controller.runtimes import (
     Template,
     ToldFacts,
 )
-from cellyard_controller.runtimes.docker import canary, containers, host, seccomp, survey, verdict
+from cellyard_controller.runtimes.docker import canary, containers, host, images, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     container_name,
     container_settings,
@@ -90,14 +90,14 @@ class DockerRuntime:
         # One for each template: an OCI runtime that hangs holds up nobody else's canary.
         self._probing: defaultdict[Template, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
-        self._seccomp = ""
+        self._seccomp = self._agent_version = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
         self._exits = Exits()
 
     async def readiness(self, template: Template) -> Readiness:
         """Whether a sandbox could be started now: at most a second old, and known within 5 s."""
         try:
-            return survey.readiness(await self._look(self._image(template)), template)
+            return survey.readiness(await self._look(self._image(template)), template, self._agent())
         except RuntimeFailed as failure:
             return Readiness(ready=False, reason=str(failure))
 
@@ -120,7 +120,7 @@ class DockerRuntime:
 
     async def makings(self, template: Template) -> str:
         """The image's id, and what else the engine would make a container of. Raises RuntimeFailed."""
-        found = survey.readiness(await self._look(self._image(template)), template)
+        found = survey.readiness(await self._look(self._image(template)), template, self._agent())
         return json.dumps(found.details, sort_keys=True)
 
     async def start(self, spec: SandboxSpec) -> str:
@@ -316,6 +316,11 @@ class DockerRuntime:
         if kernel_type not in self._default_images:
             self._default_images[kernel_type] = self._default_image(kernel_type)
         return self._default_images[kernel_type]
+
+    def _agent(self) -> str:
+        if not self._agent_version:
+            self._agent_version = images.agent_version()
+        return self._agent_version
 
 
 @contextmanager

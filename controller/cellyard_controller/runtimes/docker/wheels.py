@@ -14,8 +14,6 @@ from pathlib import Path
 from cellyard_controller.runtimes import USUAL_PYTHON, RuntimeFailed
 from cellyard_controller.runtimes.docker import bases
 
-_NEWEST_KNOWN = 40
-"""The newest glibc that uv has a name for; whatever is newer runs wheels for it too."""
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
 
@@ -32,12 +30,14 @@ def fetch(
     *,
     family: str = "python",
     python: str = USUAL_PYTHON,
+    glibc: int = bases.RELEASES[USUAL_PYTHON].glibc,
     index: str = "",
 ) -> Path:
     """The folder with every wheel that the locks name, for the engine's machine (`amd64`, `arm64`).
 
     Fetches nothing where a folder for these very locks is there. One folder of each family is kept, the last.
-    `python` is the image's, as 3.11; `index` a URL in place of the index that pip knows. Raises RuntimeFailed.
+    `python` is the image's, as 3.11, `glibc` the minor version of its C library; `index` a URL in place of the index
+    that pip knows. Raises RuntimeFailed.
     """
     if machine not in _MACHINES:
         raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
@@ -47,10 +47,10 @@ def fetch(
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    report(f"fetching the packages of the {family} image (tens of MiB)")
+    report(f"fetching the packages of the {family} image (may be tens of MiB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         for lock in locks:
-            _download(lock, _MACHINES[machine], Path(part), python, index)
+            _download(lock, _MACHINES[machine], Path(part), python, glibc, index)
         for old in folder.parent.iterdir():
             if not old.name.startswith(".part-"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -59,16 +59,9 @@ def fetch(
     return folder
 
 
-def platform(machine: str, python: str) -> str:
-    """The platform of an image with this Python by the name that uv has for it. Raises RuntimeFailed."""
-    if machine not in _MACHINES:
-        raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
-    return f"{_MACHINES[machine]}-manylinux_2_{min(bases.RELEASES[python].glibc, _NEWEST_KNOWN)}"
-
-
-def _download(lock: Path, machine: str, target: Path, python: str, index: str) -> None:
+def _download(lock: Path, machine: str, target: Path, python: str, glibc: int, index: str) -> None:
     # pip takes a platform literally: an older glibc's tag has to be named too.
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(bases.RELEASES[python].glibc, 4, -1)]
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc, 4, -1)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}", f"manylinux1_{machine}")]
