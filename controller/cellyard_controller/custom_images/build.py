@@ -188,7 +188,7 @@ def _add_requirements(
 ) -> str:
     machine = client.version()["Arch"]
     installer = wheels.fetch([images.images_folder() / "python" / "pip.lock"], machine, report, family="pip")
-    fetch = partial(wheels.fetch, machine=machine, report=report, family=f"custom-{order.name}", python=target.python)
+    fetch = partial(wheels.fetch, machine=machine, report=report, family="custom", python=target.python)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "requirements.lock")
         file.write_text(lock)

@@ -138,6 +138,10 @@ class DockerRuntime:
         if self._private_cgroups is None:
             self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
         image = self._image(spec.template)
+        if spec.template.image:
+            unfit = survey.unfit(await self._look(image), spec.template, self._agent())
+            if unfit:
+                raise RuntimeFailed("image_missing", unfit)
         settings = container_settings(
             spec, image, seccomp=self._profile(), private_cgroups=self._private_cgroups, command=command
         )

@@ -105,12 +105,14 @@ def _obstacle(survey: Survey, template: Template, agent: str) -> str:
         return "the engine has no seccomp, so it cannot keep sandboxes from system calls: use a kernel that has it"
     if not survey.image_id:
         return image_missing(survey.image, template)
-    return _unfit(survey, template, agent) if template.image else ""
+    return unfit(survey, template, agent) if template.image else ""
 
 
-def _unfit(survey: Survey, template: Template, agent: str) -> str:
-    """Why no sandbox can be made from an operator's image; "" where one can."""
+def unfit(survey: Survey, template: Template, agent: str) -> str:
+    """Why no sandbox can be made from an operator's image; "" where one can, or where none is there."""
     which = f"the image {survey.image} of the template {template.name}"
+    if not survey.image_id:
+        return ""
     if survey.never:
         return f"{which} has {' and '.join(survey.never)}, which no sandbox can have: {_REMEDY}"
     if survey.agent != agent:
