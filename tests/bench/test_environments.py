@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shutil
 import statistics
 import tempfile
@@ -28,7 +29,7 @@ from tests.package_index import PackageIndex
 
 pytestmark = [pytest.mark.bench, pytest.mark.docker]
 
-ROUNDS = 7
+ROUNDS = 9
 PAGE = Path(__file__).parents[2] / "docs" / "environment-starts.md"
 USUAL = ("uv:prewarmed", "cached")
 """What all is compared with: a start of `uv:prewarmed` that finds no warm sandbox."""
@@ -65,6 +66,13 @@ class Ways:
     """It was made before; no sandbox is warm."""
     prewarmed: Start | None
     """A warm sandbox waits."""
+
+    def each(self) -> Iterator[tuple[str, Start]]:
+        """Those that there are, by name."""
+        for way in WAYS:
+            start = getattr(self, way)
+            if start is not None:
+                yield way, start
 
 
 def seconds(process: Process, code: str, begin: Callable[[cellyard.Session], None] | None, source: str) -> float:
@@ -186,23 +194,21 @@ def _controller(env: dict[str, str]) -> Iterator[Process]:
 
 
 def test_environments_each_source_cold_cached_and_prewarmed(yard: Yard, rows: list[Row]) -> None:
-    """In turn, so that whatever else the machine does falls on all of them."""
-    ways = {source: make(yard) for source, make in SOURCES.items()}
+    """In turn, in another order each time, so that whatever else goes on falls on all of them."""
+    starts = [(source, way, start) for source, make in SOURCES.items() for way, start in make(yard).each()]
     taken: dict[tuple[str, str], list[float]] = {}
     for turn in range(ROUNDS + 1):
-        for source, each in ways.items():
-            for way in WAYS:
-                start: Start | None = getattr(each, way)
-                if start is not None:
-                    for pooled in (yard.warm, yard.warm_deno):
-                        full(pooled, 1)  # nobody fills a pool up meanwhile
-                    spent = start()
-                    if turn:  # the first round loads what later ones find
-                        taken.setdefault((source, way), []).append(spent)
+        for source, way, start in random.Random(turn).sample(starts, len(starts)):
+            for pooled in (yard.warm, yard.warm_deno):
+                full(pooled, 1)  # nobody fills a pool up meanwhile
+            spent = start()
+            if turn:  # the first round loads what later ones find
+                taken.setdefault((source, way), []).append(spent)
     usual = taken[USUAL]
-    for (source, way), each_spent in taken.items():
+    for source, way, _ in starts:
         if (source, way) != USUAL:
-            rows.append(row(f"{source}, {way}", each_spent, "uv:prewarmed, no warm sandbox", usual, WAYS[way]))
+            spans = taken[source, way]
+            rows.append(row(f"{source}, {way}", spans, "uv:prewarmed, no warm sandbox", usual, WAYS[way]))
     PAGE.write_text(page(taken))
 
 

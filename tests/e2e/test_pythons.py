@@ -14,7 +14,7 @@ from cellyard_controller.runtimes.docker import images
 from tests.controller_process import Process
 from tests.package_index import PackageIndex
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 VERSION = "import sys; '%d.%d' % sys.version_info[:2]"
 
 
