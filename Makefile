@@ -17,6 +17,7 @@ help: ## what there is
 run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
 	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
 
+test: PYTHONS ?= 3.13
 test: image ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
 	@$(VENV)/bin/python -m pytest -m "not soak and not bench" -n 3 tests $(PYTEST_ARGS)
 

@@ -10,8 +10,8 @@ from cellyard_controller.custom_images.errors import BadInput
 
 ENVIRONMENT = "cellyard-environment"
 """What stands for the environment of Python kernels in FROM, the agent not in it; `:3.13` chooses another Python."""
-LABEL = "LABEL cellyard.image=part"
-"""By this the stages of a build are found and removed."""
+_BEGIN = "USER 0\nLABEL cellyard.image=part\n"
+"""What each stage begins with: whatever its image says, steps run as root; and by the label it is found and removed."""
 _REFUSED = {
     "ENTRYPOINT": "a sandbox starts the kernel agent and nothing before it",
     "CMD": "a sandbox starts the kernel agent",
@@ -125,4 +125,4 @@ def _written(step: _Step, bases: dict[str, int], exact: Callable[[str], str]) ->
         return f"{step.text}\n"
     image, stage = _from(step, "")
     named = exact(image) if image in bases else image
-    return f"FROM {named} AS {stage}\n{LABEL}\n" if stage else f"FROM {named}\n{LABEL}\n"
+    return f"FROM {named} AS {stage}\n{_BEGIN}" if stage else f"FROM {named}\n{_BEGIN}"

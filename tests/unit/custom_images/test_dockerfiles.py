@@ -28,10 +28,12 @@ def test_names_of_images_are_made_exact_and_every_stage_can_be_found() -> None:
     assert read.text(lambda name: f"<{name}>").splitlines() == [
         "ARG UNUSED",
         "FROM <cellyard-environment:3.13> AS parts",
+        "USER 0",
         "LABEL cellyard.image=part",
         "RUN echo 1 && \\",
         "    echo 2",
         "FROM <cellyard-environment>",
+        "USER 0",
         "LABEL cellyard.image=part",
         "COPY --from=parts /a /b",
         "COPY --from=0 /c /d",
