@@ -1,5 +1,6 @@
 # `make run` shows Cellyard at work, `make test` tests it; both set up whatever is missing, also on a fresh Debian.
-# Variables: NOTEBOOK=path for run, PYTEST_ARGS=... for test, VENV=path and PYTHON=path for the virtual environment.
+# Variables: NOTEBOOK=path for run, PYTEST_ARGS=... for test, VENV=path and PYTHON=path for the virtual environment,
+# PYTHONS="3.13" for image: images with other interpreters too.
 
 SHELL := /bin/bash
 export VENV ?= .venv
@@ -16,6 +17,7 @@ help: ## what there is
 run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
 	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
 
+test: PYTHONS ?= 3.13
 test: image ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
 	@$(VENV)/bin/python -m pytest -m "not soak and not bench" -n 3 tests $(PYTEST_ARGS)
 
@@ -37,8 +39,8 @@ venv:
 seccomp: venv ## generate the seccomp profile from its table
 	@$(VENV)/bin/python scripts/seccomp.py
 
-image: setup ## the images that sandboxes start from
-	@scripts/image.sh
+image: setup ## the images that sandboxes start from (PYTHONS=3.13 adds one)
+	@scripts/image.sh $(foreach version,$(PYTHONS),--python $(version))
 
 runsc: setup ## register gVisor with the engine, for templates that name it
 	@scripts/runsc.sh

@@ -56,6 +56,9 @@ requirements build project controller sandbox science dev \
 requirements sandbox science \
   | compile images/python/requirements.lock "What the Python image holds: CPython 3.11, glibc 2.28 or newer, x86_64 and aarch64." \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28
+requirements sandbox science \
+  | compile images/python3.13/requirements.lock "What the image with CPython 3.13 holds; else as images/python." \
+    --python-version 3.13 --python-platform x86_64-manylinux_2_28 --constraint images/python/requirements.lock
 echo pip | compile images/python/pip.lock "The installer that builds the Python image; the image itself has none." \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 printf '%s\n' deno protobuf pyzmq \

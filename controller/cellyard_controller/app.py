@@ -183,7 +183,7 @@ class Controller:
         executions_pb2_grpc.add_ExecutionsServicer_to_server(Executions(access, rooms, config), server)
         files_pb2_grpc.add_FilesServicer_to_server(Files(access, rooms, config), server)
         processes_pb2_grpc.add_ProcessesServicer_to_server(Processes(access, rooms, config), server)
-        sandboxes_pb2_grpc.add_SandboxesServicer_to_server(Sandboxes(access, supervisor), server)
+        sandboxes_pb2_grpc.add_SandboxesServicer_to_server(Sandboxes(access, supervisor, config), server)
         sessions = Sessions(access, rooms, supervisor, config, self._store.controller_id)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, server)
         tenants_pb2_grpc.add_TenantsServicer_to_server(Tenants(access, self._store), server)

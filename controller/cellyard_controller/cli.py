@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +13,7 @@ import typer
 
 from cellyard_controller import memory
 from cellyard_controller.cli_audit import audit
+from cellyard_controller.cli_images import images
 from cellyard_controller.cli_tenants import tenants
 from cellyard_controller.options import DONE, NO_CONTROLLER, USAGE, AsJson, Data
 from cellyard_controller.options import configuration as _configuration
@@ -27,7 +25,6 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     help="Commands of a Cellyard controller.",
 )
-images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are made from.")
 config_commands = typer.Typer(no_args_is_help=True, help="The configuration in force.")
 commands.add_typer(tenants, name="tenants")
 commands.command("audit")(audit)
@@ -108,6 +105,7 @@ def serve(
 @commands.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Asks the machine: engine, image, capabilities as probed. Exit code 0 where all is well, else 3."""
+    from cellyard_controller import templates
     from cellyard_controller.app import configured_runtimes
     from cellyard_controller.notebooks import set_aside
 
@@ -125,7 +123,8 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
             for name, each in settings.templates.items():
                 # The template is named where there is more than the one that everybody has.
                 prefix = "" if name == "default" else f"{name}: "
-                template = each.template(name)
+                template = templates.find({name: each}, name)
+                assert template is not None
                 readiness = await runtime.readiness(template)
                 says = readiness.reason or "ready"
                 checks.append({"check": f"{prefix}docker runtime", "ok": readiness.ready, "says": says})
@@ -146,45 +145,6 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
         for check in checks:
             typer.echo(f"{'ok' if check['ok'] else 'FAILED':<7}{check['check']}: {check['says']}")
     raise typer.Exit(DONE if healthy else NO_CONTROLLER)
-
-
-@images.command("build")
-def build_images() -> None:
-    """Builds the images that the default templates need, where they are missing."""
-    from cellyard_controller.runtimes.docker import images as docker_images
-
-    with _engine() as client:
-        for kernel_type in docker_images.KERNEL_TYPES:
-            report = partial(typer.echo, err=True)
-            typer.echo(docker_images.build(report, client=client, kernel_type=kernel_type))
-
-
-@images.command("list")
-def list_images(as_json: AsJson = False) -> None:
-    """The images of this project that the engine has."""
-    from cellyard_controller.runtimes.docker import images as docker_images
-
-    with _engine() as client:
-        found = docker_images.list_images(client)
-    if as_json:
-        typer.echo(json.dumps([asdict(image) for image in found], indent=2))
-    else:
-        for image in found:
-            mark = "*" if image.expected else " "
-            typer.echo(f"{mark} {image.reference}  {image.size_bytes // 1_000_000} MB  {image.created}")
-
-
-@contextmanager
-def _engine() -> Iterator[Any]:
-    """A client of the container engine; what goes wrong with it ends the process with a sentence."""
-    from cellyard_controller.runtimes import RuntimeFailed
-    from cellyard_controller.runtimes.docker import images as docker_images
-
-    try:
-        with closing(docker_images.connect()) as client:
-            yield client
-    except RuntimeFailed as failed:
-        _end(NO_CONTROLLER, str(failed))
 
 
 @config_commands.command("show")

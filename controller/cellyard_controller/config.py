@@ -40,6 +40,12 @@ class TemplateConfig(_Section):
 
     runtime: Literal["docker", "process"] | None = None
     image: str = Field(default="", description="Image reference; empty for the image that this release builds.")
+    python: dict[Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,3}$")], str] = Field(
+        default_factory=dict, description="Images with other Pythons, by version; empty for this release's."
+    )
+    tenants: tuple[str, ...] | None = Field(
+        default=None, description="Tenants who may name it, beside the operator; unset, all."
+    )
     oci_runtime: str = Field(default="", description="OCI runtime of the engine; empty for the engine's default.")
     network: Literal["none", "allowlist"] = Field(
         default="none", description="Network policy of its sandboxes where a session names none."
@@ -76,11 +82,12 @@ class TemplateConfig(_Section):
             raise ValueError('network = "allowlist" needs a list: allow = ["name:port", ...]')
         return self
 
-    def template(self, name: str) -> Template:
-        """The template as runtimes take it."""
+    def template(self, name: str, image: str, python: str) -> Template:
+        """The template as runtimes take it, with one of its images."""
         return Template(
             name=name,
-            image=self.image,
+            image=image,
+            python=python,
             oci_runtime=self.oci_runtime,
             network=self.network,
             memory_bytes=self.memory,
@@ -341,6 +348,9 @@ class Config(BaseSettings):
     @field_validator("templates")
     @classmethod
     def _has_default(cls, templates: dict[str, TemplateConfig]) -> dict[str, TemplateConfig]:
+        for name in templates:
+            if not name or "@" in name:
+                raise ValueError(f"a template cannot be called {name!r}: what follows @ is a version of Python")
         return {"default": TemplateConfig(), **templates}
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from cellyard_proto.v1 import executions_pb2, kernels_pb2, tenants_pb2
 
 CELL_TYPES = ("code", "markdown", "raw")
 _LAST = 2**62  # an index past every end
+_VERSION = re.compile(r"\d{1,2}\.\d{1,3}")
 
 Message = TypeVar("Message")
 
@@ -120,6 +122,7 @@ def settings(
     *,
     runtime: object,
     template: object,
+    python_version: object,
     network: object,
     require: object,
     env: object,
@@ -132,7 +135,7 @@ def settings(
     return build(
         kernels_pb2.KernelSettings,
         runtime="" if runtime is None else named("runtime", runtime),
-        template="" if template is None else named("template", template),
+        template=_template(template, python_version),
         network="" if network is None else named("network", network),
         require=words("require", require),
         env={text("env", key): text(f"env[{key!r}]", value) for key, value in _mapping("env", env).items()},
@@ -144,6 +147,21 @@ def settings(
         idle_timeout_s=duration("idle_timeout", idle_timeout),
         ttl_s=duration("ttl", ttl),
     )
+
+
+def _template(template: object, python_version: object) -> str:
+    """A template's name; with a Python behind it that is not to be left to the template."""
+    name = "" if template is None else named("template", template)
+    if python_version is None:
+        return name
+    version = named("python_version", python_version)
+    if not _VERSION.fullmatch(version):
+        raise InvalidRequest(f"python_version is like '3.11', not {version[:40]!r}")
+    if "@" in name:
+        raise InvalidRequest(
+            f"the template {name[:200]!r} says a Python already: leave python_version or what follows @"
+        )
+    return f"{name or 'default'}@{version}"
 
 
 def path(value: object, name: str = "path") -> str:

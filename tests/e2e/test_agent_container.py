@@ -49,7 +49,7 @@ async def sandbox(built_image: str, tmp_path_factory: pytest.TempPathFactory) ->
     await controller.listen()
     controller.path.chmod(0o666)
     controller_id = f"test-{uuid.uuid4().hex}"
-    runtime = DockerRuntime(controller_id, folder / "scratch", lambda: built_image)
+    runtime = DockerRuntime(controller_id, folder / "scratch", lambda _: built_image)
     spec = SandboxSpec(f"sb-{uuid.uuid4().hex[:8]}", controller_id, TEMPLATE, link_dir, UID)
     instance_id = await runtime.start(spec)
     try:

@@ -12,7 +12,7 @@ import pytest
 from docker import DockerClient
 
 from cellyard_controller.runtimes import RuntimeFailed
-from cellyard_controller.runtimes.docker import images
+from cellyard_controller.runtimes.docker import building, images
 
 pytestmark = pytest.mark.docker
 UID = 31337
@@ -199,7 +199,7 @@ def test_sources_that_change_during_a_build_give_no_image(
     monkeypatch.setattr(images, "PYTHON", name)
     monkeypatch.setattr(images, "package_folder", packages.__getitem__)
     promised = images.expected_image()
-    with pytest.raises(images.ImageBuildFailed, match="build it again"):
+    with pytest.raises(building.ImageBuildFailed, match="build it again"):
         images.build(lambda step: (agent / "meanwhile.py").touch() if "agent" in step else None, client=engine)
     assert engine.images.list(name=name) == []
     assert images.expected_image() != promised

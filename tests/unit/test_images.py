@@ -17,7 +17,7 @@ import pytest
 from docker import DockerClient
 
 from cellyard_controller.runtimes import RuntimeFailed
-from cellyard_controller.runtimes.docker import bases, images, wheels
+from cellyard_controller.runtimes.docker import bases, building, images, wheels
 
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted([*ROOT.glob("requirements/*.lock"), *ROOT.glob("images/*/*.lock")])
@@ -106,7 +106,7 @@ def test_what_does_not_go_into_an_image_does_not_change_its_name(sources: Path, 
 
 def test_the_context_of_a_build_tells_nothing_of_who_made_it(sources: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "context.tar", "w") as tar:
-        images.add_to_context(tar, sources / "cellyard_proto", "cellyard/cellyard_proto")
+        building.add_to_context(tar, building.context_of([(sources / "cellyard_proto", "cellyard/cellyard_proto")]))
     with tarfile.open(tmp_path / "context.tar") as tar:
         members = tar.getmembers()
     assert "cellyard/cellyard_proto/framing.py" in [member.name for member in members]

@@ -9,10 +9,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from cellyard_controller import json_text
+from cellyard_controller import json_text, templates
 from cellyard_controller.api.access import Caller
 from cellyard_controller.api.environments import environment
-from cellyard_controller.config import Config, LimitsConfig
+from cellyard_controller.config import Config, LimitsConfig, TemplateConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.executions.calls import Answer, Offers
 from cellyard_controller.executions.reports import CommSaid
@@ -212,10 +212,11 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
     runtime = message.runtime or config.runtime[0]
     if runtime == "process" and not caller.operator:
         raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
-    template = message.template or "default"
-    known = config.templates.get(template)
+    wanted_template, known = template(message.template, caller, config)
+    if "@" in wanted_template and kernel_type != "python":
+        raise InvalidRequest(f"a python_version goes with Python kernels, not with {kernel_type}")
     # A template's policy is a container's: the process runtime, which is named to do without, has none.
-    usual = known.network if known is not None and runtime != "process" else "none"
+    usual = known.network if runtime != "process" else "none"
     network = message.network or usual
     if network not in NETWORKS:
         raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
@@ -229,7 +230,7 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         env_source=env_source,
         definition=definition,
         runtime=runtime,
-        template=template,
+        template=wanted_template,
         network=network,
         named=frozenset(name for name in ("runtime", "template", "network") if getattr(message, name)),
         require=frozenset(message.require),
@@ -239,6 +240,15 @@ def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config:
         idle_timeout_s=_or(message.idle_timeout_s, sandboxes.idle_timeout, "idle_timeout"),
         ttl_s=_or(message.ttl_s, sandboxes.ttl, "ttl"),
     )
+
+
+def template(name: str, caller: Caller, config: Config) -> tuple[str, TemplateConfig]:
+    """A template that this caller may name; of others they hear nothing. Raises InvalidRequest."""
+    base, _ = templates.split(name)
+    may_name = templates.offered(config.templates, caller.tenant, operator=caller.operator)
+    if base not in may_name:
+        raise templates.unknown(name or base, may_name)
+    return name or base, config.templates[base]
 
 
 def path(value: str, *, home_too: bool = False) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from cellyard_controller.api import requests
 from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.clock import shown, steady
+from cellyard_controller.config import Config
 from cellyard_controller.errors import PermissionDenied
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.sandboxes.lifecycle import EndReason
@@ -20,8 +22,8 @@ from cellyard_proto.v1 import sandboxes_pb2_grpc
 class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
     """The Sandboxes service."""
 
-    def __init__(self, access: Access, supervisor: Supervisor) -> None:
-        self.access, self._supervisor = access, supervisor
+    def __init__(self, access: Access, supervisor: Supervisor, config: Config) -> None:
+        self.access, self._supervisor, self._config = access, supervisor, config
 
     @unary
     async def GetCapabilities(  # noqa: N802
@@ -32,7 +34,8 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
         if runtime.name == "process" and not caller.operator:
             raise PermissionDenied("the process runtime isolates nothing: it is for the operator alone")
         catalogue = self._supervisor.catalogue
-        template = catalogue.template(message.template, message.network)
+        name, _ = requests.template(message.template, caller, self._config)
+        template = catalogue.template(name, message.network)
         if message.network:
             catalogue.check_network(runtime.name, template.name, message.network)
         readiness = await runtime.readiness(template)

@@ -144,3 +144,11 @@ def _line(content: str, text: str) -> str:
         if text in line:
             return f"line {number}"
     return "line unknown"
+
+
+def read_requirement(where: str, text: str) -> str:
+    """One requirement, in the one way to spell it; `where` begins what is said of one that is refused.
+
+    Raises InvalidRequest.
+    """
+    return _requirement(where, text)

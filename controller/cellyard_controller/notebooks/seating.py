@@ -308,12 +308,16 @@ class Seating:
                 f"a {running.kernel_type} kernel runs for notebook {self._ref.notebook_id!r}, "
                 f"not the {settings.kernel_type} kernel that was asked for"
             )
+        catalogue, sandbox = self._supervisor.catalogue, self._kernel.sandbox
+        if sandbox is not None:
+            running = replace(running, template=sandbox.template.name)  # with the Python that was found to fit
         for name in ("runtime", "template", "network"):
             wanted, has = getattr(settings, name), getattr(running, name)
-            if name in settings.named and wanted != has:
+            same = catalogue.same_template(wanted, has) if name == "template" else wanted == has
+            if name in settings.named and not same:
                 raise KernelMismatch(f"the running kernel has the {name} {has!r}, not {wanted!r}; shut it down first")
-        if self._kernel.sandbox is not None:
-            self._supervisor.catalogue.check_proven(settings, self._kernel.sandbox)
+        if sandbox is not None:
+            catalogue.check_proven(settings, sandbox)
 
     async def _claim_sandbox(self, request: ClaimRequest) -> None:
         mine = asyncio.current_task()

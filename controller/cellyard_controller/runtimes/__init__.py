@@ -14,6 +14,9 @@ from typing import Protocol
 MIB = 1024 * 1024
 ENVIRONMENT = "/opt/environment"
 """Where a sandbox sees its prepared environment, a folder of modules."""
+PYTHONS = ("3.11", "3.13")
+"""The interpreters that this release has images with, the usual one first."""
+USUAL_PYTHON = PYTHONS[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Template:
     """Image reference, or "" for the image of this release (process runtime: unused)."""
     kernel_type: str = "python"
     """The kernel that runs there: which of this release's images it is."""
+    python: str = ""
+    """Likewise the Python of a Python kernel: "" for the usual one, and for images of the operator's."""
     oci_runtime: str = ""
     """OCI runtime of the engine, "" for the engine's default."""
     network: str = "none"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cellyard_controller import templates
 from cellyard_controller.config import Config, TemplateConfig
-from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied
+from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied, Refused
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
 from cellyard_controller.sandboxes.plans import Kind, Need
 from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
@@ -47,17 +48,19 @@ class Catalogue:
 
         Its image is for Python kernels; other kernels run in this release's image for them, with its limits.
         """
-        name = name or "default"
-        template = self._defined(name).template(name)
+        template = templates.find(self._config.templates, name)
+        if template is None:
+            raise self._unknown(name)
         if kernel_type != "python":
-            template = replace(template, image="", kernel_type=kernel_type)
+            template = replace(template, image="", python="", kernel_type=kernel_type)
         return replace(template, network=network) if network else template
 
     def is_current(self, template: Template) -> bool:
         """Whether the operator defines it as it is here; the policy allowlist comes with a claim alone."""
-        return template.name in self._config.templates and template == self.template(
-            template.name, template.network, template.kernel_type
-        )
+        try:
+            return template == self.template(template.name, template.network, template.kernel_type)
+        except Refused:
+            return False
 
     def kind(self, settings: KernelSettings, environment: str = "") -> Kind:
         """What a sandbox for these settings has to be, before it is claimed. Raises InvalidRequest and the like.
@@ -107,15 +110,23 @@ class Catalogue:
 
     def allow(self, template: str) -> tuple[str, ...]:
         """What sandboxes of this template may reach with the policy allowlist; nothing where it is gone."""
-        config = self._config.templates.get(template)
+        config = self._config.templates.get(templates.split(template)[0])
         return config.allow if config is not None else ()
 
-    def _defined(self, name: str) -> TemplateConfig:
-        config = self._config.templates.get(name)
+    def defined(self, name: str) -> TemplateConfig:
+        """What the operator says of a template, whatever Python it is asked for with. Raises InvalidRequest."""
+        config = self._config.templates.get(templates.split(name)[0])
         if config is None:
-            known = ", ".join(sorted(self._config.templates))
-            raise InvalidRequest(f"unknown template {name!r}: {known}", template=name)
+            raise self._unknown(name)
         return config
+
+    def same_template(self, wanted: str, running: str) -> bool:
+        """Whether a kernel of one is what somebody asks for who names the other; without a Python, any is."""
+        (base, python), (has_base, has) = templates.split(wanted), templates.split(running)
+        return base == has_base and python in ("", has or templates.own_python(self.defined(base)))
+
+    def _unknown(self, name: str) -> InvalidRequest:
+        return templates.unknown(name, self._config.templates)
 
     def check_known(self, settings: KernelSettings) -> None:
         """Runtime and template exist, and the operator allows the network policy.
@@ -134,7 +145,7 @@ class Catalogue:
 
     def check_network(self, runtime: str, template: str, network: str) -> None:
         """The operator allows this policy for the template's sandboxes. Raises as `check_known`."""
-        served, config = self.runtime(runtime), self._defined(template or "default")
+        served, config = self.runtime(runtime), self.defined(template)
         if network not in NETWORKS:
             raise InvalidRequest(f"unknown network policy {network!r}: one of {', '.join(NETWORKS)}")
         if network == "none":

@@ -9,6 +9,7 @@ from functools import partial
 
 import structlog
 
+from cellyard_controller import templates
 from cellyard_controller.clock import steady
 from cellyard_controller.config import Config
 from cellyard_controller.egress.process import Egress, EgressFailed
@@ -32,6 +33,7 @@ from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
 from cellyard_controller.sandboxes.plans import Kind
 from cellyard_controller.sandboxes.pool import PoolView
+from cellyard_controller.sandboxes.pythons import Pythons
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
 from cellyard_controller.sandboxes.stock import SandboxView, Stock
 from cellyard_controller.store import Store
@@ -60,6 +62,7 @@ class Supervisor:
         self.egress = Egress(config.network, self._denied)
         folder, workshop = config.data / "environments", Workshop(config.data / "build", store.controller_id)
         self.environments = Environments(config.environments, folder, workshop)
+        self._pythons = Pythons(self.catalogue, workshop)
         self._stock = Stock(store, runtimes, tasks, on_ending=self.egress.close, on_gone=self._gone)
         self.counts = self._stock.counts
         """What happened to sandboxes."""
@@ -164,7 +167,8 @@ class Supervisor:
         Its agent is told. To store whose it is, before anything is run in it, is left to who asks: it has something
         to commit with that.
         """
-        settings = request.settings
+        settings = await self._pythons.fitting(request.settings)
+        request = replace(request, settings=settings)
         if settings.definition is None:
             return await self._claim(request, listener, "")
         runtime = self.catalogue.runtime(settings.runtime)
@@ -279,7 +283,7 @@ class Supervisor:
     def _template_of(self, record: records.SandboxRecord) -> Template:
         if record.asked is not None:
             return record.asked
-        known = record.template if record.template in self._config.templates else "default"
+        known = record.template if templates.split(record.template)[0] in self._config.templates else "default"
         return self.catalogue.template(known, record.network, record.kernel_type or "python")
 
     async def _reopen_way_out(self, sandbox: Sandbox, allow: tuple[str, ...]) -> None:

@@ -34,6 +34,7 @@ class AsyncSessionCore:
         tls: bool | endpoint.TLS = False,
         runtime: str | None = None,
         template: str | None = None,
+        python_version: str | None = None,
         network: str | None = None,
         require: Collection[str] = (),
         env: Mapping[str, str] | None = None,
@@ -48,6 +49,7 @@ class AsyncSessionCore:
         self._asked: dict[str, object] = {
             "runtime": runtime,
             "template": template,
+            "python_version": python_version,
             "network": network,
             "require": require,
             "env": env,

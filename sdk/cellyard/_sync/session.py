@@ -40,6 +40,7 @@ class Session(
     which is started where it does not run.
 
     The other settings are those of a kernel that this session starts: `runtime` ("docker", "process"), `template`,
+    `python_version` (another Python than the template's own, like "3.13", where the template has it),
     `network` ("none", "allowlist" or "open", where the operator allows it for the template), `require`
     (capabilities without which no kernel may start), `env` (variables), `files` (small files for the kernel's
     home, by plain name, there before the first cell runs), and in seconds

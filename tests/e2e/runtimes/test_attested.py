@@ -37,7 +37,7 @@ async def controller(image: str, folder: Path) -> AsyncIterator[Controller]:
     """A controller in this process, on the real engine."""
 
     def runtimes(config: Config, controller_id: str) -> dict[str, Runtime]:
-        return {"docker": DockerRuntime(controller_id, config.data / "probe", lambda: image)}
+        return {"docker": DockerRuntime(controller_id, config.data / "probe", lambda _: image)}
 
     config = Config(data=folder / "data", listen=(f"unix:{folder}/c.sock",), pool=PoolConfig(size=0))
     controller = Controller(config, runtimes)

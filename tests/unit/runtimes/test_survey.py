@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cellyard_controller.runtimes import Template
-from cellyard_controller.runtimes.docker.survey import Survey, readiness
+import pytest
+
+from cellyard_controller.runtimes import Readiness, Template
+from cellyard_controller.runtimes.docker import survey
+from cellyard_controller.runtimes.docker.survey import Survey
 
 TEMPLATE = Template("default", "")
 SURVEY = Survey(
@@ -18,6 +21,10 @@ SURVEY = Survey(
     image="cellyard-python:1",
     image_id="sha256:1",
 )
+
+
+def readiness(found: Survey, template: Template) -> Readiness:
+    return survey.readiness(found, template, "this one")
 
 
 def test_an_engine_with_the_image_is_ready() -> None:
@@ -35,6 +42,31 @@ def test_a_missing_default_image_is_built() -> None:
 def test_a_missing_image_of_a_template_is_the_operators() -> None:
     ready = readiness(replace(SURVEY, image="mine:1", image_id=""), Template("own", "mine:1"))
     assert "no image mine:1 for the template own" in ready.reason
+
+
+OWN = replace(SURVEY, image="mine:1", image_id="sha256:2")
+
+
+def test_an_image_of_the_operators_with_this_releases_agent_is_ready() -> None:
+    assert readiness(replace(OWN, agent="this one"), Template("own", "mine:1")).ready
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (OWN, "has no kernel agent"),
+        (replace(OWN, agent="an older one"), "has the kernel agent of another release"),
+        (replace(OWN, agent="this one", never=("Entrypoint",)), "has Entrypoint, which no sandbox can have"),
+        (replace(OWN, agent="this one", never=("Volumes",)), "has Volumes"),
+    ],
+)
+def test_an_image_of_the_operators_that_no_sandbox_can_be_made_from_is_refused_with_the_remedy(
+    found: Survey, why: str
+) -> None:
+    ready = readiness(found, Template("own", "mine:1"))
+    assert not ready.ready
+    assert f"the image mine:1 of the template own {why}" in ready.reason
+    assert "`cellyard images build NAME" in ready.reason
 
 
 def test_an_oci_runtime_that_the_engine_lacks_is_named_with_those_it_has() -> None:

@@ -11,7 +11,7 @@ from cellyard.errors import InvalidRequest
 from cellyard_proto.v1 import kernels_pb2
 
 NOTHING: dict[str, object] = dict.fromkeys(
-    ("runtime", "template", "network", "env", "files", "start_timeout", "idle_timeout", "ttl")
+    ("runtime", "template", "python_version", "network", "env", "files", "start_timeout", "idle_timeout", "ttl")
 ) | {"require": ()}
 
 

@@ -1,4 +1,4 @@
-"""The file system that images start from: a registry's Python image, or a Debian made on the spot."""
+"""The file systems that images start from: a registry's Python image, or a Debian made on the spot."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import requests
 from docker import DockerClient
 
-from cellyard_controller.runtimes import RuntimeFailed
+from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON, RuntimeFailed
 
 SUITE = "bookworm"
 REGISTRY_IMAGE = "python:3.11-slim-bookworm"
@@ -32,39 +33,71 @@ OPTIONS = (
     '--customize-hook=find "$1" -xdev -type f -perm /6000 -exec chmod a-s {} +',
 )
 RECIPE = repr((SUITE, REGISTRY_IMAGE, PACKAGES, OPTIONS))
-"""Everything that decides what a base holds, to be part of its name."""
+"""Everything that decides what the usual base holds, to be part of its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of Debian, taken for the Python that it brings."""
+
+    suite: str
+    registry_image: str
+    glibc: int
+    """The minor version: 36 is glibc 2.36."""
+
+    @property
+    def recipe(self) -> str:
+        """As RECIPE, for a base of this release."""
+        if self.suite == SUITE:
+            return RECIPE
+        return repr((self.suite, self.registry_image, PACKAGES, OPTIONS))
+
+
+RELEASES = {
+    USUAL_PYTHON: Release(SUITE, REGISTRY_IMAGE, 36),
+    "3.13": Release("trixie", "python:3.13-slim-trixie", 41),
+}
+"""By the Python that they bring."""
+assert tuple(RELEASES) == PYTHONS
 
 _QUICK = 10.0
 """A registry that is silent for this many seconds is none."""
 _SLOW = 900.0
 
 
-def make(reference: str, client: DockerClient, report: Callable[[str], None], *, install_tools: bool) -> None:
+def make(
+    reference: str,
+    client: DockerClient,
+    report: Callable[[str], None],
+    *,
+    install_tools: bool,
+    release: Release = RELEASES[USUAL_PYTHON],
+) -> None:
     """Makes the base and tags it. With `install_tools`, and as root, installs mmdebstrap where it is missing.
 
     Raises RuntimeFailed.
     """
     report("looking for a base image in the registry")
-    if _pulled(reference, client):
+    if _pulled(reference, client, release):
         return
     report("no registry answers; making a Debian root filesystem instead (about half a minute)")
-    tool = _mmdebstrap(report, install=install_tools)
+    tool = _mmdebstrap(report, release, install=install_tools)
     repository, tag = reference.split(":")
     with tempfile.TemporaryFile() as tar:
-        _debian(tool, tar)
+        _debian(tool, tar, release)
         tar.seek(0)
         params = {"fromSrc": "-", "repo": repository, "tag": tag, "changes": "LABEL cellyard.base=debian"}
         for _ in _create_image(client, params, silence=300.0, body=tar):
             pass
 
 
-def _pulled(reference: str, client: DockerClient) -> bool:
+def _pulled(reference: str, client: DockerClient, release: Release) -> bool:
     """Whether a registry answered quickly; then the base is there."""
-    name, tag = REGISTRY_IMAGE.split(":")
+    name, tag = release.registry_image.split(":")
     try:
         for _ in _create_image(client, {"fromImage": name, "tag": tag}, silence=_QUICK):
             pass
-        client.images.get(REGISTRY_IMAGE).tag(*reference.split(":"))
+        client.images.get(release.registry_image).tag(*reference.split(":"))
     except (RuntimeFailed, requests.RequestException):
         return False
     return True
@@ -88,7 +121,7 @@ def _create_image(
             yield message
 
 
-def _mmdebstrap(report: Callable[[str], None], *, install: bool) -> str:
+def _mmdebstrap(report: Callable[[str], None], release: Release, *, install: bool) -> str:
     found = shutil.which("mmdebstrap")
     if found:
         return found
@@ -109,16 +142,16 @@ def _mmdebstrap(report: Callable[[str], None], *, install: bool) -> str:
     if not found:
         raise RuntimeFailed(
             "image_missing",
-            f"no registry offers {REGISTRY_IMAGE} here, and mmdebstrap, which would make a base instead, "
+            f"no registry offers {release.registry_image} here, and mmdebstrap, which would make a base instead, "
             "is missing: `apt-get install mmdebstrap` as root, then `cellyard images build`",
         )
     return found
 
 
-def _debian(tool: str, tar: IO[bytes]) -> None:
+def _debian(tool: str, tar: IO[bytes], release: Release) -> None:
     """Writes a Debian root filesystem as tar, from the package sources that this host itself uses."""
-    sources = _sources()
-    command = [tool, "--quiet", *OPTIONS, f"--include={','.join(PACKAGES)}", SUITE, "-"]
+    sources = _sources(release.suite)
+    command = [tool, "--quiet", *OPTIONS, f"--include={','.join(PACKAGES)}", release.suite, "-"]
     if sources:
         command.append("-")  # from stdin; else mmdebstrap knows Debian's own
     try:
@@ -138,10 +171,10 @@ def _debian(tool: str, tar: IO[bytes]) -> None:
         )
 
 
-def _sources() -> str:
+def _sources(suite: str) -> str:
     """The host's own package sources, for the base's release; "" where it is no Debian or knows none."""
-    release = _os_release()
-    if release.get("ID") != "debian" or not shutil.which("apt-get"):
+    host = _os_release()
+    if host.get("ID") != "debian" or not shutil.which("apt-get"):
         return ""
     form = "$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)"
     listing = subprocess.run(
@@ -151,12 +184,12 @@ def _sources() -> str:
         timeout=30,
         check=False,
     )
-    return sources_for(listing.stdout, release.get("VERSION_CODENAME", SUITE))
+    return sources_for(listing.stdout, host.get("VERSION_CODENAME", suite), suite)
 
 
-def sources_for(targets: str, host: str) -> str:
+def sources_for(targets: str, host: str, wanted: str = SUITE) -> str:
     """Package sources of the base's release, from apt's `origin uri suite component` on a host's release."""
-    suites = {f"{host}{part}": f"{SUITE}{part}" for part in ("", "-updates", "-security")}
+    suites = {f"{host}{part}": f"{wanted}{part}" for part in ("", "-updates", "-security")}
     sources: dict[str, None] = {}
     for target in targets.splitlines():
         match target.split():

@@ -2,50 +2,45 @@
 
 Three layers, each a tag of its own: a base (bases.py), an environment (images/python: interpreter, packages;
 images/deno: Deno) and on top the agent (images/agent). So a changed agent costs a second, not a new environment.
+`python3.13` and the like are the Python image made of another release of Debian, with a lock of its own.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import importlib.util
 import socket
 import sys
-import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound
+from docker.models.images import Image
 
-from cellyard_controller.runtimes import RuntimeFailed
-from cellyard_controller.runtimes.docker import bases, wheels
+from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON, RuntimeFailed
+from cellyard_controller.runtimes.docker import bases, building, wheels
+from cellyard_controller.runtimes.docker.building import ImageBuildFailed, Report, timed
 from cellyard_controller.runtimes.docker.engine import engine_address, unreachable
+from cellyard_controller.runtimes.docker.survey import AGENT_LABEL
 
 BASE = "cellyard-base"
 ENVIRONMENT = "cellyard-environment"
 PYTHON = "cellyard-python"
 DENO = "cellyard-deno"
 KERNEL_TYPES = ("python", "deno")
-"""The kernels that there are images for."""
+"""The kernels that there are images for, built wherever something is missing."""
+FAMILIES = (*KERNEL_TYPES, *(f"python{version}" for version in PYTHONS if version != USUAL_PYTHON))
+"""All kinds of images: those, and the Python image with other interpreters, built when they are asked for."""
 KEPT = 5
 """So many images of ours stay, the newest: going back to the last change needs no build."""
-_STEP_TIMEOUT = 900
+CUSTOM_LABEL = "cellyard.custom"
+"""The label by which an operator's image tells what it is called."""
 _AGENT_PACKAGES = ("cellyard_proto", "cellyard_sandbox")
-
-Report = Callable[[str], None]
-
-
-class ImageBuildFailed(RuntimeFailed):
-    """An image could not be built. The message says why and what to do about it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("image_missing", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +52,9 @@ class BuiltImage:
     created: str
     """As the engine says it: RFC 3339, UTC."""
     expected: bool
-    """Whether this release starts its sandboxes from it."""
+    """Whether this release starts its sandboxes from it, or, of an operator's own, whether its agent is this one's."""
+    custom: str = ""
+    """What an operator calls it; "" for an image of this release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ def expected_image(kernel_type: str = "python") -> str:
     return _references(kernel_type).image
 
 
-def connect(timeout: int = _STEP_TIMEOUT) -> DockerClient:
+def connect(timeout: int = building.STEP_TIMEOUT) -> DockerClient:
     """A client of the engine that DOCKER_HOST names, or of the usual one; the caller closes it.
 
     For `build` the timeout (seconds) must allow for a step that says nothing while it works. Raises
@@ -95,17 +92,26 @@ def connect(timeout: int = _STEP_TIMEOUT) -> DockerClient:
     return client
 
 
+def family(python: str) -> str:
+    """The kind of image with this Python: "python3.13", and "python" for the usual one. Raises ImageBuildFailed."""
+    if python not in PYTHONS:
+        raise ImageBuildFailed(f"this release has no image with Python {python}: there are {', '.join(PYTHONS)}")
+    return "python" if python == USUAL_PYTHON else f"python{python}"
+
+
 def build(report: Report, *, client: DockerClient, install_tools: bool = False, kernel_type: str = "python") -> str:
     """Builds what is missing of the default template's image for such kernels and returns its reference.
+
+    `kernel_type` is one of FAMILIES.
 
     `report` is told of each step that takes longer. `install_tools` lets apt install mmdebstrap, as root.
     Raises RuntimeFailed.
     """
     references = _references(kernel_type)
-    if _present(client, references.image):
+    if present(client, references.image):
         return references.image
-    with _building_alone(report):
-        if _present(client, references.image):
+    with building.alone(report):
+        if present(client, references.image):
             return references.image
         try:
             _build_missing(references, client, report, kernel_type, install_tools=install_tools)
@@ -120,84 +126,116 @@ def build(report: Report, *, client: DockerClient, install_tools: bool = False, 
     return references.image
 
 
-def list_images(client: DockerClient, kernel_types: Sequence[str] = KERNEL_TYPES) -> list[BuiltImage]:
+def list_images(client: DockerClient, kernel_types: Sequence[str] = FAMILIES) -> list[BuiltImage]:
     """Our sandbox images on the engine, newest first. Raises RuntimeFailed."""
     images: list[BuiltImage] = []
     for kernel_type in kernel_types:
         expected, repository = expected_image(kernel_type), _repository(kernel_type)
-        try:
-            found = client.images.list(name=repository)
-        except (DockerException, requests.RequestException) as error:
-            raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
         images += [
-            BuiltImage(tag, image.attrs["Size"], image.attrs["Created"], expected=tag == expected)
-            for image in found
-            for tag in image.tags
+            _built(found, tag, expected=tag == expected)
+            for found in _listed(client, name=repository)
+            for tag in found.tags
             if tag.startswith(f"{repository}:") and not tag.endswith(":latest")
         ]
     return sorted(images, key=lambda image: image.created, reverse=True)
 
 
+def list_custom(client: DockerClient, name: str = "") -> list[BuiltImage]:
+    """Operators' images, or those of one name, newest first: every name that each has. Raises RuntimeFailed."""
+    agent = agent_version()
+    images = [
+        _built(found, tag, expected=found.labels.get(AGENT_LABEL) == agent)
+        for found in _listed(client, filters={"label": f"{CUSTOM_LABEL}={name}" if name else CUSTOM_LABEL})
+        for tag in found.tags
+    ]
+    return sorted(images, key=lambda image: image.created, reverse=True)
+
+
+def _listed(client: DockerClient, **which: Any) -> list[Image]:
+    try:
+        return list(client.images.list(**which))
+    except (DockerException, requests.RequestException) as error:
+        raise RuntimeFailed("runtime_lost", f"the engine did not list its images: {error}") from error
+
+
+def _built(found: Image, tag: str, *, expected: bool) -> BuiltImage:
+    custom = found.labels.get(CUSTOM_LABEL, "")
+    return BuiltImage(tag, found.attrs["Size"], found.attrs["Created"], expected, custom)
+
+
+def environment(report: Report, *, client: DockerClient, kernel_type: str) -> str:
+    """Builds what is missing of such an image's environment, which has no agent. Raises RuntimeFailed.
+
+    Call it while nobody else builds (building.alone).
+    """
+    references = _references(kernel_type)
+    _build_environment(references, client, report, kernel_type, install_tools=False)
+    return references.environment
+
+
+def lock(kernel_type: str) -> str:
+    """What such an image's environment holds."""
+    return images_folder().joinpath(kernel_type, "requirements.lock").read_text()
+
+
+def add_agent(client: DockerClient, reference: str, environment: str, **labels: str) -> str:
+    """Builds an image of an environment and the agent, and returns its id. Raises ImageBuildFailed."""
+    parts = [(images_folder() / "agent", "")]
+    parts += [(package_folder(name), f"cellyard/{name}") for name in _AGENT_PACKAGES]
+    arguments = {"ENVIRONMENT": environment, "AGENT": agent_version()}
+    return building.build(client, reference, building.context_of(parts), arguments, **labels)
+
+
+def agent_version() -> str:
+    """Stands for this release's agent, in the label AGENT_LABEL of images that have it."""
+    return building.digest(*_agent_parts())
+
+
 def _repository(kernel_type: str) -> str:
-    return {"python": PYTHON, "deno": DENO}[kernel_type]
+    return DENO if kernel_type == "deno" else f"{PYTHON}{kernel_type.removeprefix('python')}"
+
+
+def _release(kernel_type: str) -> bases.Release:
+    return bases.RELEASES[_python(kernel_type)]
+
+
+def _python(kernel_type: str) -> str:
+    return kernel_type.removeprefix("python") if kernel_type.startswith("python3") else USUAL_PYTHON
+
+
+def _folders(kernel_type: str) -> list[Path]:
+    """What an environment is made from; of files with the same name the last one."""
+    own = images_folder() / kernel_type
+    return [images_folder() / "python", own] if kernel_type.startswith("python3") else [own]
 
 
 def _build_missing(
     references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
 ) -> None:
-    folder = images_folder()
-    if not _present(client, references.environment):
-        if not _present(client, references.base):
-            with _timed(report, "base"):
-                bases.make(references.base, client, report, install_tools=install_tools)
-        with _timed(report, "packages"):
-            locks = [folder / "python" / "pip.lock", folder / kernel_type / "requirements.lock"]
-            found = wheels.fetch(locks, client.version()["Arch"], report, family=kernel_type)
-        with _timed(report, "environment"):
-            report("installing the packages and compiling their bytecode (about half a minute)")
-            parts = [(folder / kernel_type, ""), (found, "wheels")]
-            _build_image(client, references.environment, parts, {"BASE": references.base})
-    with _timed(report, "agent"):
+    _build_environment(references, client, report, kernel_type, install_tools=install_tools)
+    with timed(report, "agent"):
         report("adding the kernel agent")
-        parts = [(folder / "agent", "")]
-        parts += [(package_folder(name), f"cellyard/{name}") for name in _AGENT_PACKAGES]
-        _build_image(client, references.image, parts, {"ENVIRONMENT": references.environment})
+        add_agent(client, references.image, references.environment)
 
 
-def _build_image(
-    client: DockerClient, reference: str, parts: list[tuple[Path, str]], arguments: dict[str, str]
+def _build_environment(
+    references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
 ) -> None:
-    """Builds from a context of (folder, its name there), without network."""
-    last_words: list[str] = []
-    with tempfile.TemporaryFile() as context:
-        with tarfile.open(fileobj=context, mode="w") as tar:
-            for folder, name in parts:
-                add_to_context(tar, folder, name)
-        context.seek(0)
-        answer = client.api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=reference,
-            buildargs=arguments,
-            network_mode="none",
-            labels={"cellyard.image": reference},
-            rm=True,
-            forcerm=True,
-            decode=True,
-            timeout=_STEP_TIMEOUT,
-            use_config_proxy=False,
-        )
-        for message in answer:
-            last_words = [*last_words[-20:], message.get("stream", "").strip()]
-            if "error" in message:
-                said = " | ".join(word for word in last_words if word)[-600:]
-                raise ImageBuildFailed(f"building {reference} failed: {message['error'].strip()}. It said: {said}")
-
-
-def add_to_context(tar: tarfile.TarFile, folder: Path, name: str) -> None:
-    """Adds what of a folder goes into an image, as `name` ("" for the top)."""
-    for file in _files(folder):
-        tar.add(file, Path(name) / file.relative_to(folder), filter=_anonymous)
+    if present(client, references.environment):
+        return
+    if not present(client, references.base):
+        with timed(report, "base"):
+            release = _release(kernel_type)
+            bases.make(references.base, client, report, install_tools=install_tools, release=release)
+    with timed(report, "packages"):
+        folder = images_folder()
+        locks = [folder / "python" / "pip.lock", folder / kernel_type / "requirements.lock"]
+        python, glibc = _python(kernel_type), _release(kernel_type).glibc
+        found = wheels.fetch(locks, client.version()["Arch"], report, family=kernel_type, python=python, glibc=glibc)
+    with timed(report, "environment"):
+        report("installing the packages and compiling their bytecode (about half a minute)")
+        context = building.context_of([*((each, "") for each in _folders(kernel_type)), (found, "wheels")])
+        building.build(client, references.environment, context, {"BASE": references.base})
 
 
 def images_folder() -> Path:
@@ -222,49 +260,21 @@ def package_folder(name: str) -> Path:
 
 
 def _references(kernel_type: str) -> _References:
-    folder = images_folder()
-    base = _name(BASE, bases.RECIPE.encode())
-    installer = () if kernel_type == "python" else (folder.joinpath("python", "pip.lock").read_bytes(),)
-    environment = _name(ENVIRONMENT, base.encode(), *_contents(folder / kernel_type), *installer)
-    agent = [content for name in _AGENT_PACKAGES for content in _contents(package_folder(name))]
-    image = _name(_repository(kernel_type), environment.encode(), *_contents(folder / "agent"), *agent)
+    base = building.named(BASE, _release(kernel_type).recipe.encode())
+    installer = (images_folder().joinpath("python", "pip.lock").read_bytes(),) if kernel_type == "deno" else ()
+    made_from = [content for folder in _folders(kernel_type) for content in building.contents(folder)]
+    environment = building.named(ENVIRONMENT, base.encode(), *made_from, *installer)
+    image = building.named(_repository(kernel_type), environment.encode(), *_agent_parts())
     return _References(base, environment, image)
 
 
-def _name(repository: str, *parts: bytes) -> str:
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(len(part).to_bytes(8, "big") + part)
-    return f"{repository}:{whole.hexdigest()[:12]}"
+def _agent_parts() -> Iterable[bytes]:
+    folders = [images_folder() / "agent", *(package_folder(name) for name in _AGENT_PACKAGES)]
+    return [content for folder in folders for content in building.contents(folder)]
 
 
-def _contents(folder: Path) -> Iterator[bytes]:
-    for file in _files(folder):
-        yield str(file.relative_to(folder)).encode()
-        yield file.read_bytes()
-
-
-def _files(folder: Path) -> list[Path]:
-    """What of a folder goes into an image: no bytecode, no stubs or protos, nothing hidden."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file()
-        and file.suffix not in (".pyc", ".pyi", ".proto")
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
-
-
-def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    # The same content gives the same layer, whoever checked it out and when.
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mtime = 0
-    member.mode = 0o755 if member.mode & 0o100 else 0o644
-    return member
-
-
-def _present(client: DockerClient, reference: str) -> bool:
+def present(client: DockerClient, reference: str) -> bool:
+    """Whether the engine has an image of this name. Raises RuntimeFailed."""
     try:
         client.images.get(reference)
     except ImageNotFound:
@@ -276,7 +286,7 @@ def _present(client: DockerClient, reference: str) -> bool:
 
 def _remove_old(client: DockerClient, kernel_type: str) -> None:
     """Removes what earlier builds left, so that disks do not fill: old tags, and the stages of builds."""
-    wanted = [_references(each) for each in KERNEL_TYPES]
+    wanted = [_references(each) for each in FAMILIES]
     current = {tag for references in wanted for tag in (references.base, references.environment)}
     old = [tag for name in (BASE, ENVIRONMENT) for image in client.images.list(name=name) for tag in image.tags]
     doomed = [image.reference for image in list_images(client, [kernel_type]) if not image.expected][KEPT - 1 :]
@@ -289,40 +299,19 @@ def _remove_old(client: DockerClient, kernel_type: str) -> None:
     client.images.prune(filters={"dangling": True, "label": "cellyard.image"})
 
 
-@contextmanager
-def _building_alone(report: Report) -> Iterator[None]:
-    """One build at a time for this user: a second one waits, and then finds everything there."""
-    folder = wheels.cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "build.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("another build is running; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _timed(report: Report, what: str) -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    taken = time.monotonic() - started
-    if taken >= 1.0:
-        report(f"{what}: done in {taken:.0f} s")
-
-
 def main() -> int:
-    """Builds what is missing, prints the names. `--install-tools` installs what that needs."""
+    """Builds what is missing, prints the names. `--install-tools` installs what that needs, `--python V` adds one."""
     started = time.monotonic()
+    words = sys.argv[1:]
+    wanted = [word for at, word in enumerate(words) if at and words[at - 1] == "--python"]
 
     def report(line: str) -> None:
         print(f"image  {time.monotonic() - started:6.1f} s  {line}", file=sys.stderr, flush=True)
 
     try:
         with closing(connect()) as client:
-            for kernel_type in KERNEL_TYPES:
-                install_tools = "--install-tools" in sys.argv[1:]
+            for kernel_type in dict.fromkeys((*KERNEL_TYPES, *map(family, wanted))):
+                install_tools = "--install-tools" in words
                 print(build(report, client=client, install_tools=install_tools, kernel_type=kernel_type))
     except RuntimeFailed as failure:
         print(f"image: {failure}", file=sys.stderr)

@@ -19,6 +19,7 @@ from docker import APIClient
 from docker.errors import APIError
 
 from cellyard_controller.runtimes import (
+    USUAL_PYTHON,
     CapabilityFact,
     Instance,
     Readiness,
@@ -27,7 +28,7 @@ from cellyard_controller.runtimes import (
     Template,
     ToldFacts,
 )
-from cellyard_controller.runtimes.docker import canary, containers, host, seccomp, survey, verdict
+from cellyard_controller.runtimes.docker import canary, containers, host, images, seccomp, survey, verdict
 from cellyard_controller.runtimes.docker.container import (
     container_name,
     container_settings,
@@ -67,7 +68,8 @@ class DockerRuntime:
     ) -> None:
         """`scratch` is a private folder for canaries on a file system that the engine sees; made when needed.
 
-        `default_image` names the image of templates that name none, by the type of their kernel. An engine that
+        `default_image` names the image of templates that name none, by the type of their kernel, with the version of
+        an unusual Python behind it ("python", "deno", "python3.13"). An engine that
         cannot be used is no error here: `readiness` says so, and every call fails.
         """
         self._controller_id = controller_id
@@ -89,14 +91,14 @@ class DockerRuntime:
         # One for each template: an OCI runtime that hangs holds up nobody else's canary.
         self._probing: defaultdict[Template, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
-        self._seccomp = ""
+        self._seccomp = self._agent_version = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
         self._exits = Exits()
 
     async def readiness(self, template: Template) -> Readiness:
         """Whether a sandbox could be started now: at most a second old, and known within 5 s."""
         try:
-            return survey.readiness(await self._look(self._image(template)), template)
+            return survey.readiness(await self._look(self._image(template)), template, self._agent())
         except RuntimeFailed as failure:
             return Readiness(ready=False, reason=str(failure))
 
@@ -119,7 +121,7 @@ class DockerRuntime:
 
     async def makings(self, template: Template) -> str:
         """The image's id, and what else the engine would make a container of. Raises RuntimeFailed."""
-        found = survey.readiness(await self._look(self._image(template)), template)
+        found = survey.readiness(await self._look(self._image(template)), template, self._agent())
         return json.dumps(found.details, sort_keys=True)
 
     async def start(self, spec: SandboxSpec) -> str:
@@ -137,6 +139,10 @@ class DockerRuntime:
         if self._private_cgroups is None:
             self._private_cgroups = (await self._look(self._image(spec.template))).private_cgroups
         image = self._image(spec.template)
+        if spec.template.image:
+            unfit = survey.unfit(await self._look(image), spec.template, self._agent())
+            if unfit:
+                raise RuntimeFailed("image_missing", unfit)
         settings = container_settings(
             spec, image, seccomp=self._profile(), private_cgroups=self._private_cgroups, command=command
         )
@@ -310,9 +316,16 @@ class DockerRuntime:
         if template.image:
             return template.image
         kernel_type = template.kernel_type
+        if template.python not in ("", USUAL_PYTHON):
+            kernel_type += template.python
         if kernel_type not in self._default_images:
             self._default_images[kernel_type] = self._default_image(kernel_type)
         return self._default_images[kernel_type]
+
+    def _agent(self) -> str:
+        if not self._agent_version:
+            self._agent_version = images.agent_version()
+        return self._agent_version
 
 
 @contextmanager

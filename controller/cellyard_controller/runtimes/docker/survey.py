@@ -11,6 +11,10 @@ from docker.errors import ImageNotFound
 
 from cellyard_controller.runtimes import Readiness, Template
 
+AGENT_LABEL = "cellyard.agent"
+"""The label by which an image tells which agent is in it; what is built on it inherits that."""
+_REMEDY = "build it with `cellyard images build NAME --file Dockerfile`"
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -27,6 +31,10 @@ class Survey:
     image: str
     image_id: str
     """Empty where the image is missing."""
+    agent: str = ""
+    """Which agent the image says it has."""
+    never: tuple[str, ...] = ()
+    """What the image has that no sandbox may have: an entry point, volumes."""
     kernel: str = ""
     """The release of the kernel below the engine."""
 
@@ -39,10 +47,12 @@ class Survey:
 def look(client: APIClient, image: str) -> Survey:
     """Asks the engine. Blocks; raises docker's errors."""
     version, info = client.version(), client.info()
+    image_id, about = "", dict[str, Any]()
     try:
-        image_id = client.inspect_image(image)["Id"]  # type: ignore[no-untyped-call]
+        found = client.inspect_image(image)  # type: ignore[no-untyped-call]
+        image_id, about = found["Id"], found.get("Config") or {}
     except ImageNotFound:
-        image_id = ""
+        pass  # which is told by its empty id
     options = [option.split(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
     return Survey(
         version=version["Version"],
@@ -53,6 +63,8 @@ def look(client: APIClient, image: str) -> Survey:
         security=tuple(sorted(options)),
         image=image,
         image_id=image_id,
+        agent=(about.get("Labels") or {}).get(AGENT_LABEL, ""),
+        never=tuple(name for name in ("Entrypoint", "Volumes") if about.get(name)),
         kernel=info.get("KernelVersion", ""),
     )
 
@@ -61,8 +73,8 @@ def _command(runtime: dict[str, Any]) -> str:
     return " ".join([runtime.get("path") or "", *(runtime.get("runtimeArgs") or ())])
 
 
-def readiness(survey: Survey, template: Template) -> Readiness:
-    """Whether a sandbox of this template could be started on that engine."""
+def readiness(survey: Survey, template: Template, agent: str) -> Readiness:
+    """Whether a sandbox of this template could be started on that engine. `agent`: this release's, see AGENT_LABEL."""
     details = {
         "engine": survey.version,
         "api": survey.api_version,
@@ -73,7 +85,7 @@ def readiness(survey: Survey, template: Template) -> Readiness:
         "kernel": survey.kernel,
         "oci_runtime": oci_runtime(survey, template),
     }
-    reason = _obstacle(survey, template)
+    reason = _obstacle(survey, template, agent)
     return Readiness(ready=not reason, reason=reason, details=details)
 
 
@@ -83,7 +95,7 @@ def oci_runtime(survey: Survey, template: Template) -> str:
     return f"{name} ({survey.oci_runtimes.get(name, '')})"
 
 
-def _obstacle(survey: Survey, template: Template) -> str:
+def _obstacle(survey: Survey, template: Template, agent: str) -> str:
     if template.oci_runtime and template.oci_runtime not in survey.oci_runtimes:
         return (
             f"the engine has no OCI runtime {template.oci_runtime} for the template {template.name}: install "
@@ -93,11 +105,24 @@ def _obstacle(survey: Survey, template: Template) -> str:
         return "the engine has no seccomp, so it cannot keep sandboxes from system calls: use a kernel that has it"
     if not survey.image_id:
         return image_missing(survey.image, template)
+    return unfit(survey, template, agent) if template.image else ""
+
+
+def unfit(survey: Survey, template: Template, agent: str) -> str:
+    """Why no sandbox can be made from an operator's image; "" where one can, or where none is there."""
+    which = f"the image {survey.image} of the template {template.name}"
+    if not survey.image_id:
+        return ""
+    if survey.never:
+        return f"{which} has {' and '.join(survey.never)}, which no sandbox can have: {_REMEDY}"
+    if survey.agent != agent:
+        what = "has the kernel agent of another release" if survey.agent else "has no kernel agent"
+        return f"{which} {what}: {_REMEDY}"
     return ""
 
 
 def image_missing(image: str, template: Template) -> str:
     """That an image is not there, with the remedy."""
     if template.image:
-        return f"the engine has no image {image} for the template {template.name}: build or load it there"
+        return f"the engine has no image {image} for the template {template.name}: load it there, or {_REMEDY}"
     return f"the engine has no image {image}: run `cellyard images build`"

@@ -11,12 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cellyard_controller.runtimes import RuntimeFailed
+from cellyard_controller.runtimes import USUAL_PYTHON, RuntimeFailed
+from cellyard_controller.runtimes.docker import bases
 
-PYTHON = "3.11"
-"""What the images' interpreter is; their locks are made for it."""
-_GLIBC = 36
-"""glibc 2.36: that of the images' base."""
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
 
@@ -26,11 +23,21 @@ def cache_folder() -> Path:
     return Path(cache) / "cellyard"
 
 
-def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *, family: str = "python") -> Path:
+def fetch(
+    locks: Iterable[Path],
+    machine: str,
+    report: Callable[[str], None],
+    *,
+    family: str = "python",
+    python: str = USUAL_PYTHON,
+    glibc: int = bases.RELEASES[USUAL_PYTHON].glibc,
+    index: str = "",
+) -> Path:
     """The folder with every wheel that the locks name, for the engine's machine (`amd64`, `arm64`).
 
     Fetches nothing where a folder for these very locks is there. One folder of each family is kept, the last.
-    Raises RuntimeFailed.
+    `python` is the image's, as 3.11, `glibc` the minor version of its C library; `index` a URL in place of the index
+    that pip knows. Raises RuntimeFailed.
     """
     if machine not in _MACHINES:
         raise RuntimeFailed("image_missing", f"no wheels are known for the engine's machine type {machine}")
@@ -40,10 +47,10 @@ def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *,
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    report(f"fetching the packages of the {family} image (tens of MiB)")
+    report(f"fetching the packages of the {family} image (may be tens of MiB)")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
         for lock in locks:
-            _download(lock, _MACHINES[machine], Path(part))
+            _download(lock, _MACHINES[machine], Path(part), python, glibc, index)
         for old in folder.parent.iterdir():
             if not old.name.startswith(".part-"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -52,13 +59,15 @@ def fetch(locks: Iterable[Path], machine: str, report: Callable[[str], None], *,
     return folder
 
 
-def _download(lock: Path, machine: str, target: Path) -> None:
+def _download(lock: Path, machine: str, target: Path, python: str, glibc: int, index: str) -> None:
     # pip takes a platform literally: an older glibc's tag has to be named too.
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(_GLIBC, 4, -1)]
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc, 4, -1)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}"]
+    command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}", f"manylinux1_{machine}")]
     command += ["--dest", str(target), "-r", str(lock)]
+    if index:
+        command += ["--index-url", index]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     except subprocess.TimeoutExpired:
