@@ -85,6 +85,8 @@ def test_a_kernel_runs_on_the_python_of_the_channel_with_its_packages(controller
         assert session.run("os.path.lexists('/opt/environment/lib/gone')").value is False
         assert session.run("import socket\n[name for _, name in socket.if_nameindex()]").value == ["lo"]
         assert session.run("open('/opt/environment/new', 'w')").error is not None
+        with pytest.raises(cellyard.CapabilityUnavailable, match="its packages are conda's"):
+            session.install("tiny")
         session.restart_kernel()
         assert session.run("import tiny\ntiny.ANSWER").value == 42
 
@@ -131,6 +133,12 @@ def test_a_pixi_toml_comes_to_the_same_environment_which_is_not_made_again(
         assert session.env_source == "pixi:toml"
         assert session.run("import tiny\ntiny.ANSWER").value == 42
     assert len(channel.asked) == asked
+
+
+def test_a_kernel_that_is_to_take_packages_in_is_none_of_condas(controller: Process) -> None:
+    session = cellyard.Session(endpoint=controller.endpoint, require={"deps_install"})
+    with session, pytest.raises(cellyard.CapabilityUnavailable, match="packages of conda's"):
+        session.start_kernel(env_source="conda:prewarmed")
 
 
 def test_an_environment_in_which_no_kernel_starts_is_not_used(controller: Process) -> None:

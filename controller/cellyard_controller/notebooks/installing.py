@@ -177,11 +177,11 @@ class Installing:
     async def _inside(self) -> AsyncIterator[Sandbox]:
         async with self._visits.inside("packages of its own") as sandbox:
             if CAPABILITY not in sandbox.capabilities:
-                why = (
-                    "a Deno kernel takes no Python packages"
-                    if sandbox.kernel_type == "deno"
-                    else f"{CAPABILITY} was not proven for the sandbox: capabilities() says why"
-                )
+                why = f"{CAPABILITY} was not proven for the sandbox: capabilities() says why"
+                if sandbox.kernel_type == "deno":
+                    why = "a Deno kernel takes no Python packages"
+                elif not sandbox.env_source.startswith("uv:"):
+                    why = f"its environment is {sandbox.env_source}, and its packages are conda's: list them there"
                 raise CapabilityUnavailable(f"nothing can be installed into this kernel: {why}", capability=CAPABILITY)
             yield sandbox
 

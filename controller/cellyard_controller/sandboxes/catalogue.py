@@ -172,16 +172,18 @@ class Catalogue:
         """What has been proven for this runtime's sandboxes of this template, with this policy or its own."""
         return await self.runtime(runtime).capabilities(self.template(template, network))
 
-    async def granted(self, runtime: Runtime, template: Template) -> tuple[str, ...]:
-        """The names of the capabilities that have been proven."""
-        return tuple(fact.name for fact in await runtime.capabilities(template) if fact.granted)
+    async def granted(self, runtime: Runtime, template: Template, env_source: str) -> tuple[str, ...]:
+        """The names of the capabilities that have been proven, as far as kernels of this environment have them."""
+        facts = await runtime.capabilities(template)
+        return tuple(fact.name for fact in facts if fact.granted and not _kept_from(fact.name, env_source))
 
     async def require(self, settings: KernelSettings) -> None:
         """Raises CapabilityUnavailable where a required one is not."""
         runtime = self.runtime(settings.runtime)
         facts = await runtime.capabilities(self.template(settings.template, settings.network, settings.kernel_type))
-        granted = {fact.name for fact in facts if fact.granted}
-        evidence = {fact.name: fact.evidence for fact in facts}
+        kept = {fact.name: _kept_from(fact.name, settings.env_source) for fact in facts}
+        granted = {fact.name for fact in facts if fact.granted and not kept[fact.name]}
+        evidence = {fact.name: kept[fact.name] or fact.evidence for fact in facts}
         for name in sorted(settings.require - granted):
             why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
             raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
@@ -192,3 +194,10 @@ class Catalogue:
             raise CapabilityUnavailable(
                 f"{name} is required, and the running sandbox does not have it", capability=name
             )
+
+
+def _kept_from(capability: str, env_source: str) -> str:
+    """Why kernels of an environment do not have what the runtime can do; "" where they do."""
+    if capability == "deps_install" and env_source.startswith(("conda:", "pixi:")):
+        return f"{env_source} has packages of conda's, beside which none of PyPI's are installed"
+    return ""

@@ -92,7 +92,7 @@ class Maker:
         await attest(sandbox, spec)  # before it hears of anything that is secret
         sandbox.link.start_kernel(sandbox.kernel_type)
         await within(_KERNEL_WITHIN, sandbox.wait_kernel(), "the kernel did not start")
-        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template, sandbox.env_source)
         await self._store.write(
             lambda c: records.set_warm(
                 c,
@@ -117,7 +117,7 @@ class Maker:
         why_not = why_not_warm(sandbox.untouched, sandbox.kernel, generation)
         if why_not:
             raise SandboxGone(EndReason.RUNTIME_LOST, why_not)
-        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template)
+        sandbox.capabilities = await self._catalogue.granted(sandbox.runtime, sandbox.template, sandbox.env_source)
         await sandbox.wait_kernel()  # it may have ended meanwhile
 
     def spec(self, sandbox: Sandbox) -> SandboxSpec:

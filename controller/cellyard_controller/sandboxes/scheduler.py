@@ -77,8 +77,8 @@ class _Planning:
         if known.stage is Stage.ENDING:
             self._freeing += known.need
         elif known.stage is Stage.HELD:
-            assert known.tenant is not None
-            self._used[known.tenant] += known.need
+            if known.tenant is not None:  # else it was adopted just now, and its notebook is yet to be opened
+                self._used[known.tenant] += known.need
         elif known.stage is Stage.WARM:
             if known.outdated:
                 self._end(known)

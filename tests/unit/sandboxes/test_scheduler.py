@@ -163,6 +163,13 @@ def test_pools_are_filled_with_what_is_left_and_trimmed() -> None:
     assert plan(Snapshot(0.0, Bounds(), [], known, targets={PYTHON: (1, ONE)})).decisions == (End(SandboxId("a")),)
 
 
+def test_what_was_adopted_and_whose_notebook_is_not_open_yet_takes_its_room() -> None:
+    adopted = replace(held("a", ANNE), tenant=None)
+    found = plan(Snapshot(0.0, Bounds(memory_bytes=1_500), [waits(1, ANNE)], [adopted]))
+    assert found.decisions == ()
+    assert found.waits[1].reason == "capacity"
+
+
 def test_for_a_pool_that_pauses_nothing_is_made_and_nothing_ended() -> None:
     """Neither for what it lacks nor for what it is just giving away; claims are served as ever."""
     known, targets = [warm("a", since=1.0), warm("b", since=2.0)], {PYTHON: (2, ONE)}
