@@ -24,6 +24,8 @@ import cellyard
 from cellyard_controller.runtimes.docker import images
 from tests.bench.conftest import Launch, full, pool_of, timed
 from tests.bench.report import Row, row
+from tests.conda_channel import CondaChannel
+from tests.conda_python import add_kernel, add_python
 from tests.controller_process import Process
 from tests.package_index import PackageIndex
 
@@ -48,7 +50,10 @@ class Yard:
     """One with one, of a Python kernel."""
     warm_deno: Process
     """One with one, of a Deno kernel."""
+    warm_conda: Process
+    """One with one, of `conda:prewarmed`."""
     index: PackageIndex
+    channel: CondaChannel
     """What they fetch from."""
 
 
@@ -121,16 +126,61 @@ def pyproject(yard: Yard) -> Ways:
     """`uv:pyproject`: the same, listed in a file beside the notebook."""
 
     def start(name: str) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "pyproject.toml").write_text(f'[project]\nname = "x"\ndependencies = ["{name}"]\n')
-            before = os.getcwd()
-            os.chdir(folder)  # a source that is named has its file looked for from the current folder
-            try:
-                return seconds(yard.cold, f"import {name}", None, "uv:pyproject")
-            finally:
-                os.chdir(before)
+        content = f'[project]\nname = "x"\ndependencies = ["{name}"]\n'
+        return beside(yard, "pyproject.toml", content, name, "uv:pyproject")
 
     return Ways(lambda: start(_package(yard)), _again(start, _package(yard)), None)
+
+
+def conda_prewarmed(yard: Yard) -> Ways:
+    """`conda:prewarmed`: what the operator has defined, made when the controller starts."""
+
+    def start(process: Process) -> float:
+        return seconds(process, "1+1", None, "conda:prewarmed")
+
+    return Ways(None, lambda: start(yard.cold), lambda: start(yard.warm_conda))
+
+
+def conda_inline(yard: Yard) -> Ways:
+    """`conda:inline`: Python, what the kernel stands on, and one package of a channel on this machine."""
+
+    def start(name: str) -> float:
+        metadata = json.dumps({"runt": {"conda": {"dependencies": [name]}}})
+        begin = lambda session: session.set_metadata("notebook_metadata", metadata)  # noqa: E731
+        return seconds(yard.cold, f"import {name}", begin, "conda:inline")
+
+    return Ways(lambda: start(_conda_package(yard)), _again(start, _conda_package(yard)), None)
+
+
+def conda_file(yard: Yard) -> Ways:
+    """`conda:env_yml`: the same, listed in a file beside the notebook."""
+
+    def start(name: str) -> float:
+        return beside(yard, "environment.yml", f"dependencies:\n  - {name}\n", name, "conda:env_yml")
+
+    return Ways(lambda: start(_conda_package(yard)), _again(start, _conda_package(yard)), None)
+
+
+def pixi(yard: Yard) -> Ways:
+    """`pixi:toml`: likewise."""
+
+    def start(name: str) -> float:
+        content = f'[workspace]\nchannels = ["local"]\n[dependencies]\n{name} = "*"\n'
+        return beside(yard, "pixi.toml", content, name, "pixi:toml")
+
+    return Ways(lambda: start(_conda_package(yard)), _again(start, _conda_package(yard)), None)
+
+
+def beside(yard: Yard, file: str, content: str, name: str, source: str) -> float:
+    """Seconds of a start with a project file in the current folder, which is where a source that is named looks."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, file).write_text(content)
+        before = os.getcwd()
+        os.chdir(folder)
+        try:
+            return seconds(yard.cold, f"import {name}", None, source)
+        finally:
+            os.chdir(before)
 
 
 def deno(yard: Yard) -> Ways:
@@ -146,6 +196,10 @@ SOURCES: dict[str, Callable[[Yard], Ways]] = {
     "uv:prewarmed": prewarmed,
     "uv:inline": inline,
     "uv:pyproject": pyproject,
+    "conda:prewarmed": conda_prewarmed,
+    "conda:inline": conda_inline,
+    "conda:env_yml": conda_file,
+    "pixi:toml": pixi,
     "deno": deno,
 }
 
@@ -153,6 +207,12 @@ SOURCES: dict[str, Callable[[Yard], Ways]] = {
 def _package(yard: Yard) -> str:
     name = f"package{next(_numbers)}"
     yard.index.add(name, "1.0")
+    return name
+
+
+def _conda_package(yard: Yard) -> str:
+    name = f"package{next(_numbers)}"
+    yard.channel.add(name, "1.0", {f"site-packages/{name}.py": "ANSWER = 42\n"}, ["python"])
     return name
 
 
@@ -175,10 +235,20 @@ def yard(launch: Launch, built_image: str) -> Iterator[Yard]:
         images.build(print, client=client, kernel_type="deno")
     with ExitStack() as stack:
         index = stack.enter_context(closing(PackageIndex()))
-        of_deno = {"CELLYARD_TEMPLATES": json.dumps({"default": {"deno_pool": 1}}), "CELLYARD_POOL__MAX": "0"}
-        pools = [pool_of(1), of_deno]
-        warm, warm_deno = [stack.enter_context(_controller(env)) for env in pools]
-        yield Yard(launch(CELLYARD_ENVIRONMENTS__INDEX=index.url), warm, warm_deno, index)
+        channel = stack.enter_context(closing(CondaChannel()))
+        add_python(channel, built_image)
+        add_kernel(channel)
+        of_conda = {
+            "CELLYARD_ENVIRONMENTS__CONDA__CHANNELS": json.dumps([channel.url]),
+            "CELLYARD_ENVIRONMENTS__CONDA__PREWARMED": json.dumps(["python"]),
+        }
+        only = {"CELLYARD_POOL__MAX": "0"}
+        one_deno = {"CELLYARD_TEMPLATES__DEFAULT__DENO_POOL": "1", **only}
+        one_conda = {"CELLYARD_TEMPLATES__DEFAULT__CONDA_POOL": "1", **only, **of_conda}
+        pools = [pool_of(1), one_deno, one_conda]
+        warm, warm_deno, warm_conda = [stack.enter_context(_controller(env)) for env in pools]
+        cold = launch(CELLYARD_ENVIRONMENTS__INDEX=index.url, **of_conda)
+        yield Yard(cold, warm, warm_deno, warm_conda, index, channel)
 
 
 @contextmanager
@@ -199,7 +269,7 @@ def test_environments_each_source_cold_cached_and_prewarmed(yard: Yard, rows: li
     taken: dict[tuple[str, str], list[float]] = {}
     for turn in range(ROUNDS + 1):
         for source, way, start in random.Random(turn).sample(starts, len(starts)):
-            for pooled in (yard.warm, yard.warm_deno):
+            for pooled in (yard.warm, yard.warm_deno, yard.warm_conda):
                 full(pooled, 1)  # nobody fills a pool up meanwhile
             spent = start()
             if turn:  # the first round loads what later ones find
@@ -232,12 +302,13 @@ Written by `make bench PYTEST_ARGS='-k environments'`; do not edit. From `start_
 of {ROUNDS} starts that were measured in turn in one run, on a machine with {os.cpu_count()} processors; in brackets
 the ratio to a start of `uv:prewarmed` that finds no warm sandbox.
 
-- *Cold*: nothing of it is there but the image; one small package is fetched, from an index on the same machine.
+- *Cold*: nothing of it is there but the image; one small package is fetched, from an index or a channel on the same
+  machine. Conda's comes with Python itself and what the kernel stands on.
 - *Cached*: it was made before, and no sandbox is warm.
 - *Prewarmed*: a warm sandbox waits.
 
-For `uv:prewarmed` and `deno` there is nothing to make. Environments that clients define have no pools, because each is
-a tenant's own.
+For `uv:prewarmed` and `deno` there is nothing to make; `conda:prewarmed` is made once, when its pool is first filled or
+somebody first asks for it. Environments that clients define have no pools, because each is a tenant's own.
 
 | `env_source` | cold | cached | prewarmed |
 | --- | --- | --- | --- |

@@ -100,8 +100,8 @@ def test_the_command_line_watches(controller: Process) -> None:
             while "Finished" not in lines[-1]:
                 lines.append(watching.stdout.readline())
             watching.send_signal(2)
-            assert watching.wait(30) == 130
-            watching.communicate()
+            _, said = watching.communicate(timeout=30)
+            assert watching.returncode == 130, said
             if options:
                 told = [json.loads(line) for line in lines]
                 assert told[0]["metadata"] == {"k": "v"}

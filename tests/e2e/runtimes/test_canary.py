@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.runtimes.conftest import SMALL, Bench
 
 from cellyard_controller.runtimes import CapabilityFact, SandboxSpec, Template
-from cellyard_controller.runtimes.docker import canary, runtime
+from cellyard_controller.runtimes.docker import canary, images, runtime
 from cellyard_controller.runtimes.docker.container import container_settings
 
 pytestmark = pytest.mark.docker
@@ -190,7 +190,8 @@ async def test_an_image_without_an_interpreter_proves_nothing(
 ) -> None:
     archive = tmp_path / "empty.tar"
     archive.write_bytes(b"\0" * 10_240)
-    engine.import_image(str(archive), repository="cellyard-test-empty", tag=bench.controller_id)
+    label = f"LABEL {images.AGENT_LABEL}={images.agent_version()}"
+    engine.import_image(str(archive), repository="cellyard-test-empty", tag=bench.controller_id, changes=[label])
     image = f"cellyard-test-empty:{bench.controller_id}"
     try:
         facts = await verdicts(bench, Template("empty", image))
