@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import bz2
 import hashlib
-import http.server
 import io
 import json
-import ssl
 import struct
 import tarfile
-import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.authority import Pair
+from tests.file_server import FileServer
 
 PLACEHOLDER = "/" + "placehold_" * 24
 """What stands in files where the folder of the environment is to stand."""
@@ -128,33 +126,19 @@ class Package:
         return packed.getvalue()
 
 
-class CondaChannel:
-    """Serves what is added to it, on this machine's loopback."""
+class CondaChannel(FileServer):
+    """Serves what is added to it."""
 
     def __init__(self, name: str = "local", subdir: str = "linux-64", tls: Pair | None = None) -> None:
-        self.name, self.subdir, self._tls = name, subdir, tls
-        self.asked: list[str] = []
-        """The path of each request."""
-        self.reached = threading.Event()
-        """Set at each request."""
-        self.open = threading.Event()
-        """While it is not set, nobody is answered."""
-        self.open.set()
+        self.name, self.subdir = name, subdir
         self._files: dict[str, bytes] = {}
         self._packages: dict[str, dict[str, Any]] = {subdir: {}, "noarch": {}}
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.channel = self
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tls.cert, tls.key)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
+        super().__init__(tls)
 
     @property
     def url(self) -> str:
         scheme = "https" if self._tls is not None else "http"
-        return f"{scheme}://127.0.0.1:{self._server.server_port}/{self.name}"
+        return f"{scheme}://127.0.0.1:{self.port}/{self.name}"
 
     def add(
         self,
@@ -209,51 +193,8 @@ class CondaChannel:
             target.write_bytes(self.repodata(subdir))
         return (folder / self.name).as_uri()
 
-    def fetched(self, file: str) -> int:
-        """How often a file was asked for."""
-        return sum(path.endswith(f"/{file}") for path in self.asked)
-
-    def answer(self, path: str) -> bytes | None:
-        """What lies there."""
-        self.asked.append(path)
-        self.reached.set()
-        self.open.wait(60)
+    def content(self, path: str) -> bytes | None:
         for subdir in self._packages:
             if path == f"/{self.name}/{subdir}/repodata.json":
                 return self.repodata(subdir)
         return self._files.get(path)
-
-    def close(self) -> None:
-        self.open.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    channel: CondaChannel
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that are killed are part of the tests."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        self._send(body=True)
-
-    def do_HEAD(self) -> None:
-        self._send(body=False)
-
-    def _send(self, *, body: bool) -> None:
-        content = self.server.channel.answer(self.path)
-        self.send_response(200 if content is not None else 404)
-        self.send_header("Content-Type", "application/octet-stream")
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        if body:
-            self.wfile.write(content or b"")
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Says nothing."""

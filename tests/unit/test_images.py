@@ -89,7 +89,7 @@ def test_a_renamed_module_changes_the_name(sources: Path) -> None:
 
 def test_another_base_changes_the_name(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = images.expected_image()
-    monkeypatch.setattr(bases, "RECIPE", bases.RECIPE + " and more")
+    monkeypatch.setattr(bases, "PACKAGES", (*bases.PACKAGES, "more"))
     assert images.expected_image() != before
 
 
@@ -206,7 +206,7 @@ def test_a_host_of_the_same_release_gives_the_base_its_own_sources() -> None:
         "Debian http://mirror/debian/ bookworm-backports main\n"
         "\n"
     )
-    assert bases.sources_for(targets, "bookworm") == (
+    assert bases.sources_for(targets, "bookworm", "bookworm") == (
         "deb http://mirror/debian/ bookworm main\n"
         "deb http://mirror/debian/ bookworm-updates main\n"
         "deb http://mirror/security/ bookworm-security main\n"
@@ -215,7 +215,7 @@ def test_a_host_of_the_same_release_gives_the_base_its_own_sources() -> None:
 
 def test_a_host_of_another_release_gives_its_mirror() -> None:
     targets = "Debian http://mirror/debian/ trixie main\nDebian http://mirror/debian/ trixie main\n"
-    assert bases.sources_for(targets, "trixie") == "deb http://mirror/debian/ bookworm main\n"
+    assert bases.sources_for(targets, "trixie", "bookworm") == "deb http://mirror/debian/ bookworm main\n"
 
 
 def test_no_engine_is_one_clear_sentence_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -73,10 +74,13 @@ def pin(requirements: Iterable[str], target: Target, there: str, index: str) -> 
             ":all:",
         ]
         command += ["--python-version", target.python, "--python-platform", target.platform]
-        command += [*(["--default-index", index] if index else []), "--output-file", str(lock), "-"]
+        command += ["--output-file", str(lock), "-"]
+        # Not an argument: those are for every user of the machine to see.
+        env = {**os.environ, "UV_DEFAULT_INDEX": index} if index else None
         try:
             done = subprocess.run(
                 command,
+                env=env,
                 input="".join(f"{each}\n" for each in requirements),
                 capture_output=True,
                 text=True,

@@ -162,16 +162,14 @@ def _tail(log: Path, config: EnvironmentsConfig) -> str:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
         text = file.read().decode(errors="replace")
     # Where the operator's index is, and how one gets in there, is nobody else's business.
-    for secret in (config.index, config.proxy):
-        for part in _telling(secret):
-            text = text.replace(part, "INDEX")
-    for name, url in config.conda.by_name.items():
-        place = urlsplit(url).netloc
-        host = place.rpartition("@")[2]
-        text = text.replace(url.rstrip("/"), name).replace(url.rstrip("/").replace(place, host), name)
-        for part in filter(None, (place, host)):
+    for url, name in [(config.index, "INDEX"), (config.proxy, "INDEX"), *_channels(config)]:
+        for part in _telling(url):
             text = text.replace(part, name)
     return text
+
+
+def _channels(config: EnvironmentsConfig) -> list[tuple[str, str]]:
+    return [(url.rstrip("/"), name) for name, url in config.conda.by_name.items()]
 
 
 def _telling(secret: str) -> list[str]:
@@ -180,4 +178,5 @@ def _telling(secret: str) -> list[str]:
         return []
     url = urlsplit(secret)
     place = url.netloc.rpartition("@")[2]
-    return [part for part in (secret, url.netloc, place, url.hostname, url.password) if part]
+    bare = url._replace(netloc=place).geturl()
+    return [part for part in (secret, bare, url.netloc, place, url.hostname, url.password) if part]

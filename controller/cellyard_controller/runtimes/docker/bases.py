@@ -17,8 +17,6 @@ from docker import DockerClient
 
 from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON, RuntimeFailed
 
-SUITE = "bookworm"
-REGISTRY_IMAGE = "python:3.11-slim-bookworm"
 PACKAGES = ("ca-certificates", "libstdc++6", "netbase", "python3", "tzdata", "usr-is-merged")
 OPTIONS = (
     "--variant=essential",
@@ -32,8 +30,6 @@ OPTIONS = (
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
     '--customize-hook=find "$1" -xdev -type f -perm /6000 -exec chmod a-s {} +',
 )
-RECIPE = repr((SUITE, REGISTRY_IMAGE, PACKAGES, OPTIONS))
-"""Everything that decides what the usual base holds, to be part of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +43,12 @@ class Release:
 
     @property
     def recipe(self) -> str:
-        """As RECIPE, for a base of this release."""
-        if self.suite == SUITE:
-            return RECIPE
+        """Everything that decides what a base of this release holds, to be part of its name."""
         return repr((self.suite, self.registry_image, PACKAGES, OPTIONS))
 
 
 RELEASES = {
-    USUAL_PYTHON: Release(SUITE, REGISTRY_IMAGE, 36),
+    USUAL_PYTHON: Release("bookworm", "python:3.11-slim-bookworm", 36),
     "3.13": Release("trixie", "python:3.13-slim-trixie", 41),
 }
 """By the Python that they bring."""
@@ -187,7 +181,7 @@ def _sources(suite: str) -> str:
     return sources_for(listing.stdout, host.get("VERSION_CODENAME", suite), suite)
 
 
-def sources_for(targets: str, host: str, wanted: str = SUITE) -> str:
+def sources_for(targets: str, host: str, wanted: str) -> str:
     """Package sources of the base's release, from apt's `origin uri suite component` on a host's release."""
     suites = {f"{host}{part}": f"{wanted}{part}" for part in ("", "-updates", "-security")}
     sources: dict[str, None] = {}

@@ -66,10 +66,10 @@ def _download(lock: Path, machine: str, target: Path, python: str, glibc: int, i
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}", f"manylinux1_{machine}")]
     command += ["--dest", str(target), "-r", str(lock)]
-    if index:
-        command += ["--index-url", index]
+    # Not an argument: those are for every user of the machine to see.
+    env = {**os.environ, "PIP_INDEX_URL": index} if index else None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
     except subprocess.TimeoutExpired:
         raise RuntimeFailed(
             "image_missing",
