@@ -233,9 +233,9 @@ def test_the_python_of_an_operators_image_may_be_asked_for(controller: Process) 
             "kernel agent",
         ),
         ("FROM cellyard-environment\nRUN echo no good; exit 3\n", "", 1, "no good"),
-        ("FROM no-such-image:1\n", "", 2, "line 1: the engine has no image no-such-image:1"),
+        ("FROM no-such-image:1\n", "", 2, "Image.txt, line 1: the engine has no image no-such-image:1"),
         ("FROM cellyard-environment:3.9\n", "", 2, "has Python 3.11, 3.13"),
-        ("FROM cellyard-environment\nENTRYPOINT x\n", "", 2, "line 2: ENTRYPOINT is refused"),
+        ("FROM cellyard-environment\nENTRYPOINT x\n", "", 2, "Image.txt, line 2: ENTRYPOINT is refused"),
         ("FROM cellyard-environment\n", "no-such-thing>=3", 1, "no-such-thing"),
         ("FROM cellyard-environment\n", "pyparsing==0.1", 1, "pyparsing"),  # matplotlib needs a newer one
     ],
@@ -243,8 +243,8 @@ def test_the_python_of_an_operators_image_may_be_asked_for(controller: Process) 
 def test_what_cannot_be_built_is_told_and_leaves_nothing(
     engine: DockerClient, index: PackageIndex, tmp_path: Path, text: str, required: str, code: int, why: str
 ) -> None:
-    (tmp_path / "Dockerfile").write_text(text)
-    words = ["build", f"{NAME}-bad", "--file", f"{tmp_path}/Dockerfile"]
+    (tmp_path / "Image.txt").write_text(text)
+    words = ["build", f"{NAME}-bad", "--file", f"{tmp_path}/Image.txt"]
     if required:
         (tmp_path / "requirements.txt").write_text(required)
         words += ["--requirements", f"{tmp_path}/requirements.txt"]

@@ -103,7 +103,7 @@ def remove(name: str, client: DockerClient) -> list[str]:
 
 
 def _build(order: Order, client: DockerClient, report: Report) -> Built:
-    exact = {image: _exact(image, line, client, report) for image, line in order.dockerfile.bases.items()}
+    exact = {image: _exact(image, where, client, report) for image, where in order.dockerfile.bases.items()}
     text = order.dockerfile.text(exact.__getitem__)
     context: dict[str, Path | bytes] = _files(order.context) if order.context else {}
     with timed(report, "Dockerfile"):
@@ -130,16 +130,16 @@ def _build(order: Order, client: DockerClient, report: Report) -> Built:
     return Built(reference, python, requirements.pins(lock), new)
 
 
-def _exact(image: str, line: int, client: DockerClient, report: Report) -> str:
+def _exact(image: str, where: str, client: DockerClient, report: Report) -> str:
     """What stands for an image in FROM. Raises BadInput."""
     name, _, tag = image.partition(":")
     if name == dockerfile.ENVIRONMENT:
         if tag and tag not in PYTHONS:
-            raise BadInput(f"Dockerfile, line {line}: {image}: this release has Python {', '.join(PYTHONS)}")
+            raise BadInput(f"{where}: {image}: this release has Python {', '.join(PYTHONS)}")
         return images.environment(report, client=client, kernel_type=images.family(tag or USUAL_PYTHON))
     if not images.present(client, image):
         raise BadInput(
-            f"Dockerfile, line {line}: the engine has no image {image}, and builds fetch none: begin with "
+            f"{where}: the engine has no image {image}, and builds fetch none: begin with "
             f"`FROM {dockerfile.ENVIRONMENT}`, or load it there first"
         )
     return str(client.images.get(image).id)

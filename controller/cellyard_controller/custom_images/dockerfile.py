@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from cellyard_controller.custom_images.errors import BadInput
@@ -38,8 +38,8 @@ class Recipe:
     """A Dockerfile that can be built."""
 
     steps: tuple[_Step, ...]
-    bases: dict[str, int]
-    """The images that it begins with, by name, each with the line where it stands first."""
+    bases: dict[str, str]
+    """The images that it begins with, by name, each with the file and line where it stands first."""
     last: str
     """What its last stage begins with, at the end of the chain of stages."""
 
@@ -52,7 +52,7 @@ def read(text: str, name: str) -> Recipe:
     """A Dockerfile of this name. Raises BadInput."""
     steps = tuple(_steps(text))
     stages: dict[str, str] = {}
-    bases: dict[str, int] = {}
+    bases: dict[str, str] = {}
     last = ""
     for step in steps:
         where = f"{name}, line {step.line}"
@@ -64,7 +64,7 @@ def read(text: str, name: str) -> Recipe:
             image, stage = _from(step, where)
             last = stages.get(image.lower(), image)
             if image.lower() not in stages:
-                bases.setdefault(image, step.line)
+                bases.setdefault(image, where)
             stages[str(len([each for each in steps if each.name == "FROM" and each.line < step.line]))] = last
             if stage:
                 stages[stage.lower()] = last
@@ -120,7 +120,7 @@ def _check_sources(step: _Step, where: str, stages: dict[str, str]) -> None:
             raise BadInput(f"{where}: builds have no network: fetch {word} before, and COPY it from --context")
 
 
-def _written(step: _Step, bases: dict[str, int], exact: Callable[[str], str]) -> str:
+def _written(step: _Step, bases: Collection[str], exact: Callable[[str], str]) -> str:
     if step.name != "FROM":
         return f"{step.text}\n"
     image, stage = _from(step, "")

@@ -23,7 +23,10 @@ ADD e /f
 
 def test_names_of_images_are_made_exact_and_every_stage_can_be_found() -> None:
     read = dockerfile.read(WHOLE, "Dockerfile")
-    assert read.bases == {"cellyard-environment:3.13": 3, "cellyard-environment": 7}
+    assert read.bases == {
+        "cellyard-environment:3.13": "Dockerfile, line 3",
+        "cellyard-environment": "Dockerfile, line 7",
+    }
     assert read.last == "cellyard-environment"
     assert read.text(lambda name: f"<{name}>").splitlines() == [
         "ARG UNUSED",
