@@ -21,7 +21,7 @@ from cellyard_proto import amounts
 from cellyard_proto.flows import cost, split_path
 from cellyard_proto.v1 import link_pb2
 from cellyard_sandbox import files
-from cellyard_sandbox.beneath import Home
+from cellyard_proto.beneath import Home
 from cellyard_sandbox.flows import FlowRefused, Work, because, refused
 
 FOLDER = ".cache/cellyard/packages"

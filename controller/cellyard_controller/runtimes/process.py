@@ -46,7 +46,7 @@ _PROBE_BOUND = 20.0
 _PROBE_INSTALL = """
 import os, subprocess, sys
 from cellyard_sandbox import files, packages
-from cellyard_sandbox.beneath import Home
+from cellyard_proto.beneath import Home
 brought = packages.Packages(Home(files.open_folder(os.getcwd())), os.getcwd())
 brought.prepare()
 env = {**os.environ, "PYTHONPATH": brought.start_folder()}

@@ -1,0 +1,1 @@
+"""Code mode: agents' code that calls tools, keeps workflows and artifacts, and brings packages."""

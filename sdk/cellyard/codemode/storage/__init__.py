@@ -1,0 +1,1 @@
+"""Where code mode keeps workflows, artifacts, tools and requirements."""
