@@ -50,6 +50,7 @@ class _Execution:
     source: str
     timeout_s: float
     allow_stdin: bool
+    namespaces: bool
     budget: Budget
     sent_at: float = 0.0
     started: bool = False
@@ -115,7 +116,7 @@ class Executions:
             return
         self._held[execution_id] = 0
         budget = Budget(self.limits)
-        execution = _Execution(execution_id, order.source, order.timeout_s, order.allow_stdin, budget)
+        execution = _Execution(execution_id, order.source, order.timeout_s, order.allow_stdin, order.namespaces, budget)
         if self._gone is not None:
             self._end(execution, _gone(self._gone))
             return
@@ -219,7 +220,9 @@ class Executions:
             self._budgets.popitem(last=False)
         source, execution.source = execution.source, ""
         execution.sent_at = self._clock.time()
-        self._host().run(execution.execution_id, source, allow_stdin=execution.allow_stdin)
+        self._host().run(
+            execution.execution_id, source, allow_stdin=execution.allow_stdin, namespaces=execution.namespaces
+        )
 
     def _interrupt(self, execution: _Execution, why: str, restart_after_s: float) -> None:
         if not execution.interrupted_by:

@@ -27,6 +27,7 @@ from IPython.core import page
 from jupyter_client.jsonutil import json_default
 from traitlets.config import Config
 
+from cellyard_proto.codemode import frames
 from cellyard_sandbox import paging, values
 from cellyard_sandbox.asked import answer
 from cellyard_sandbox.threads import let_threads_write_to_their_cell
@@ -90,7 +91,7 @@ class ZMQInteractiveShell(zmqshell.ZMQInteractiveShell):  # type: ignore[misc]
             kind, value = KeyboardInterrupt, KeyboardInterrupt()
         heard = issubclass(kind, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
         with _sigint_ignored() if heard else contextlib.nullcontext():
-            super().showtraceback((kind, value, trace), *args, **options)
+            super().showtraceback((kind, value, frames.own(trace)), *args, **options)
 
 
 class Kernel(IPythonKernel):  # type: ignore[misc]
@@ -112,6 +113,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     async def do_execute(self, code: str, silent: bool, *args: Any, **options: Any) -> dict[str, Any]:
         """Runs a cell, once it was told that it runs."""
         self._wait_for_iopub()
+        if self.get_parent().get("content", {}).get("namespaces") is True:
+            from cellyard_sandbox import codemode  # late: other kernels need none of it
+
+            codemode.provide(self.shell.user_ns, self.shell.user_ns_hidden)
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             try:

@@ -108,13 +108,13 @@ class JupyterHost:
         if self._channels is not None:
             self._channels.set_environment(env)
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
         """See KernelHost."""
         if self._run is not None or self._channels is None or self._process is None:
             raise RuntimeError("a run is under way, or no kernel is there")
         self._run = _Run(run_id)
         self._process.run_starts()
-        content = {**_EXECUTE, "code": source, "allow_stdin": allow_stdin}
+        content = {**_EXECUTE, "code": source, "allow_stdin": allow_stdin, "namespaces": namespaces}
         self._send(wire.Request(run_id, "execute_request", content))
 
     def interrupt(self, run_id: str) -> None:

@@ -103,10 +103,10 @@ class KernelHost(Protocol):
     def set_environment(self, env: Mapping[str, str]) -> None:
         """Sets variables in the kernel that runs, before the next run; libraries that were imported may not notice."""
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
         """Gives a source to the kernel. Only where no other run is under way.
 
-        Without `allow_stdin`, input() raises in it.
+        Without `allow_stdin`, input() raises in it. With `namespaces` it finds code mode's among its globals.
         """
 
     def interrupt(self, run_id: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 
 import grpc
 from grpc import aio
@@ -151,3 +151,32 @@ async def happened(event: Event, timeout: float | None) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+class Beside:
+    """Named work that goes on while its owner reads a stream: here in tasks, of which none outlives the owner."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        left = list(self._tasks.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def start(self, name: str, work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Begins it. Raises what work that was begun earlier has failed of."""
+        for done in [done for done, task in self._tasks.items() if task.done()]:
+            task = self._tasks.pop(done)
+            if not task.cancelled():
+                task.result()
+        self._tasks[name] = asyncio.create_task(work(*args))
+
+    def cancel(self, name: str) -> None:
+        """Nobody needs it any more; without effect where it is over."""
+        if name in self._tasks:
+            self._tasks[name].cancel()

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import grpc
 
@@ -121,3 +121,20 @@ def over(background: Background, timeout: float) -> None:
 def happened(event: Event, timeout: float | None) -> bool:
     """Waits for an event; False where it does not come in time."""
     return event.wait(timeout)
+
+
+class Beside:
+    """Named work for the owner of a stream: here done at once, before the stream is read on."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        """Nothing is left."""
+
+    def start(self, name: str, work: Callable[..., None], *args: Any) -> None:
+        """Does it."""
+        work(*args)
+
+    def cancel(self, name: str) -> None:
+        """It is over."""

@@ -43,6 +43,7 @@ from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_proto.codemode import names
 
 _OVERDUE = 20.0
 """Seconds past its timeout at which a running cell's agent cannot be keeping time."""
@@ -340,6 +341,7 @@ class Runner:
                 execution.timeout_s,
                 execution.cell_id,
                 allow_stdin=execution.offers.input,
+                namespaces=not names.FUNCTIONS.isdisjoint(execution.offers.functions),
             )
             faults.point("sent")
 

@@ -134,7 +134,14 @@ class AgentLink:
         self._send(pb.ToAgent(claim=pb.ClaimSandbox(env=env, proxy=proxy)))
 
     def dispatch(
-        self, execution_id: ExecutionId, source: str, timeout_s: float | None, cell_id: str, *, allow_stdin: bool
+        self,
+        execution_id: ExecutionId,
+        source: str,
+        timeout_s: float | None,
+        cell_id: str,
+        *,
+        allow_stdin: bool,
+        namespaces: bool,
     ) -> None:
         """Runs a source; the agent takes an execution id once."""
         order = pb.Dispatch(
@@ -143,6 +150,7 @@ class AgentLink:
             timeout_s=timeout_s or 0.0,
             cell_id=cell_id,
             allow_stdin=allow_stdin,
+            namespaces=namespaces,
         )
         self._send(pb.ToAgent(dispatch=order))
 

@@ -501,12 +501,15 @@ class Dispatch(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     ALLOW_STDIN_FIELD_NUMBER: _builtins.int
     CELL_ID_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     source: _builtins.str
     timeout_s: _builtins.float
     """Seconds from the start of the cell, then it is interrupted; 0 means no limit."""
     allow_stdin: _builtins.bool
     cell_id: _builtins.str
+    namespaces: _builtins.bool
+    """The code finds code mode's namespaces among its globals: tools, workflows, artifacts, deps."""
     def __init__(
         self,
         *,
@@ -515,10 +518,11 @@ class Dispatch(_message.Message):
         timeout_s: _builtins.float = ...,
         allow_stdin: _builtins.bool = ...,
         cell_id: _builtins.str = ...,
+        namespaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stdin", b"allow_stdin", "cell_id", b"cell_id", "execution_id", b"execution_id", "source", b"source", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stdin", b"allow_stdin", "cell_id", b"cell_id", "execution_id", b"execution_id", "namespaces", b"namespaces", "source", b"source", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

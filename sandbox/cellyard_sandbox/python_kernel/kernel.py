@@ -166,6 +166,10 @@ class Kernel:
         )
         self._questions.allowed = request.content.get("allow_stdin") is True
         try:
+            if request.content.get("namespaces") is True:
+                from cellyard_sandbox import codemode  # late: other kernels need none of it
+
+                codemode.provide(self.shell.user_ns, self.shell.user_ns_hidden)
             reply = await self._run_interruptible(str(request.content.get("code", "")))
         except BaseException as failed:  # whatever it is, there is an answer
             reply = self._error(failed)

@@ -19,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
+from cellyard_proto.codemode import frames
 from cellyard_sandbox import paging
 from cellyard_sandbox.python_kernel import magics
 from cellyard_sandbox.python_kernel.connection import frame
@@ -113,7 +114,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
             kind, value = KeyboardInterrupt, KeyboardInterrupt()
         heard = issubclass(kind, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
         with _sigint_ignored() if heard else contextlib.nullcontext():
-            super().showtraceback((kind, value, trace), *args, **options)
+            super().showtraceback((kind, value, frames.own(trace)), *args, **options)
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
         """Sends what showtraceback and its likes have made."""

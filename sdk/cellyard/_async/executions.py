@@ -45,9 +45,10 @@ class AsyncExecutionCalls(AsyncAnswering):
 
         `on_input` gets the prompt of each input() and returns the line; without it, input() raises in the cell.
         `host_calls` are functions that the code may call, by name (`from cellyard_sandbox import host`, then
-        `host.name(...)`): they run here, with this program's rights, while this call waits, one after the other; what
-        they take and return is data, what they raise is an exception in the code. The code of whatever else runs in
-        that kernel meanwhile could call them too.
+        `host.name(...)`): they run here, with this program's rights, while this call waits. Coroutine functions
+        answer calls of several threads at the same time, and are cancelled where the code waits no more; others one
+        after the other. What they take and return is data, what they raise is an exception in the code. The code of
+        whatever else runs in that kernel meanwhile could call them too.
 
         Raises CellNotFound, InvalidRequest for a cell that is not code, ExecutionTimeout, ControllerUnavailable;
         where no kernel can be had, what `start_kernel` raises.
@@ -235,7 +236,10 @@ class AsyncExecutionCalls(AsyncAnswering):
         ended = False
         try:
             for last in stages:
-                async with aclosing(self._transport.stream(ask, last)) as messages:
+                async with (
+                    aclosing(self._transport.stream(ask, last)) as messages,
+                    _io_async.Beside() as answers,
+                ):
                     async for message in messages:
                         if not await blobs.fill(self._transport, self._notebook_id, message):
                             missed = True
@@ -249,7 +253,9 @@ class AsyncExecutionCalls(AsyncAnswering):
                         if event is not None:
                             yield event
                         if isinstance(event, events.HostCalled | events.InputRequested):
-                            await self._answer(view.execution_id, event, given)
+                            await answers.start(event.call_id, self._answer, view.execution_id, event, given)
+                        elif message.HasField("call_ended"):
+                            answers.cancel(message.call_ended.call_id)
                 if ended:
                     return
                 if limit is not None:

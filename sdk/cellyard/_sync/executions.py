@@ -46,9 +46,10 @@ class ExecutionCalls(Answering):
 
         `on_input` gets the prompt of each input() and returns the line; without it, input() raises in the cell.
         `host_calls` are functions that the code may call, by name (`from cellyard_sandbox import host`, then
-        `host.name(...)`): they run here, with this program's rights, while this call waits, one after the other; what
-        they take and return is data, what they raise is an exception in the code. The code of whatever else runs in
-        that kernel meanwhile could call them too.
+        `host.name(...)`): they run here, with this program's rights, while this call waits. Coroutine functions
+        answer calls of several threads at the same time, and are cancelled where the code waits no more; others one
+        after the other. What they take and return is data, what they raise is an exception in the code. The code of
+        whatever else runs in that kernel meanwhile could call them too.
 
         Raises CellNotFound, InvalidRequest for a cell that is not code, ExecutionTimeout, ControllerUnavailable;
         where no kernel can be had, what `start_kernel` raises.
@@ -233,7 +234,10 @@ class ExecutionCalls(Answering):
         ended = False
         try:
             for last in stages:
-                with closing(self._transport.stream(ask, last)) as messages:
+                with (
+                    closing(self._transport.stream(ask, last)) as messages,
+                    _io_sync.Beside() as answers,
+                ):
                     for message in messages:
                         if not blobs.fill(self._transport, self._notebook_id, message):
                             missed = True
@@ -247,7 +251,9 @@ class ExecutionCalls(Answering):
                         if event is not None:
                             yield event
                         if isinstance(event, events.HostCalled | events.InputRequested):
-                            self._answer(view.execution_id, event, given)
+                            answers.start(event.call_id, self._answer, view.execution_id, event, given)
+                        elif message.HasField("call_ended"):
+                            answers.cancel(message.call_ended.call_id)
                 if ended:
                     return
                 if limit is not None:

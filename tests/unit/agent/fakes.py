@@ -58,7 +58,7 @@ class ScriptedHost:
     async def stop(self) -> None:
         raise NotImplementedError
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
         self.ran.append((run_id, source))
 
     def interrupt(self, run_id: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from cellyard.codemode.errors import ArtifactDataError, ArtifactNotFoundError, made_public
+from cellyard.codemode.errors import ArtifactDataError, made_public
 from cellyard.codemode.storage.protocols import ArtifactInfo, ArtifactStore
 from cellyard_proto.codemode import artifacts
 
@@ -67,9 +67,8 @@ class Artifacts:
         return self._store.read(_name(name))
 
     def delete(self, name: str) -> None:
-        """Removes one. Raises ArtifactNotFoundError, ArtifactNameError."""
-        if not self._store.remove(_name(name)):
-            raise ArtifactNotFoundError(f"Artifact {name!r} not found")
+        """Removes one, where there is one. Raises ArtifactNameError."""
+        self._store.remove(_name(name))
 
 
 def _name(name: str) -> str:
