@@ -77,7 +77,8 @@ class RemoteExecutor:
             self._capabilities = frozenset(await session.supported_capabilities())
         except CapabilityUnavailable as missing:
             await session.close()
-            raise CapabilityUnavailable(f"{missing.message}. {self._instead}", details=missing.details) from None
+            message = ". ".join(filter(None, [missing.message.rstrip("."), self._instead]))
+            raise CapabilityUnavailable(message, details=missing.details) from None
         except BaseException:
             await session.close()
             raise
