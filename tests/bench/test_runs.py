@@ -12,7 +12,7 @@ import pytest
 import cellyard
 from tests.bench.conftest import Launch, pool_of, timed
 from tests.bench.peers import Peer, running
-from tests.bench.report import Row, rate, row, tail
+from tests.bench.report import Row, amount, rate, row, tail
 from tests.controller_process import Process
 
 pytestmark = [pytest.mark.bench, pytest.mark.docker]
@@ -102,3 +102,20 @@ def test_one_more_cell(controller: Process, rows: list[Row]) -> None:
             theirs.append(timed(lambda: fresh.delete_cell(fresh.create_cell("1+1"))) / 2)
             mine.append(timed(lambda: long.delete_cell(long.create_cell("1+1"))) / 2)
         rows.append(row(f"create or delete one of {LONG:,}", mine, "in an empty notebook", theirs, 1.5))
+
+
+def test_host_calls(controller: Process, rows: list[Row]) -> None:
+    """From the code to an empty function of its client and back, as the code measures it."""
+    code = f"""
+from time import perf_counter
+from cellyard_sandbox import host
+def timed():
+    began = perf_counter()
+    host.empty()
+    return (perf_counter() - began) * 1e3
+[timed() for _ in range({ROUNDS})]
+"""
+    with cellyard.Session(endpoint=controller.endpoint) as session:
+        session.run(code, host_calls={"empty": lambda: None})
+        taken = session.run(code, host_calls={"empty": lambda: None}).value
+    rows.append(amount("a call from code to an empty function of its client", taken, "ms", 3.0))

@@ -258,9 +258,7 @@ async def test_capabilities(session: Any, names: dict[str, Any]) -> None:
         """),
         names,
     )
-    assert names["caps"] == set(
-        re.findall(r"^(\w+) \|$", PAGE[PAGE.index("Available capabilities:") :], re.MULTILINE)
-    )
+    assert names["caps"] == set(re.findall(r"^(\w+) \|$", PAGE[PAGE.index("Available capabilities:") :], re.MULTILINE))
 
 
 async def test_tools(session: Any, names: dict[str, Any]) -> None:

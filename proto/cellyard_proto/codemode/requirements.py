@@ -10,9 +10,9 @@ MAX_LENGTH = 256
 """Characters of a requirement."""
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_EXTRAS = rf"\[\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\]"
-_VERSION = r"(?:===|==|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
-_REQUIREMENT = re.compile(rf"({_NAME})\s*({_EXTRAS})?\s*((?:{_VERSION}(?:\s*,\s*{_VERSION})*)?)", re.ASCII)
+_EXTRAS = rf"\[ *{_NAME}(?: *, *{_NAME})* *\]"
+_VERSION = r"(?:===|==|~=|!=|<=|>=|<|>) *[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
+_REQUIREMENT = re.compile(rf"({_NAME}) *({_EXTRAS})? *((?:{_VERSION}(?: *, *{_VERSION})*)?)", re.ASCII)
 
 
 def normalise(requirement: object) -> str:
@@ -28,7 +28,7 @@ def normalise(requirement: object) -> str:
             f"a package is a name with extras and versions, like 'pandas[excel]>=2,<3', not {requirement[:100]!r}"
         )
     name, extras, versions = found.groups(default="")
-    return re.sub(r"\s", "", _normal(name) + extras + versions)
+    return (_normal(name) + extras + versions).replace(" ", "")
 
 
 def package(requirement: str) -> str:
