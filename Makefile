@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup venv serve proto sync seccomp image runsc soak clean
+.PHONY: help run test check bench setup venv serve proto sync seccomp image runsc redis soak clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -18,7 +18,7 @@ run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
 	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
 
 test: PYTHONS ?= 3.13
-test: image ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
+test: image redis ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
 	@$(VENV)/bin/python -m pytest -m "not soak and not bench" -n 3 tests $(PYTEST_ARGS)
 
 check: venv ## format, lint, types, import rules, protobuf, generated code, locks
@@ -44,6 +44,9 @@ image: setup ## the images that sandboxes start from (PYTHONS=3.13 adds one)
 
 runsc: setup ## register gVisor with the engine, for templates that name it
 	@scripts/runsc.sh
+
+redis: # the server that tests of storages start; for them only
+	@scripts/redis.sh
 
 serve: image ## a controller in the foreground
 	@$(VENV)/bin/cellyard serve

@@ -1,0 +1,51 @@
+"""The storages that the conformance suite runs over: one line in PLACES adds one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.redis_server import RedisServer
+
+from cellyard.codemode.storage.file import FileStorage
+from cellyard.codemode.storage.protocols import StorageBackend
+from cellyard.codemode.storage.redis import RedisStorage
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of storage."""
+
+    start: Callable[[Path], AbstractContextManager[Callable[[], str]]]
+    """Starts what is needed, in a folder with a short path. Calling what comes gives addresses of new, empty places."""
+    open: Callable[[str, str | None], StorageBackend]
+    """A storage at an address, with a workspace; also from another process."""
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[Callable[[], str]]:
+    numbers = itertools.count()
+    yield lambda: str(folder / f"place{next(numbers)}")
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[Callable[[], str]]:
+    server, numbers = RedisServer(folder), itertools.count()
+    try:
+        yield lambda: f"{server.url}#place{next(numbers)}"
+    finally:
+        server.close()
+
+
+def _open_redis(address: str, workspace_id: str | None) -> RedisStorage:
+    url, _, prefix = address.partition("#")
+    return RedisStorage(url, prefix=prefix, workspace_id=workspace_id)
+
+
+PLACES = {
+    "file": Kind(_folders, FileStorage),
+    "redis": Kind(_redis, _open_redis),
+}
