@@ -50,7 +50,7 @@ PYTHON
 }
 
 echo uv | compile requirements/uv.lock "The installer of everything else." --universal --python-version 3.11
-requirements build project controller sandbox science dev \
+requirements build project codemode controller sandbox science dev \
   | compile requirements/dev.lock "Everything that .venv holds, for CPython 3.11 and 3.12." \
     --universal --python-version 3.11
 requirements sandbox science \
