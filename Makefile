@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup venv serve proto sync seccomp image runsc redis soak clean
+.PHONY: help run test check bench setup venv semantic serve proto sync seccomp image runsc redis soak clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -39,6 +39,9 @@ venv:
 seccomp: venv ## generate the seccomp profile from its table
 	@$(VENV)/bin/python scripts/seccomp.py
 
+semantic: venv ## torch and a model, for the tests of search by meaning
+	@scripts/semantic.sh
+
 image: setup ## the images that sandboxes start from (PYTHONS=3.13 adds one)
 	@scripts/image.sh $(foreach version,$(PYTHONS),--python $(version))
 
@@ -58,6 +61,6 @@ sync: venv ## generate the sync SDK from the async one
 	@$(VENV)/bin/python scripts/sync.py
 
 clean: ## remove what was made here; images, engine and data stay
-	@rm -rf $(VENV) .cache bench-results dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-semantic .cache bench-results dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@rm -f *.executed.ipynb
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

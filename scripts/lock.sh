@@ -53,6 +53,12 @@ echo uv | compile requirements/uv.lock "The installer of everything else." --uni
 requirements build project codemode controller sandbox science dev \
   | compile requirements/dev.lock "Everything that .venv holds, for CPython 3.11 and 3.12." \
     --universal --python-version 3.11
+# A torch with CUDA names CUDA's libraries, 2 GB that the tests have no use for: see scripts/without_cuda.py.
+without=(cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-{cublas,cuda-nvrtc,cufft,cufile,curand,cusolver,cusparse}
+  nvidia-{cudnn,cusparselt,nccl,nvshmem}-cu13 nvidia-{nvjitlink,nvtx,cuda-cccl})
+requirements semantic \
+  | compile requirements/semantic.lock "What .venv-semantic holds besides: sentence-transformers and torch without CUDA." \
+    --universal --python-version 3.11 --constraint requirements/dev.lock "${without[@]/#/--no-emit-package=}"
 requirements sandbox science \
   | compile images/python/requirements.lock "What the Python image holds: CPython 3.11, glibc 2.28 or newer, x86_64 and aarch64." \
     --python-version 3.11 --python-platform x86_64-manylinux_2_28
