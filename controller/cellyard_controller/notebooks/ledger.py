@@ -19,11 +19,10 @@ from cellyard_controller import faults
 from cellyard_controller.errors import InvalidRequest, Refused, Unavailable
 from cellyard_controller.executions.journal import Journal, Row
 from cellyard_controller.ids import NotebookRef, TenantName
-from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.kernel import Kernel
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes import records as sandbox_records
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import Store, StoreFailed, requests
+from cellyard_controller.store.requests import Request
 
 T = TypeVar("T")
 
@@ -105,7 +104,7 @@ class Ledger:
     def remember(self, request: Request, answer: str, change: Change) -> None:
         """Notes that a request is carried out by this change, which fails where the id is taken."""
         if request.request_id:
-            change.rows.append(partial(records.remember, tenant=self._ref.tenant, request=request, answer=answer))
+            change.rows.append(partial(requests.remember, tenant=self._ref.tenant, request=request, answer=answer))
 
     async def answered(self, request: Request) -> str | None:
         """What a request was answered before. Raises InvalidRequest where its id came with other content."""
@@ -147,7 +146,7 @@ async def answered(store: Store, tenant: TenantName, request: Request) -> str | 
     """What a tenant's request was answered before. Raises InvalidRequest where its id came with other content."""
     if not request.request_id:
         return None
-    known = await store.read(partial(records.answered, tenant=tenant, request_id=request.request_id))
+    known = await store.read(partial(requests.answered, tenant=tenant, request_id=request.request_id))
     if known is None:
         return None
     digest, answer = known

@@ -41,8 +41,9 @@ from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
-from cellyard_controller.store import Store, StoreDamaged, StoreFailed
+from cellyard_controller.store import Store, StoreDamaged, StoreFailed, requests
 from cellyard_controller.store.blobs import is_digest
+from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.audit import Audit
 
@@ -131,7 +132,7 @@ class Rooms:
         return await self._store.read(find)
 
     async def set_labels(
-        self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str], request: records.Request
+        self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str], request: Request
     ) -> dict[str, str]:
         """Sets and removes labels of a notebook, which comes into being with them; once for a request.
 
@@ -142,7 +143,7 @@ class Rooms:
         def write(connection: Connection) -> dict[str, str]:
             found = records.set_labels(connection, key=record.key, labels=labels, remove=remove)
             if request.request_id:
-                records.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
+                requests.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
             return found
 
         try:
@@ -180,7 +181,7 @@ class Rooms:
         except OSError as failed:
             raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
 
-    async def delete(self, ref: NotebookRef, request: records.Request = records.UNNAMED) -> None:
+    async def delete(self, ref: NotebookRef, request: Request = UNNAMED) -> None:
         """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
         if await answered(self._store, ref.tenant, request) is not None:
             return
@@ -226,7 +227,7 @@ class Rooms:
         if failed is not None and not isinstance(failed, Refused):  # nobody may be there to be told
             log.error("a notebook could not be deleted", why=str(failed))
 
-    async def _remove(self, ref: NotebookRef, room: Room, request: records.Request) -> None:
+    async def _remove(self, ref: NotebookRef, room: Room, request: Request) -> None:
         async with self._lock(ref):  # else somebody opens what is about to go
             seat = self._seats.get(ref)
             if seat is None or seat.room is not room:
@@ -243,10 +244,10 @@ class Rooms:
             finally:
                 room.watchers.end(over)
 
-    async def _remember(self, ref: NotebookRef, request: records.Request) -> None:
+    async def _remember(self, ref: NotebookRef, request: Request) -> None:
         if request.request_id:
             try:
-                await self._store.write(partial(records.remember, tenant=ref.tenant, request=request, answer=""))
+                await self._store.write(partial(requests.remember, tenant=ref.tenant, request=request, answer=""))
             except IntegrityError:
                 pass  # its id was taken meanwhile; what is removed stays removed
 
