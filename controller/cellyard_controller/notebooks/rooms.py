@@ -29,10 +29,10 @@ from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
+from cellyard_controller.library.serving import Library
 from cellyard_controller.notebooks import opening, records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
-from cellyard_controller.notebooks.ledger import answered
 from cellyard_controller.notebooks.opening import Stored
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.replicas.process import ReplicaWorker
@@ -76,13 +76,14 @@ class Rooms:
         seal: Seal,
         config: Config,
         replicas: ReplicaWorker,
+        library: Library,
         allowances: Allowances,
         audit: Audit,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
         self.counts = Counts()
         """What happened to executions."""
-        self._replicas, self._allowances, self._audit = replicas, allowances, audit
+        self._replicas, self._library, self._allowances, self._audit = replicas, library, allowances, audit
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: WeakValueDictionary[NotebookRef, asyncio.Lock] = WeakValueDictionary()
         """Held while a notebook is opened or removed; each lives as long as somebody holds it or waits for it."""
@@ -149,7 +150,7 @@ class Rooms:
         try:
             return await self._store.write(write)
         except IntegrityError:
-            answer = await answered(self._store, ref.tenant, request)
+            answer = await requests.answer_to(self._store, ref.tenant, request)
             return dict(json.loads(answer or "{}"))
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
@@ -183,7 +184,7 @@ class Rooms:
 
     async def delete(self, ref: NotebookRef, request: Request = UNNAMED) -> None:
         """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
-        if await answered(self._store, ref.tenant, request) is not None:
+        if await requests.answer_to(self._store, ref.tenant, request) is not None:
             return
         async with self.use(ref, create=False) as room:
             await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
@@ -284,6 +285,7 @@ class Rooms:
             seal=self._seal,
             config=self._config,
             replicas=self._replicas,
+            library=self._library,
             counts=self.counts,
             allowances=self._allowances,
             audit=self._audit,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection, delete, insert, select
 
 from cellyard_controller.clock import steady
+from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import TenantName
+from cellyard_controller.store.database import Store
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import requests
 
@@ -53,6 +56,21 @@ def answered(connection: Connection, tenant: TenantName, request_id: str) -> tup
         )
     ).first()
     return (row.digest, row.answer) if row else None
+
+
+async def answer_to(store: Store, tenant: TenantName, request: Request) -> str | None:
+    """What a tenant's request was answered before. Raises InvalidRequest where its id came with other content."""
+    if not request.request_id:
+        return None
+    known = await store.read(partial(answered, tenant=tenant, request_id=request.request_id))
+    if known is None:
+        return None
+    digest, answer = known
+    if digest != request.digest:
+        raise InvalidRequest(
+            f"request id {request.request_id!r} was used with other content", request_id=request.request_id
+        )
+    return answer
 
 
 def forget(connection: Connection, before: float) -> None:
