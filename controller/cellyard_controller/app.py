@@ -18,6 +18,7 @@ from cellyard_controller.api.arrivals import Arrivals
 from cellyard_controller.api.executions import Executions
 from cellyard_controller.api.files import Files
 from cellyard_controller.api.kernels import Kernels
+from cellyard_controller.api.library import Artifacts, Workflows
 from cellyard_controller.api.notebooks import Notebooks
 from cellyard_controller.api.processes import Processes
 from cellyard_controller.api.sandboxes import Sandboxes
@@ -25,6 +26,7 @@ from cellyard_controller.api.server import Address, CannotListen, Server, lock
 from cellyard_controller.api.sessions import Sessions
 from cellyard_controller.api.tenants import Tenants
 from cellyard_controller.config import Config
+from cellyard_controller.library import artifacts, serving, workflows
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.runtimes import Runtime
@@ -40,6 +42,7 @@ from cellyard_proto.v1 import (
     executions_pb2_grpc,
     files_pb2_grpc,
     kernels_pb2_grpc,
+    library_pb2_grpc,
     notebooks_pb2_grpc,
     processes_pb2_grpc,
     sandboxes_pb2_grpc,
@@ -100,8 +103,20 @@ class Controller:
         self.replicas = ReplicaWorker(config)
         allowances = Allowances(self.quotas, self._store)
         self._audit = Audit(config.data, max_bytes=config.audit.max_bytes, files=config.audit.files)
+        self._library = serving.Library(
+            workflows.Workflows(self._store, allowances, config.library),
+            artifacts.Artifacts(self._store, allowances, config.library),
+            config.limits.answer,
+        )
         self.rooms = Rooms(
-            self._store, self.supervisor, Seal.of(config.data), config, self.replicas, allowances, self._audit
+            self._store,
+            self.supervisor,
+            Seal.of(config.data),
+            config,
+            self.replicas,
+            self._library,
+            allowances,
+            self._audit,
         )
         self._access = Access(self._store, self.quotas, allowances, self._audit, Arrivals(config.limits))
         self._add_services()
@@ -183,6 +198,8 @@ class Controller:
         executions_pb2_grpc.add_ExecutionsServicer_to_server(Executions(access, rooms, config), server)
         files_pb2_grpc.add_FilesServicer_to_server(Files(access, rooms, config), server)
         processes_pb2_grpc.add_ProcessesServicer_to_server(Processes(access, rooms, config), server)
+        library_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(access, self._library, config), server)
+        library_pb2_grpc.add_ArtifactsServicer_to_server(Artifacts(access, self._library, config), server)
         sandboxes_pb2_grpc.add_SandboxesServicer_to_server(Sandboxes(access, supervisor, config), server)
         sessions = Sessions(access, rooms, supervisor, config, self._store.controller_id)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, server)

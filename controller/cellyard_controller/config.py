@@ -263,6 +263,15 @@ class ReplicasConfig(_Section):
     document: Size = Field(default=64 * MIB, description="All changes of a document that replicas may add to.")
 
 
+class LibraryConfig(_Section):
+    """Workflows and artifacts that are kept for code mode: of each tenant, in all of its workspaces."""
+
+    workflows: Size = Field(default=10_000, description="Workflows.")
+    sources: Size = Field(default=64 * MIB, description="All workflows of a tenant, with what is said of them.")
+    artifacts: Size = Field(default=100_000, description="Artifacts.")
+    artifact: Size = Field(default=1024 * MIB, description="The content of one artifact.")
+
+
 class HttpConfig(_Section):
     """Health and metrics over HTTP."""
 
@@ -283,7 +292,9 @@ class QuotasConfig(_Section):
     cpu: float | None = Field(default=None, description="Processors of its sandboxes, all together.")
     queued: int | None = Field(default=None, description="Executions that wait, in all of its notebooks.")
     notebooks: int | None = Field(default=None, description="Notebooks that are kept.")
-    storage: int | None = Field(default=None, description="What is kept of documents, sources and outputs.")
+    storage: int | None = Field(
+        default=None, description="What is kept of documents, sources, outputs, workflows and artifacts."
+    )
     rate: float | None = Field(default=None, description="Requests a second.")
 
     @field_validator("*", mode="before")
@@ -339,6 +350,7 @@ class Config(BaseSettings):
     sessions: SessionsConfig = SessionsConfig()
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
+    library: LibraryConfig = LibraryConfig()
     http: HttpConfig = HttpConfig()
     quotas: QuotasConfig = QuotasConfig()
     audit: AuditConfig = AuditConfig()

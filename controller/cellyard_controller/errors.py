@@ -47,6 +47,36 @@ class ExecutionNotFound(Refused):
     reason = "EXECUTION_NOT_FOUND"
 
 
+class WorkflowNotFound(Refused):
+    """No such workflow in the tenant's workspace."""
+
+    reason = "WORKFLOW_NOT_FOUND"
+
+
+class WorkflowInvalid(Refused):
+    """A workflow's name, source or description is wrong."""
+
+    reason = "WORKFLOW_INVALID"
+
+
+class ArtifactNotFound(Refused):
+    """No such artifact in the tenant's workspace."""
+
+    reason = "ARTIFACT_NOT_FOUND"
+
+
+class ArtifactNameInvalid(Refused):
+    """No artifact can have this name."""
+
+    reason = "ARTIFACT_NAME_INVALID"
+
+
+class ArtifactInvalid(Refused):
+    """An artifact's content, description or metadata is wrong."""
+
+    reason = "ARTIFACT_INVALID"
+
+
 class NoKernel(Refused):
     """The call needs a running kernel."""
 

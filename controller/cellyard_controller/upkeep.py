@@ -9,8 +9,7 @@ import structlog
 
 from cellyard_controller.clock import steady
 from cellyard_controller.executions import blob_uses, retention
-from cellyard_controller.notebooks import records
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import Store, StoreFailed, requests
 
 log = structlog.get_logger()
 
@@ -29,7 +28,7 @@ async def keep_up(store: Store, interval_s: float) -> None:
 
 async def once(store: Store, now: float) -> None:
     """Forgets what is due at this time, in steps that others can get in between."""
-    await store.write(partial(records.forget_requests, before=now - records.KEEP_REQUESTS_S))
+    await store.write(partial(requests.forget, before=now - requests.KEPT_S))
     await store.write(retention.forget_expired)
     while due := await store.read(retention.to_expire):
         await store.write(partial(retention.expire, due=due))

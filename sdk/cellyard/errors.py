@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from cellyard.results import ExecutionResult
 
 
+_BY_REASON: dict[str, type[CellyardError]] = {}
+
+
 class CellyardError(Exception):
     """Base of everything that Cellyard raises. Also exported as `RuntimedError`."""
 
     reason: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        if cls.__dict__.get("reason"):
+            _BY_REASON[cls.reason] = cls
 
     def __init__(self, message: str = "", *, retryable: bool = False, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -139,9 +146,6 @@ class ExecutionTimeout(CellyardError, TimeoutError):
         super().__init__(message, retryable=retryable, details=details)
         self.execution_id = execution_id
         self.result = result
-
-
-_BY_REASON: dict[str, type[CellyardError]] = {error.reason: error for error in CellyardError.__subclasses__()}
 
 
 def error_class(reason: str) -> type[CellyardError]:

@@ -16,7 +16,7 @@ from cellyard_controller.api.status import abort
 from cellyard_controller.errors import Refused, Unavailable
 from cellyard_controller.store import StoreFailed
 
-__all__ = ["Access", "Caller", "duplex", "stream", "unary"]
+__all__ = ["Access", "Caller", "duplex", "intake", "stream", "unary"]
 
 log = structlog.get_logger()
 
@@ -91,6 +91,25 @@ def duplex(
                         noted.done(item)
                         yield item
             noted.done()
+
+    return call
+
+
+def intake(
+    method: Callable[[Any, AsyncIterator[Any], Caller], Awaitable[_Response]],
+) -> Callable[[Any, AsyncIterator[Any], Context], Awaitable[_Response]]:
+    """A method `(requests, caller) -> response` as a gRPC method."""
+    name = method.__qualname__
+
+    @functools.wraps(method)
+    async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> _Response:
+        async with _refusing(self.access, name, context) as noted:
+            caller, arrivals = _caller(self.access, name, context, noted), self.access.arrivals
+            with arrivals.call(caller.tenant), arrivals.feed(caller.tenant), self.access.stream(caller):
+                messages = _Overheard(arrivals.all(requests, caller.tenant, method.__name__), noted)
+                response = await method(self, messages, caller)
+            noted.done(response)
+        return response
 
     return call
 

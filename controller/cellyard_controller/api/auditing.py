@@ -19,6 +19,8 @@ _LOOKING = frozenset(("Kernels.Complete", "Kernels.Inspect", "Kernels.History", 
 _LOOKING_OPERATOR = frozenset(("Tenants.List", "Tenants.ListTokens"))
 _DENIED = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
 _IDS = ("notebook_id", "cell_id", "execution_id", "sandbox_id", "session_id", "request_id", "path", "size", "token_id")
+_NAMES = ("workspace_id", "name")
+"""What workflows and artifacts are called."""
 _WITHIN = frozenset(("begin", "start", "open", "source"))
 """Fields whose message tells what a call is about."""
 
@@ -94,6 +96,8 @@ def subject(message: Message) -> dict[str, Any]:
     kind = message.DESCRIPTOR.name
     if message.DESCRIPTOR.file.name.endswith("/tenants.proto"):
         found |= _of_a_tenant(message)
+    elif message.DESCRIPTOR.file.name.endswith("/library.proto"):
+        found |= {key: value for key in _NAMES if (value := getattr(message, key, ""))}
     elif kind == "ExecStart":
         argv = list(getattr(message, "argv", ()))
         found |= {"program": argv[0] if argv else "", "arguments": max(0, len(argv) - 1)}

@@ -14,9 +14,9 @@ from cellyard_controller.ids import CellId
 from cellyard_controller.notebooks import exchange
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Splice
 from cellyard_controller.notebooks.editor import Editor
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.replication import Opened
 from cellyard_controller.notebooks.rooms import Rooms
+from cellyard_controller.store.requests import Request
 from cellyard_proto.v1 import notebooks_pb2 as pb
 from cellyard_proto.v1 import notebooks_pb2_grpc
 

@@ -18,11 +18,11 @@ from cellyard_controller.executions.calls import Answer, Offers
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import LABEL_NAME, CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes.catalogue import NETWORKS
 from cellyard_controller.sandboxes.flows import RunCommand
 from cellyard_controller.sandboxes.link_messages import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
+from cellyard_controller.store.requests import Request
 from cellyard_proto.flows import split_path
 from cellyard_proto.v1 import executions_pb2, kernels_pb2, outputs_pb2, processes_pb2
 

@@ -13,6 +13,8 @@ _READ = {
     "Kernels": ("Get",),
     "Sandboxes": ("GetCapabilities", "List", "Watch"),
     "Tenants": ("Get", "GetUsage"),
+    "Workflows": ("List", "Get", "Search"),
+    "Artifacts": ("List", "Get", "Read"),
 }
 _RUN = {
     "Notebooks": (
@@ -47,6 +49,9 @@ _RUN = {
     ),
     "Files": ("Upload", "Download", "List", "Remove"),
     "Processes": ("Exec",),
+    # Code that runs may do all of this too.
+    "Workflows": ("Put", "Remove"),
+    "Artifacts": ("Write", "Remove"),
 }
 _FULL = {
     "Notebooks": ("Delete",),

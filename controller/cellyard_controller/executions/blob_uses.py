@@ -1,4 +1,4 @@
-"""Which executions refer to which files, and the end of files that none refers to."""
+"""Which executions refer to which files, and the end of files that nothing refers to, no artifact either."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from sqlalchemy.dialects.sqlite import insert
 from cellyard_controller.ids import ExecutionId, NotebookKey
 from cellyard_controller.store import Store, StoreFailed
 from cellyard_controller.store.blobs import Blobs
-from cellyard_controller.store.schema import blob_uses
+from cellyard_controller.store.schema import artifacts, blob_uses
 
+_REFERRING = (blob_uses.c.digest, artifacts.c.digest)
 _AT_A_TIME = 200
 """Files that one step removes at most."""
 
@@ -56,18 +57,21 @@ async def collect(store: Store) -> int:
 
 
 def _unused(connection: Connection, blobs: Blobs, prefix: str) -> set[str]:
-    there = set(blobs.stored(prefix))
+    unused = set(blobs.stored(prefix))
     first = f"sha256:{prefix}"
-    known = select(blob_uses.c.digest).distinct()
-    known = known.where(blob_uses.c.digest >= first, blob_uses.c.digest < f"{first}g")  # "g": past all digits
-    return there - set(connection.execute(known).scalars())
+    for digest in _REFERRING:
+        known = select(digest).distinct().where(digest >= first, digest < f"{first}g")  # "g": past all digits
+        unused.difference_update(connection.execute(known).scalars())
+    return unused
 
 
 def _remove(connection: Connection, blobs: Blobs, digests: Sequence[str]) -> int:
-    known = set(connection.execute(select(blob_uses.c.digest).where(blob_uses.c.digest.in_(digests))).scalars())
+    known: set[str] = set()
+    for digest in _REFERRING:
+        known.update(connection.execute(select(digest).where(digest.in_(digests))).scalars())
     unused = [digest for digest in digests if digest not in known]
     try:
         blobs.remove(unused)
     except OSError as failed:
-        raise StoreFailed(f"an unused part of an output cannot be removed: {failed}") from failed
+        raise StoreFailed(f"a file that nothing refers to cannot be removed: {failed}") from failed
     return len(unused)

@@ -119,14 +119,16 @@ class LiveExecution:
 
     def called(self, report: Called | Asked) -> bool:
         """Its code waits for its client's answer; False for a call that is known."""
-        if not self.calls.came(report.call_id):
-            return False
+        body: dict[str, Any]
         if isinstance(report, Called):
+            kind, size = "host_call", len(report.args) + len(report.kwargs)
             body = {"call_id": report.call_id, "name": report.name, "args": report.args, "kwargs": report.kwargs}
-            self._add("host_call", body, len(report.args) + len(report.kwargs))
         else:
-            asked = {"call_id": report.call_id, "prompt": report.prompt, "password": report.password}
-            self._add("input_requested", asked, len(report.prompt))
+            kind, size = "input_requested", len(report.prompt)
+            body = {"call_id": report.call_id, "prompt": report.prompt, "password": report.password}
+        if not self.calls.came(report.call_id, body):
+            return False
+        self._add(kind, body, size)
         return True
 
     def warned(self, report: Warned) -> None:

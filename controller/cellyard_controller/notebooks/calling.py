@@ -1,7 +1,8 @@
 """A room's calls: from the running code to the client that started it, and the answers back.
 
 The controller says which execution a call belongs to: the one that runs. Where nobody runs, nothing is offered or the
-client is gone, the code is told so at once. An answer is committed before the code gets it, and the first one wins.
+client is gone, the code is told so at once; what the controller keeps for its tenant it serves itself where the client
+does not. An answer is committed before the code gets it, and the first one wins.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cellyard_controller.executions.reports import Asked, Called
 from cellyard_controller.ids import ExecutionId
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Ledger
+from cellyard_controller.notebooks.serving import Serving
 
 _GONE = "the client that started this cell is gone"
 
@@ -31,11 +33,12 @@ class Calling:
         journal: Journal,
         kernel: Kernel,
         ledger: Ledger,
+        serving: Serving,
         grace_s: float,
         running: Callable[[], ExecutionId | None],
     ) -> None:
         """`grace_s`: a client that reads its execution's stream no more is gone after this time."""
-        self._journal, self._kernel, self._ledger = journal, kernel, ledger
+        self._journal, self._kernel, self._ledger, self._serving = journal, kernel, ledger, serving
         self._grace, self._running = grace_s, running
 
     def called(self, live: LiveExecution | None, report: Called | Asked) -> None:
@@ -46,6 +49,11 @@ class Calling:
         elif report.call_id in live.calls.open or report.call_id in live.calls.ended:
             return  # told again after a reconnection
         elif not (why := live.calls.refusal(name)):
+            if live.calls.serves(name):
+                live.called(report)
+                # What it is to do is on disk first: a successor knows of it.
+                self._ledger.kept.done.append(partial(self._serve, live, report.call_id))
+                return
             if not self._gone(live):
                 live.called(report)
                 return
@@ -64,6 +72,8 @@ class Calling:
             if repeated and await self._journal.answer_to(execution_id, call_id) not in (answer, None):
                 raise InvalidRequest(f"request id {request_id!r} was used with other content", request_id=request_id)
             return repeated
+        if call_id in live.calls.served:
+            return False  # nobody asked
         if call_id not in live.calls.open:
             if live.execution.end is not None:
                 return False
@@ -72,6 +82,19 @@ class Calling:
         self._kernel.last_used = steady()
         await self._ledger.commit()
         return True
+
+    def recover(self) -> None:
+        """After the controller's start: what was being served is served again."""
+        live = self._live()
+        if live is not None:
+            for call_id in list(live.calls.served):
+                self._serve(live, call_id)
+
+    def end_served(self) -> None:
+        """Lets go of what is served for calls that have had their end."""
+        if self._serving.busy:
+            live = self._live()
+            self._serving.keep_only(live.calls.served if live is not None else ())
 
     async def attach(self, execution_id: ExecutionId) -> None:
         """The client that started an execution reads its stream."""
@@ -94,13 +117,13 @@ class Calling:
     def deadline(self) -> float | None:
         """When `time_passed` has something to do at the earliest."""
         live = self._live()
-        return live.calls.gone_at(self._grace) if live is not None and live.calls.open else None
+        return live.calls.gone_at(self._grace) if live is not None and live.calls.asked_of_client else None
 
     def time_passed(self) -> None:
         """Ends the calls of a client that is gone."""
         live = self._live()
         if live is not None and self._gone(live):
-            for call_id in list(live.calls.open):
+            for call_id in live.calls.asked_of_client:
                 self._answer(live, call_id, unavailable(_GONE))
 
     # Inside
@@ -112,6 +135,18 @@ class Calling:
     def _gone(self, live: LiveExecution) -> bool:
         gone_at = live.calls.gone_at(self._grace)
         return gone_at is not None and gone_at <= steady()
+
+    def _serve(self, live: LiveExecution, call_id: str) -> None:
+        body = live.calls.served.get(call_id)
+        if body is not None:
+            execution_id = live.execution.execution_id
+            self._serving.begin(execution_id, call_id, body, partial(self._served, live, call_id))
+
+    async def _served(self, live: LiveExecution, call_id: str, answer: Answer) -> None:
+        if call_id in live.calls.served:
+            self._answer(live, call_id, answer)
+            self._kernel.last_used = steady()
+            await self._ledger.flush()
 
     def _answer(self, live: LiveExecution, call_id: str, answer: Answer, request_id: str = "") -> None:
         live.answer(call_id, answer, request_id)

@@ -17,13 +17,13 @@ from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel, KernelView
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.presence import Presence
-from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.seating import News, Seating
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link_messages import Question
 from cellyard_controller.sandboxes.sandbox import KernelSettings
+from cellyard_controller.store.requests import UNNAMED, Request
 
 
 class Driving:

@@ -25,10 +25,10 @@ from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Cell, Pages
-from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.replicas.merging import Merged
+from cellyard_controller.store.requests import UNNAMED, Request
 
 T = TypeVar("T")
 

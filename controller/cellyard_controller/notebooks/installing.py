@@ -18,7 +18,6 @@ from cellyard_controller.errors import CapabilityUnavailable, Unavailable
 from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks.inbox import Ask
 from cellyard_controller.notebooks.ledger import Ledger
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.visits import Visits
 from cellyard_controller.sandboxes.flows import (
     BringPackages,
@@ -33,6 +32,7 @@ from cellyard_controller.sandboxes.flows import (
     file_header,
 )
 from cellyard_controller.sandboxes.sandbox import Sandbox
+from cellyard_controller.store.requests import Request
 from cellyard_proto import amounts
 from cellyard_proto.flows import cost
 

@@ -16,14 +16,13 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from cellyard_controller import faults
-from cellyard_controller.errors import InvalidRequest, Refused, Unavailable
+from cellyard_controller.errors import Refused, Unavailable
 from cellyard_controller.executions.journal import Journal, Row
-from cellyard_controller.ids import NotebookRef, TenantName
-from cellyard_controller.notebooks import records
+from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks.kernel import Kernel
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.sandboxes import records as sandbox_records
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import Store, StoreFailed, requests
+from cellyard_controller.store.requests import Request
 
 T = TypeVar("T")
 
@@ -105,11 +104,11 @@ class Ledger:
     def remember(self, request: Request, answer: str, change: Change) -> None:
         """Notes that a request is carried out by this change, which fails where the id is taken."""
         if request.request_id:
-            change.rows.append(partial(records.remember, tenant=self._ref.tenant, request=request, answer=answer))
+            change.rows.append(partial(requests.remember, tenant=self._ref.tenant, request=request, answer=answer))
 
     async def answered(self, request: Request) -> str | None:
         """What a request was answered before. Raises InvalidRequest where its id came with other content."""
-        return await answered(self._store, self._ref.tenant, request)
+        return await requests.answer_to(self._store, self._ref.tenant, request)
 
     async def commit_done(self, request: Request, answer: str = "") -> None:
         """Writes what is kept, and that this request is carried out, which was not known to be repeated before.
@@ -141,21 +140,6 @@ class Ledger:
     def _unnumbered(self) -> bool:
         """Whether the sandbox's agent waits to hear that its reports are on disk; of one that is gone nobody does."""
         return self._kernel.sandbox is not None and self._kernel.received > self._kernel.committed
-
-
-async def answered(store: Store, tenant: TenantName, request: Request) -> str | None:
-    """What a tenant's request was answered before. Raises InvalidRequest where its id came with other content."""
-    if not request.request_id:
-        return None
-    known = await store.read(partial(records.answered, tenant=tenant, request_id=request.request_id))
-    if known is None:
-        return None
-    digest, answer = known
-    if digest != request.digest:
-        raise InvalidRequest(
-            f"request id {request.request_id!r} was used with other content", request_id=request.request_id
-        )
-    return answer
 
 
 def _run_all(rows: list[Row], connection: Any) -> None:

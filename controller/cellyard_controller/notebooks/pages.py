@@ -20,9 +20,9 @@ from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.document import Document, DocumentCell, DocumentDamaged
 from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.ledger import Change, Ledger
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store.requests import Request
 
 _LARGE_EDIT = 20_000
 """Characters above which an edit goes to a thread, so that other notebooks do not wait for it."""

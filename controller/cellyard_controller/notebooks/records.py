@@ -1,4 +1,4 @@
-"""Notebooks, their documents and their answered requests in the store."""
+"""Notebooks and their documents in the store."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from cellyard_controller.clock import steady
 from cellyard_controller.errors import InvalidRequest, NotebookNotFound
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.hot import Hot
-from cellyard_controller.store.schema import document_chunks, notebooks, requests
+from cellyard_controller.store.schema import document_chunks, notebooks
 
 MAX_LABELS = 32
-KEEP_REQUESTS_S = 24 * 3600.0
-"""How long a request id is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +33,8 @@ class NotebookRecord:
     """The user's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A mutating request, so that a repeated one is answered and not carried out again."""
-
-    request_id: str
-    """Empty where the client gave none: then nothing is remembered."""
-    digest: bytes
-    """Of the content: the same id with other content is refused."""
-
-
-UNNAMED = Request("", b"")
-"""No request of a client's, or one without an id."""
-
 _ADD_CHUNK = Hot(insert(document_chunks))
 _CHANGED = Hot(update(notebooks).where(notebooks.c.key == bindparam("this")).values(changed_at=bindparam("now")))
-_REMEMBER = Hot(insert(requests))
 
 
 def find(connection: Connection, ref: NotebookRef) -> NotebookRecord | None:
@@ -162,35 +145,6 @@ def change(connection: Connection, key: NotebookKey, **values: Any) -> None:
 def remove(connection: Connection, key: NotebookKey) -> None:
     """Removes a notebook and all that hangs on it."""
     connection.execute(delete(notebooks).where(notebooks.c.key == key))
-
-
-def remember(connection: Connection, tenant: TenantName, request: Request, answer: str) -> None:
-    """Notes that a request was carried out. A repeated id is a conflict of the primary key."""
-    _REMEMBER(
-        connection,
-        {
-            "tenant": tenant,
-            "request_id": request.request_id,
-            "digest": request.digest,
-            "answer": answer,
-            "at": steady(),
-        },
-    )
-
-
-def answered(connection: Connection, tenant: TenantName, request_id: str) -> tuple[bytes, str] | None:
-    """Digest and answer of a request that was carried out."""
-    row = connection.execute(
-        select(requests.c.digest, requests.c.answer).where(
-            requests.c.tenant == tenant, requests.c.request_id == request_id
-        )
-    ).first()
-    return (row.digest, row.answer) if row else None
-
-
-def forget_requests(connection: Connection, before: float) -> None:
-    """Forgets requests of long ago."""
-    connection.execute(delete(requests).where(requests.c.at < before))
 
 
 def _record(row: Any) -> NotebookRecord:

@@ -19,6 +19,7 @@ from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Execution, State
 from cellyard_controller.ids import ExecutionId, NotebookKey, NotebookRef
+from cellyard_controller.library.serving import Library
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.document import NOTEBOOK_METADATA, Document
 from cellyard_controller.notebooks.driving import Driving
@@ -36,6 +37,7 @@ from cellyard_controller.notebooks.replication import Replication
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.notebooks.runs import Runs
 from cellyard_controller.notebooks.seating import Seating
+from cellyard_controller.notebooks.serving import Serving
 from cellyard_controller.notebooks.visits import Visits
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.notebooks.watching import Watching
@@ -65,6 +67,7 @@ class Room:
         seal: Seal,
         config: Config,
         replicas: ReplicaWorker,
+        library: Library,
         counts: Counts,
         allowances: Allowances,
         audit: Audit,
@@ -95,10 +98,21 @@ class Room:
             watchers=self.watchers,
             keep=partial(allowances.keep, record.ref.tenant),
         )
+        self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
+        """Files and commands in its sandbox, for everybody."""
         self._calling = Calling(
             journal=self._journal,
             kernel=self._kernel,
             ledger=self._ledger,
+            serving=Serving(
+                record.ref,
+                library=library,
+                visits=self.visits,
+                allowances=allowances,
+                audit=audit,
+                ask=inbox.ask,
+                spawn=inbox.spawn,
+            ),
             grace_s=config.sessions.grace,
             running=self._running,
         )
@@ -203,8 +217,6 @@ class Room:
             inbox=inbox,
         )
         """The kernel, for everybody."""
-        self.visits = Visits(record.ref, kernel=self._kernel, ask=inbox.ask, post=inbox.post)
-        """Files and commands in its sandbox, for everybody."""
         self.installing = Installing(
             record.ref, visits=self.visits, environments=supervisor.environments, ledger=self._ledger, ask=inbox.ask
         )
@@ -241,6 +253,7 @@ class Room:
             self._seating.lose(*lost)
             await self._ledger.flush()  # a full disk does not keep the others from going on
         self._seating.start_if_wanted()
+        self._calling.recover()
         self._set_wake()
 
     def stop(self) -> None:
@@ -291,6 +304,7 @@ class Room:
     def _after_each(self) -> None:
         self._seating.withdraw_unless_wanted()
         self._seating.note_use()
+        self._calling.end_served()
         if self.watchers.anybody and self._ledger.empty:
             self.watchers.kernel(self._kernel.view())
         self._set_wake()

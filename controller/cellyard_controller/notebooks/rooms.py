@@ -29,10 +29,10 @@ from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
+from cellyard_controller.library.serving import Library
 from cellyard_controller.notebooks import opening, records, set_aside
 from cellyard_controller.notebooks.document import Document, DocumentDamaged
 from cellyard_controller.notebooks.document_versions import TooNew
-from cellyard_controller.notebooks.ledger import answered
 from cellyard_controller.notebooks.opening import Stored
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.replicas.process import ReplicaWorker
@@ -41,8 +41,9 @@ from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
-from cellyard_controller.store import Store, StoreDamaged, StoreFailed
+from cellyard_controller.store import Store, StoreDamaged, StoreFailed, requests
 from cellyard_controller.store.blobs import is_digest
+from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.audit import Audit
 
@@ -75,13 +76,14 @@ class Rooms:
         seal: Seal,
         config: Config,
         replicas: ReplicaWorker,
+        library: Library,
         allowances: Allowances,
         audit: Audit,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
         self.counts = Counts()
         """What happened to executions."""
-        self._replicas, self._allowances, self._audit = replicas, allowances, audit
+        self._replicas, self._library, self._allowances, self._audit = replicas, library, allowances, audit
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: WeakValueDictionary[NotebookRef, asyncio.Lock] = WeakValueDictionary()
         """Held while a notebook is opened or removed; each lives as long as somebody holds it or waits for it."""
@@ -131,7 +133,7 @@ class Rooms:
         return await self._store.read(find)
 
     async def set_labels(
-        self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str], request: records.Request
+        self, ref: NotebookRef, labels: Mapping[str, str], remove: Collection[str], request: Request
     ) -> dict[str, str]:
         """Sets and removes labels of a notebook, which comes into being with them; once for a request.
 
@@ -142,13 +144,13 @@ class Rooms:
         def write(connection: Connection) -> dict[str, str]:
             found = records.set_labels(connection, key=record.key, labels=labels, remove=remove)
             if request.request_id:
-                records.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
+                requests.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
             return found
 
         try:
             return await self._store.write(write)
         except IntegrityError:
-            answer = await answered(self._store, ref.tenant, request)
+            answer = await requests.answer_to(self._store, ref.tenant, request)
             return dict(json.loads(answer or "{}"))
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
@@ -180,9 +182,9 @@ class Rooms:
         except OSError as failed:
             raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
 
-    async def delete(self, ref: NotebookRef, request: records.Request = records.UNNAMED) -> None:
+    async def delete(self, ref: NotebookRef, request: Request = UNNAMED) -> None:
         """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
-        if await answered(self._store, ref.tenant, request) is not None:
+        if await requests.answer_to(self._store, ref.tenant, request) is not None:
             return
         async with self.use(ref, create=False) as room:
             await room.driving.shut_down(EndReason.SHUTDOWN, "the notebook was deleted")
@@ -226,7 +228,7 @@ class Rooms:
         if failed is not None and not isinstance(failed, Refused):  # nobody may be there to be told
             log.error("a notebook could not be deleted", why=str(failed))
 
-    async def _remove(self, ref: NotebookRef, room: Room, request: records.Request) -> None:
+    async def _remove(self, ref: NotebookRef, room: Room, request: Request) -> None:
         async with self._lock(ref):  # else somebody opens what is about to go
             seat = self._seats.get(ref)
             if seat is None or seat.room is not room:
@@ -243,10 +245,10 @@ class Rooms:
             finally:
                 room.watchers.end(over)
 
-    async def _remember(self, ref: NotebookRef, request: records.Request) -> None:
+    async def _remember(self, ref: NotebookRef, request: Request) -> None:
         if request.request_id:
             try:
-                await self._store.write(partial(records.remember, tenant=ref.tenant, request=request, answer=""))
+                await self._store.write(partial(requests.remember, tenant=ref.tenant, request=request, answer=""))
             except IntegrityError:
                 pass  # its id was taken meanwhile; what is removed stays removed
 
@@ -283,6 +285,7 @@ class Rooms:
             seal=self._seal,
             config=self._config,
             replicas=self._replicas,
+            library=self._library,
             counts=self.counts,
             allowances=self._allowances,
             audit=self._audit,

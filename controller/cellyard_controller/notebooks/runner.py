@@ -36,12 +36,12 @@ from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRe
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
+from cellyard_controller.store.requests import Request
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_proto.codemode import names
 

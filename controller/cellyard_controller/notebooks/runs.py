@@ -19,10 +19,10 @@ from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.pages import Pages
 from cellyard_controller.notebooks.presence import Presence
-from cellyard_controller.notebooks.records import Request
 from cellyard_controller.notebooks.runner import Order, Runner
 from cellyard_controller.notebooks.seating import Seating
 from cellyard_controller.store import Store
+from cellyard_controller.store.requests import Request
 
 
 class Runs:

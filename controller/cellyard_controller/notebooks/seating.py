@@ -19,7 +19,6 @@ from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.environment import Making
 from cellyard_controller.notebooks.kernel import Kernel, KernelView, settings_to_json
 from cellyard_controller.notebooks.ledger import Change, Ledger
-from cellyard_controller.notebooks.records import UNNAMED, Request
 from cellyard_controller.notebooks.runner import Runner
 from cellyard_controller.sandboxes import endings
 from cellyard_controller.sandboxes import records as sandbox_records
@@ -30,6 +29,7 @@ from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, 
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import StoreFailed
+from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants.audit import Audit
 
 News = tuple[str, str] | KernelView | Exception

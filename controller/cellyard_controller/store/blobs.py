@@ -1,8 +1,9 @@
-"""Large parts of outputs as files, each once, under the hash of its content: `blobs/ab/cdef...`.
+"""Large parts of outputs, and artifacts, as files, each once, under the hash of its content: `blobs/ab/cdef...`.
 
-A file is whole and on disk before the transaction that refers to it is committed. Files are written and removed on
-the store's writer thread alone: so a file that is not referred to between two transactions belongs to nobody, and
-one that a transaction in work has just written cannot be taken for such a one.
+A file is whole and on disk before the transaction that refers to it is committed. Files come under their names and are
+removed on the store's writer thread alone: so a file that is not referred to between two transactions belongs to
+nobody, and one that a transaction in work has just put there cannot be taken for such a one. What comes piece by piece
+from outside is written beside them, by whoever receives it, and only gets its name there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -37,6 +39,53 @@ def measure(text: str) -> tuple[str, int]:
         digest.update(piece)
         size += len(piece)
     return f"sha256:{digest.hexdigest()}", size
+
+
+class Incoming:
+    """A content that comes piece by piece. Blocks. `close` it, whatever came of it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreFailed."""
+        try:
+            descriptor, self._name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)  # 0600
+        except OSError as failed:
+            raise _refused(failed) from failed
+        self._file = FileIO(descriptor, "wb")
+        self._hash = hashlib.sha256()
+        self._turn = threading.Lock()  # who gives up may close it while another thread still writes
+        self.size = 0
+        """Bytes of it so far."""
+
+    def write(self, content: bytes) -> None:
+        """More of it. Raises StoreFailed."""
+        rest = memoryview(content)
+        with self._turn:
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError as failed:
+                raise _refused(failed) from failed
+            self._hash.update(content)
+            self.size += len(content)
+
+    def finish(self) -> str:
+        """It is whole, and is on disk when this returns; its digest. Raises StoreFailed."""
+        with self._turn:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as failed:
+                raise _refused(failed) from failed
+            return f"sha256:{self._hash.hexdigest()}"
+
+    def close(self) -> None:
+        """Lets go of it; unless it was taken, it is removed."""
+        with self._turn:
+            self._file.close()
+        Path(self._name).unlink(missing_ok=True)
+
+    def move(self, path: Path) -> None:
+        """Gives it its name. Raises OSError."""
+        os.rename(self._name, path)
 
 
 class Blobs:
@@ -84,6 +133,24 @@ class Blobs:
             raise _refused(failed) from failed
         return f"sha256:{digest.hexdigest()}", size
 
+    def incoming(self) -> Incoming:
+        """Takes a content in. Blocks; raises StoreFailed."""
+        return Incoming(self._folder)
+
+    def take(self, incoming: Incoming, digest: str) -> None:
+        """Puts a content that is whole under its digest. On the writer's thread, before the commit that refers to it.
+
+        Raises StoreFailed.
+        """
+        path = self._path(digest)
+        try:
+            if not path.exists():
+                self._make_folder(path)
+                incoming.move(path)
+            _sync(path.parent)  # also of one that is there: who wrote it may have died before this
+        except OSError as failed:
+            raise _refused(failed) from failed
+
     def nameless(self) -> int:
         """The descriptor of a new file that is gone when it is closed. Raises OSError."""
         descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
@@ -130,14 +197,17 @@ class Blobs:
                 file.flush()
                 os.fsync(file.fileno())
             path = target()
-            if not path.parent.is_dir():
-                path.parent.mkdir(mode=0o700)
-                _sync(self._folder)
+            self._make_folder(path)
             os.rename(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         return path
+
+    def _make_folder(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700)
+            _sync(self._folder)
 
     def _path(self, digest: str) -> Path:
         if not is_digest(digest):
@@ -152,7 +222,7 @@ def _encoded(text: str) -> Iterator[bytes]:
 
 
 def _refused(failed: OSError) -> StoreFailed:
-    return StoreFailed(f"the store does not take writes: a large output: {failed.strerror or failed}")
+    return StoreFailed(f"the store does not take writes: a large output or artifact: {failed.strerror or failed}")
 
 
 def _sync(folder: Path) -> None:

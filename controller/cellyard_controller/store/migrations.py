@@ -57,6 +57,11 @@ def _made_of(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE sandboxes ADD COLUMN made_of TEXT NOT NULL DEFAULT ''")
 
 
+def _library(connection: Connection) -> None:
+    schema.workflows.create(connection)
+    schema.artifacts.create(connection)
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _retention,
     2: _calls_and_widgets,
@@ -65,6 +70,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     5: _asked,
     6: _tenants,
     7: _made_of,
+    8: _library,
 }
 """By the version that a step starts from."""
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 metadata = MetaData()
 
@@ -143,6 +143,47 @@ widgets = Table(
     Column("comm_id", Text, primary_key=True),
     Column("kernel", Text, nullable=False),  # sandbox and generation
     Column("state", Text, nullable=False),
+)
+
+# What code mode keeps for a tenant. A workspace is a part of it with a name; the one without has the empty name.
+workflows = Table(
+    "workflows",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("workspace", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # Of all that follows.
+    Column("stored_bytes", BigInteger, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    # As it was given; empty where the source's own is meant.
+    Column("description", Text, nullable=False),
+    # What was read in the source: description and parameters, tagged JSON.
+    Column("summary", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    # All that a tenant's sum needs: the rows themselves may be long.
+    Index("workflows_by_size", "tenant", "stored_bytes"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("workspace", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    # The content is the file of this name.
+    Column("digest", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    # Of name, description and metadata.
+    Column("stored_bytes", BigInteger, nullable=False),
+    # When it was written last.
+    Column("created_at", Float, nullable=False),
+    Column("description", Text, nullable=False),
+    # A JSON object.
+    Column("metadata", Text, nullable=False),
+    Index("artifacts_by_digest", "digest"),
+    # All that a tenant's sums need.
+    Index("artifacts_by_size", "tenant", "digest", "size", "stored_bytes"),
 )
 
 requests = Table(

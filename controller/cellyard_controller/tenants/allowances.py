@@ -6,6 +6,10 @@ Those on sandboxes are the scheduler's: there a request waits.
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from cellyard_controller.errors import QuotaExceeded
@@ -32,6 +36,7 @@ class Allowances:
         self._rates = Rates(lambda tenant: quotas.of(tenant).rate)
         self._waiting: dict[TenantName, dict[NotebookId, int]] = {}
         self._kept: dict[TenantName, tuple[Kept, float]] = {}
+        self._coming: Counter[TenantName] = Counter()
 
     def request(self, tenant: TenantName) -> None:
         """One more request. Raises QuotaExceeded."""
@@ -74,13 +79,35 @@ class Allowances:
         if limit is None:
             return
         keeps = await self._measured(tenant)
-        if keeps.storage_bytes + size > limit:
+        if keeps.storage_bytes + self._coming[tenant] + size > limit:
             what = f"{amounts.size(keeps.storage_bytes)} of {amounts.size(limit)} are kept; delete something first"
             raise _exceeded(tenant, "storage", what, _KEEPING_AGAIN_S)
+
+    @asynccontextmanager
+    async def coming(self, tenant: TenantName, size: int) -> AsyncIterator[None]:
+        """So many bytes are to be kept when the block ends; others that come meanwhile leave room for them.
+
+        Raises QuotaExceeded, StoreFailed.
+        """
+        await self.keep(tenant, size)
+        self._coming[tenant] += size
+        try:
+            yield
+            self._add(tenant, size)
+        finally:
+            self._coming[tenant] -= size
+            if not self._coming[tenant]:
+                del self._coming[tenant]
 
     def measure_again(self, tenant: TenantName) -> None:
         """Something was deleted: what was measured does not hold any more."""
         self._kept.pop(tenant, None)
+
+    def _add(self, tenant: TenantName, size: int) -> None:
+        known = self._kept.get(tenant)
+        if known is not None:
+            keeps, until = known
+            self._kept[tenant] = replace(keeps, storage_bytes=keeps.storage_bytes + size), until
 
     async def _measured(self, tenant: TenantName) -> Kept:
         known = self._kept.get(tenant)

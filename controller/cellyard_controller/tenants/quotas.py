@@ -41,7 +41,7 @@ class Quota:
     notebooks: int | None = None
     """Notebooks that are kept."""
     storage: int | None = None
-    """Bytes that are kept: documents, sources, outputs."""
+    """Bytes that are kept: documents, sources, outputs, workflows, artifacts."""
     rate: float | None = None
     """Requests a second."""
 

@@ -16,6 +16,8 @@ MAX_DESCRIPTION = 4096
 """Characters of a description."""
 MAX_METADATA = 64 * 1024
 """Bytes of the metadata's JSON."""
+INLINE = 512 * 1024
+"""Bytes of a content that is handed to running code in an answer; a larger one goes through a file in its home."""
 MAX_DEPTH = 100
 """Containers within containers."""
 
@@ -39,6 +41,11 @@ def check_name(name: object) -> str:
     if any(part.startswith(".") for part in parts) or "__index__" in parts:
         raise ArtifactNameError(f"Reserved artifact name: {name[:100]!r}")
     return name
+
+
+def kept_path(workspace_id: str | None, name: str) -> str:
+    """What comes closest to a path, where a controller keeps an artifact."""
+    return f"controller:{workspace_id or ''}/{name}"
 
 
 def encode(data: object) -> tuple[str, bytes]:
@@ -74,6 +81,10 @@ def check_description(description: object) -> str:
     """Raises ArtifactDataError for one that is no text, or too long."""
     if not isinstance(description, str) or len(description) > MAX_DESCRIPTION:
         raise ArtifactDataError(f"a description is a str of at most {MAX_DESCRIPTION} characters")
+    try:
+        description.encode()
+    except UnicodeEncodeError:
+        raise ArtifactDataError("the description holds half of a surrogate pair, which UTF-8 cannot have") from None
     return description
 
 

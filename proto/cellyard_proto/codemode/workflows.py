@@ -1,4 +1,11 @@
-"""Workflows as sources: what they are called, what they take. Read by parsing alone; nothing of them is executed."""
+"""Workflows as sources: what they are called, what they take. Read by parsing alone; nothing of them is executed.
+
+Sources come from anybody. CPython's parser bounds its own depth (6,000 rules, which take up to 1 MiB of the C stack),
+and that of the tree that it makes by the recursion limit, however long the source is; so what is nested or chained
+too deep is an error, and no crash, in every thread whose stack is 2 MiB or more. It holds the interpreter's lock all
+the while, a second or two and 250 MB for the worst source there can be: who has others waiting parses in a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cellyard_proto import values
 from cellyard_proto.codemode.errors import WorkflowValidationError
 from cellyard_proto.codemode.names import GLOBALS, WORKFLOW_METHODS
 
@@ -18,6 +26,10 @@ MAX_SOURCE = 256 * 1024
 """Characters of a source."""
 MAX_DESCRIPTION = 4096
 """Characters of a description."""
+MAX_PARAMETERS = 100
+"""Parameters of `run`."""
+MAX_DEFAULT = 1000
+"""Characters of a parameter's default; a longer one is cut."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPES = {
@@ -42,7 +54,7 @@ class Parameter:
     """As JSON Schema names types; "string" for what has none there."""
     required: bool
     default: Any = None
-    """A literal's value, the source of any other default; None where there is none."""
+    """A short literal's value, the source of any other default; None where there is none."""
     description: str = ""
 
 
@@ -99,7 +111,10 @@ def parse(name: object, source: object, description: object = "") -> Workflow:
     checked = check_name(name)
     tree = _tree(source)
     run = _run(tree)
-    return Workflow(checked, _description(tree, run, description), str(source), tuple(_parameters(run)))
+    try:
+        return Workflow(checked, _description(tree, run, description), str(source), tuple(_parameters(run)))
+    except RecursionError:  # of what walks a default or an annotation
+        raise WorkflowValidationError("Syntax error in workflow code: run's parameters are too deeply nested") from None
 
 
 def _tree(source: object) -> ast.Module:
@@ -122,6 +137,8 @@ def _run(tree: ast.Module) -> _Run:
         raise WorkflowValidationError("a workflow must define 'def run(...)' or 'async def run(...)' at its top level")
     if found[-1].args.posonlyargs:
         raise WorkflowValidationError("run's parameters are given by name: it cannot have positional-only ones")
+    if len(found[-1].args.args) + len(found[-1].args.kwonlyargs) > MAX_PARAMETERS:
+        raise WorkflowValidationError(f"run has at most {MAX_PARAMETERS} parameters")
     return found[-1]
 
 
@@ -130,10 +147,15 @@ def _description(tree: ast.Module, run: _Run, given: object) -> str:
         raise WorkflowValidationError(f"a workflow's description is a str, not {type(given).__name__}")
     if len(given) > MAX_DESCRIPTION:
         raise WorkflowValidationError(f"a description has at most {MAX_DESCRIPTION} characters, not {len(given)}")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise WorkflowValidationError("the description holds half of a surrogate pair: no Unicode text") from None
     if given:
         return given
     docstring = ast.get_docstring(tree) or ast.get_docstring(run) or ""
-    return docstring.strip().split("\n", 1)[0][:MAX_DESCRIPTION]
+    line = docstring.strip().split("\n", 1)[0][:MAX_DESCRIPTION]
+    return line.encode("utf-8", "replace").decode()  # an escape may stand for half of a surrogate pair
 
 
 def _parameters(run: _Run) -> Iterator[Parameter]:
@@ -166,6 +188,9 @@ def _value(default: ast.expr | None) -> Any:
     if default is None:
         return None
     try:
-        return ast.literal_eval(default)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return ast.unparse(default)
+        value = ast.literal_eval(default)
+        values.encode(value, MAX_DEFAULT)
+    except (ValueError, TypeError, SyntaxError, MemoryError):  # no literal; or ..., or a long one
+        text = ast.unparse(default)
+        return text if len(text) <= MAX_DEFAULT else f"{text[:MAX_DEFAULT]}..."
+    return value

@@ -39,6 +39,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONTROLLER_UNAVAILABLE: _ErrorReason.ValueType  # 14
     ERROR_REASON_EXECUTION_TIMEOUT: _ErrorReason.ValueType  # 15
     ERROR_REASON_NOT_CONNECTED: _ErrorReason.ValueType  # 16
+    ERROR_REASON_WORKFLOW_NOT_FOUND: _ErrorReason.ValueType  # 17
+    ERROR_REASON_WORKFLOW_INVALID: _ErrorReason.ValueType  # 18
+    """Its name, source or description is wrong."""
+    ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 19
+    ERROR_REASON_ARTIFACT_NAME_INVALID: _ErrorReason.ValueType  # 20
+    ERROR_REASON_ARTIFACT_INVALID: _ErrorReason.ValueType  # 21
+    """Its content, description or metadata is wrong."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. A failed call carries `grpc-status-details-bin` with a google.rpc.Status whose
@@ -64,4 +71,11 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 13
 ERROR_REASON_CONTROLLER_UNAVAILABLE: ErrorReason.ValueType  # 14
 ERROR_REASON_EXECUTION_TIMEOUT: ErrorReason.ValueType  # 15
 ERROR_REASON_NOT_CONNECTED: ErrorReason.ValueType  # 16
+ERROR_REASON_WORKFLOW_NOT_FOUND: ErrorReason.ValueType  # 17
+ERROR_REASON_WORKFLOW_INVALID: ErrorReason.ValueType  # 18
+"""Its name, source or description is wrong."""
+ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 19
+ERROR_REASON_ARTIFACT_NAME_INVALID: ErrorReason.ValueType  # 20
+ERROR_REASON_ARTIFACT_INVALID: ErrorReason.ValueType  # 21
+"""Its content, description or metadata is wrong."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

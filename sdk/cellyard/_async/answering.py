@@ -17,6 +17,8 @@ class AsyncAnswering(AsyncSessionCore):
     """The part of a session that answers. Each call is answered once: its event is taken once."""
 
     async def _answer(self, execution_id: str, call: events.HostCalled | events.InputRequested, offers: Offers) -> None:
+        if isinstance(call, events.HostCalled) and call.name not in offers.functions:
+            return  # the controller answers it
         answer = executions_pb2.AnswerCall(
             notebook_id=self._notebook_id,
             execution_id=execution_id,

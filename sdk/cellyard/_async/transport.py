@@ -27,6 +27,7 @@ from cellyard_proto.v1 import sessions_pb2
 from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
 from cellyard_proto.v1.files_pb2_grpc import FilesStub
 from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
+from cellyard_proto.v1.library_pb2_grpc import ArtifactsStub, WorkflowsStub
 from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
 from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsAsyncStub
     from cellyard_proto.v1.files_pb2_grpc import FilesAsyncStub
     from cellyard_proto.v1.kernels_pb2_grpc import KernelsAsyncStub
+    from cellyard_proto.v1.library_pb2_grpc import ArtifactsAsyncStub, WorkflowsAsyncStub
     from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksAsyncStub
     from cellyard_proto.v1.processes_pb2_grpc import ProcessesAsyncStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesAsyncStub
@@ -70,6 +72,8 @@ class Stubs:
     files: FilesAsyncStub
     processes: ProcessesAsyncStub
     tenants: TenantsAsyncStub
+    workflows: WorkflowsAsyncStub
+    artifacts: ArtifactsAsyncStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -345,4 +349,6 @@ def _stubs(channel: _io_async.Channel) -> Stubs:
         FilesStub(channel),
         ProcessesStub(channel),
         TenantsStub(channel),
+        WorkflowsStub(channel),
+        ArtifactsStub(channel),
     )

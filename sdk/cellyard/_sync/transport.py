@@ -28,6 +28,7 @@ from cellyard_proto.v1 import sessions_pb2
 from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
 from cellyard_proto.v1.files_pb2_grpc import FilesStub
 from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
+from cellyard_proto.v1.library_pb2_grpc import ArtifactsStub, WorkflowsStub
 from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
 from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
 from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
     from cellyard_proto.v1.files_pb2_grpc import FilesStub
     from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
+    from cellyard_proto.v1.library_pb2_grpc import ArtifactsStub, WorkflowsStub
     from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
     from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
     from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
@@ -71,6 +73,8 @@ class Stubs:
     files: FilesStub
     processes: ProcessesStub
     tenants: TenantsStub
+    workflows: WorkflowsStub
+    artifacts: ArtifactsStub
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -346,4 +350,6 @@ def _stubs(channel: _io_sync.Channel) -> Stubs:
         FilesStub(channel),
         ProcessesStub(channel),
         TenantsStub(channel),
+        WorkflowsStub(channel),
+        ArtifactsStub(channel),
     )

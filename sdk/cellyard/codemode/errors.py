@@ -39,21 +39,31 @@ class ToolRefusedError(ToolCallError, shared.ToolRefusedError):
 class WorkflowNotFoundError(CodeModeError, shared.WorkflowNotFoundError):
     """No such workflow."""
 
+    reason = "WORKFLOW_NOT_FOUND"
+
 
 class WorkflowValidationError(CodeModeError, shared.WorkflowValidationError):
     """A workflow's name or source is wrong."""
+
+    reason = "WORKFLOW_INVALID"
 
 
 class ArtifactNotFoundError(CodeModeError, shared.ArtifactNotFoundError):
     """No such artifact."""
 
+    reason = "ARTIFACT_NOT_FOUND"
+
 
 class ArtifactNameError(CodeModeError, shared.ArtifactNameError):
     """No artifact can have this name."""
 
+    reason = "ARTIFACT_NAME_INVALID"
+
 
 class ArtifactDataError(CodeModeError, shared.ArtifactDataError):
     """The value, or the metadata, cannot be kept so that it comes back the same."""
+
+    reason = "ARTIFACT_INVALID"
 
 
 class DependencyError(CodeModeError, shared.DependencyError):

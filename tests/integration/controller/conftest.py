@@ -21,6 +21,7 @@ from cellyard_proto.v1 import (
 from cellyard_proto.v1 import (
     executions_pb2_grpc,
     kernels_pb2_grpc,
+    library_pb2_grpc,
     notebooks_pb2_grpc,
     sandboxes_pb2_grpc,
     sessions_pb2_grpc,
@@ -41,6 +42,8 @@ class Stubs:
         self.sandboxes: Any = sandboxes_pb2_grpc.SandboxesStub(channel)
         self.sessions: Any = sessions_pb2_grpc.SessionsStub(channel)
         self.tenants: Any = tenants_pb2_grpc.TenantsStub(channel)
+        self.workflows: Any = library_pb2_grpc.WorkflowsStub(channel)
+        self.artifacts: Any = library_pb2_grpc.ArtifactsStub(channel)
 
     def start(self, notebook: str, source: str, **more: Any) -> Any:
         """The event stream of one execution of a new cell."""

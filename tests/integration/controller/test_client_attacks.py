@@ -253,7 +253,7 @@ async def test_every_method_answers_strangers_alike(scene: Scene) -> None:
     async with scene.attacked():
         for path, messages in requests.items():
             for metadata in ((), (("authorization", "Bearer cy_wrong"),), (("authorization", "Basic eDp5"),)):
-                sent = () if path.endswith(("Sync", "Upload", "Exec")) else messages
+                sent = () if path.endswith(("Sync", "Upload", "Exec", "Write")) else messages
                 assert await refusal(channel, path, sent, metadata) == ("UNAUTHENTICATED", "authentication failed")
 
 
@@ -295,7 +295,7 @@ def at(messages: Sequence[Message], notebook: str) -> list[Message] | None:
 
 async def refusal(channel: grpc.aio.Channel, path: str, messages: Any, metadata: Any) -> tuple[str, str]:
     """Reason and words with which a call is refused; of those that take streams the first message is sent, if any."""
-    if path.rpartition("/")[2] in ("Sync", "Upload", "Exec"):
+    if path.rpartition("/")[2] in ("Sync", "Upload", "Exec", "Write"):
         make = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
         stream = make(metadata=metadata)
         for each in messages[:1]:
@@ -313,7 +313,7 @@ async def refusal(channel: grpc.aio.Channel, path: str, messages: Any, metadata:
 GARBAGE = (b"\xff" * 50, b"\n\xff\xff\xff\xff\x0f", b"\x0a\x02\xed\xa0", os.urandom(64))
 
 
-@pytest.mark.parametrize("path", ["Notebooks/Sync", "Files/Upload", "Processes/Exec"])
+@pytest.mark.parametrize("path", ["Notebooks/Sync", "Files/Upload", "Processes/Exec", "Artifacts/Write"])
 async def test_garbage_in_streams_is_refused_by_name(scene: Scene, path: str) -> None:
     """First, and behind a good beginning."""
     await scene.tcp.operator.run("nb", "value 1")
@@ -343,6 +343,8 @@ ABANDONED = {
     "Files/Upload": 2,
     "Files/Download": 2,
     "Processes/Exec": 2,
+    "Artifacts/Write": 1,
+    "Artifacts/Read": 2,
     "Kernels/Start": 1,
     "Sessions/Attach": 1,
 }

@@ -151,6 +151,7 @@ async def test_to_run_is_all_but_to_remove(tcp: Tcp) -> None:
 def test_every_method_has_its_scope() -> None:
     pool = descriptor_pool.Default()
     services = ("Sessions", "Notebooks", "Executions", "Kernels", "Files", "Processes", "Sandboxes", "Tenants")
+    services += ("Workflows", "Artifacts")
     methods = {
         f"{service}.{method.name}"
         for service in services

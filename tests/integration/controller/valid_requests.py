@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import files_pb2 as fi
 from cellyard_proto.v1 import kernels_pb2 as ker
+from cellyard_proto.v1 import library_pb2 as lib
 from cellyard_proto.v1 import notebooks_pb2 as nb
 from cellyard_proto.v1 import outputs_pb2 as out
 from cellyard_proto.v1 import processes_pb2 as pro
@@ -108,6 +109,25 @@ def valid_requests(cell: str, execution: str) -> dict[str, Sequence[Message]]:
                 pro.ExecInput(stdin=b"x"),
                 pro.ExecInput(stdin_end=pro.ExecStdinEnd()),
             ]
+        },
+        "Workflows": {
+            "List": [lib.ListWorkflows(workspace_id="w", limit=3, after_name="a", with_sources=True)],
+            "Get": [lib.GetWorkflow(name="kept")],
+            "Put": [lib.PutWorkflow(name="kept", source="def run(a=1): return a", description="one")],
+            "Remove": [lib.RemoveWorkflow(name="kept")],
+            "Search": [lib.SearchWorkflows(query="one", limit=3)],
+        },
+        "Artifacts": {
+            "List": [lib.ListArtifacts(limit=3, after_name="a")],
+            "Get": [lib.GetArtifact(name="a/b")],
+            "Write": [
+                lib.WriteArtifact(
+                    begin=lib.WriteArtifactBegin(name="a/b", type="text", metadata_json='{"a": [1]}', size=4)
+                ),
+                lib.WriteArtifact(content=b"abcd"),
+            ],
+            "Read": [lib.ReadArtifact(name="a/b")],
+            "Remove": [lib.RemoveArtifact(name="a/b")],
         },
         "Sandboxes": {
             "GetCapabilities": [sb.GetCapabilitiesRequest(runtime="docker", template="default")],

@@ -372,7 +372,8 @@ async def test_rows_of_the_schema_before_stay_as_they_are(yard: Yard) -> None:
         for table, columns in _LATER.items():
             for column in columns:
                 connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
-        connection.exec_driver_sql("DROP TABLE usage")
+        for table in ("usage", "workflows", "artifacts"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
 
     await yard.store.write(as_before)

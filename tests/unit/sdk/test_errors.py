@@ -11,9 +11,14 @@ from google.rpc import error_details_pb2, status_pb2
 import cellyard
 from cellyard import errors
 from cellyard._rpc_errors import translate
+from cellyard.codemode import errors as codemode_errors
 from cellyard_proto.v1 import errors_pb2
 
-TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, cellyard.CellyardError)]
+TREE = [
+    kind
+    for kind in {**vars(errors), **vars(codemode_errors)}.values()
+    if isinstance(kind, type) and issubclass(kind, cellyard.CellyardError)
+]
 
 
 class Failed(grpc.RpcError):

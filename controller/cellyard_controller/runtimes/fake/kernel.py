@@ -66,7 +66,7 @@ class Kernel:
                     _raise(show, command.argument(0, "Exception"), command.argument(1))
                     ended.outcome = link.OUTCOME_ERROR
                     return ended
-                if command.verb in ("call", "input"):
+                if command.verb in ("call", "ask", "input"):
                     show(_text("stdout", await _unless(interrupted, _answered(command, call))))
                 elif command.verb == "value":
                     ended.value.CopyFrom(self._value(command.argument(0), show))
@@ -143,6 +143,9 @@ async def _answered(command: Command, call: Call) -> str:
     """What a script's call got, as a line."""
     if command.verb == "input":
         event = link.Event(input_requested=calls.InputRequested(prompt=command.argument(0)))
+    elif command.verb == "ask":
+        args, kwargs = json.dumps([command.argument(1)]), command.argument(2, "{}")
+        event = link.Event(host_call=calls.HostCall(name=command.argument(0), args_json=args, kwargs_json=kwargs))
     else:
         args = command.argument(1, "[]")
         event = link.Event(host_call=calls.HostCall(name=command.argument(0), args_json=args, kwargs_json="{}"))

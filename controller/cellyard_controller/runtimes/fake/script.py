@@ -12,6 +12,7 @@
 | `gate NAME` | runs until the test opens that gate, or until interrupted |
 | `flood N` | writes N lines, each an event of its own |
 | `call NAME ARGS`, `input PROMPT` | calls its client's function, asks for a line; writes what it gets |
+| `ask NAME OPERATION KWARGS` | the same with the operation as the only argument, and keyword arguments |
 | `comm ID JSON` | a comm's message; the first one opens it |
 | `exit N`, `oom` | the kernel ends with that exit code, or is killed for want of memory |
 """
@@ -34,6 +35,7 @@ _ARGUMENTS = {
     "gate": 1,
     "flood": 1,
     "call": 2,
+    "ask": 3,
     "input": 1,
     "comm": 2,
     "exit": 1,

@@ -1,0 +1,1 @@
+"""What is kept for code mode: tenants' workflows and artifacts."""
