@@ -56,6 +56,7 @@ __all__ = [
     "workflows",
 ]
 
+_EXITS = ("exit", "quit")
 _FOLDER = ".cache/cellyard/codemode"
 
 
@@ -76,6 +77,10 @@ def _error(failed: HostCallError) -> Exception:
         except TypeError:  # a UnicodeDecodeError, say, which needs more than a message
             return failed
     return failed
+
+
+def _leave(code: object = None) -> None:
+    raise SystemExit(code)
 
 
 class _Files:
@@ -109,8 +114,12 @@ deps = _namespaces.deps
 def provide(variables: dict[str, Any], hidden: dict[str, Any]) -> None:
     """Puts the namespaces among a kernel's globals, where these have nothing of the same name.
 
-    `hidden`: what listings of the globals leave out.
+    `hidden`: what listings of the globals leave out. There, IPython's exit() would end the kernel after the cell, and
+    with it whatever runs next: here it is an exception, as in a program.
     """
+    for name in _EXITS:
+        if variables.get(name) is hidden.get(name):
+            variables[name] = hidden[name] = _leave
     found = _namespaces.globals()
     for name in found.keys() - variables.keys():
         variables[name] = hidden[name] = found[name]
