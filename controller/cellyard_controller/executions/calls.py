@@ -66,6 +66,7 @@ class Calls:
         """Those of the open calls that the controller serves: the bodies of their events."""
         self._streams = 0
         self._away_since = steady()
+        self._left = False
 
     def refusal(self, name: str | None) -> str:
         """Why the code cannot call this function now (None: cannot ask for a line); empty where it can."""
@@ -106,6 +107,7 @@ class Calls:
     def attached(self) -> None:
         """The client reads its stream."""
         self._streams += 1
+        self._left = False
 
     def detached(self) -> None:
         """One of its streams has ended; with the last one its grace begins."""
@@ -113,8 +115,14 @@ class Calls:
         if self._streams == 0:
             self._away_since = steady()
 
+    def left(self) -> None:
+        """The client has said that it leaves: it has no grace."""
+        self._left = True
+
     def gone_at(self, grace_s: float) -> float | None:
         """When the client counts as gone; None while it is there."""
+        if self._left:
+            return 0.0
         return None if self._streams else self._away_since + grace_s
 
     def replay(self, kind: str, body: dict[str, Any]) -> None:

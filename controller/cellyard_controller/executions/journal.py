@@ -21,7 +21,7 @@ from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.model import Event, Execution, Notice, State
 from cellyard_controller.executions.parts import Parts, with_chunks
 from cellyard_controller.executions.spooled import SpooledText
-from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, TenantName
+from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId, TenantName
 from cellyard_controller.store import Store
 from cellyard_controller.store.blobs import Blobs
 
@@ -74,6 +74,10 @@ class Journal:
     def find(self, execution_id: ExecutionId) -> LiveExecution | None:
         """An execution that is in memory."""
         return self._live.get(execution_id)
+
+    def of_session(self, session_id: SessionId) -> list[LiveExecution]:
+        """Those in memory that a session has started."""
+        return [live for live in self._live.values() if live.execution.session_id == session_id]
 
     async def open(self, execution_id: ExecutionId) -> LiveExecution:
         """An execution, from memory or from the store. Raises ExecutionNotFound."""

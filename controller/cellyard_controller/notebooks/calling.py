@@ -16,7 +16,7 @@ from cellyard_controller.executions.calls import Answer, unavailable
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.reports import Asked, Called
-from cellyard_controller.ids import ExecutionId
+from cellyard_controller.ids import ExecutionId, SessionId
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Ledger
 from cellyard_controller.notebooks.serving import Serving
@@ -105,6 +105,12 @@ class Calling:
         live = self._journal.find(execution_id)
         if live is not None:
             live.calls.detached()
+
+    def left(self, session_id: SessionId) -> None:
+        """A session has closed: nobody of it answers any more."""
+        for live in self._journal.of_session(session_id):
+            live.calls.left()
+        self.time_passed()
 
     async def resend(self, open_calls: Iterable[tuple[ExecutionId, str]]) -> None:
         """After a reconnection, when all reports from before it are in: the code waits for these answers."""

@@ -12,6 +12,7 @@ from cellyard_controller.errors import NoKernel
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import NotebookRef, SessionId
+from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.hearing import Hearing
 from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel, KernelView
@@ -39,12 +40,13 @@ class Driving:
         runner: Runner,
         widgets: Widgets,
         presence: Presence,
+        calling: Calling,
         ledger: Ledger,
         inbox: Inbox,
     ) -> None:
         self._ref, self._kernel, self._seating, self._hearing = ref, kernel, seating, hearing
         self._runner, self._widgets, self._presence = runner, widgets, presence
-        self._ledger, self._inbox = ledger, inbox
+        self._calling, self._ledger, self._inbox = calling, ledger, inbox
 
     async def start(
         self, request: Request, session_id: SessionId, settings: KernelSettings
@@ -198,6 +200,7 @@ class Driving:
         """A clean exit; True where the kernel was shut down, because nobody else uses it."""
 
         async def work() -> bool:
+            self._calling.left(session_id)
             if self._presence.leave(session_id) and self._kernel.running:
                 await self._seating.shut_down(EndReason.SHUTDOWN, "the last session that used the kernel has left")
                 return True

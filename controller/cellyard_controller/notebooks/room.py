@@ -213,6 +213,7 @@ class Room:
             runner=self._runner,
             widgets=self._widgets,
             presence=self._presence,
+            calling=self._calling,
             ledger=self._ledger,
             inbox=inbox,
         )

@@ -24,7 +24,7 @@ from cellyard.codemode.results import ExecutionResult
 from cellyard.codemode.serving import Serving
 from cellyard.codemode.storage.file import FileStorage
 from cellyard.codemode.storage.protocols import StorageBackend
-from cellyard.codemode.tools import OnToolCall, ToolSet, tools_in
+from cellyard.codemode.tools import OnToolCall, ToolSet, read_folder
 from cellyard.endpoint import TLS
 from cellyard.errors import CapabilityUnavailable, InvalidRequest
 
@@ -411,7 +411,7 @@ class Session:
 
     def _definitions(self) -> list[Any]:
         found = list(self._storage.get_tool_store().list())
-        return found if self._tools_path is None else [*found, *tools_in(self._tools_path)]
+        return found if self._tools_path is None else [*found, *read_folder(self._tools_path)]
 
 
 def _checked(

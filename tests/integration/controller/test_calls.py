@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cellyard_proto.v1 import calls_pb2, kernels_pb2, outputs_pb2
+from cellyard_proto.v1 import calls_pb2, kernels_pb2, outputs_pb2, sessions_pb2
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import notebooks_pb2 as nb
 
@@ -101,6 +101,27 @@ async def test_calls_of_a_client_that_is_gone_past_its_grace_are_unavailable(yar
         ex.AttachExecution(notebook_id="nb", execution_id=execution_id, session_id="somebody else")
     )
     assert await printed(other) == "unavailable the client that started this cell is gone\n"
+
+
+async def test_calls_of_a_client_that_has_left_are_unavailable_at_once(yard: Yard) -> None:
+    """Whoever says goodbye is not waited for, as those are whose connection broke: neither for the call that waits,
+    nor for one of a cell that comes later."""
+    stubs = await yard.start(sessions={"grace": 600.0})
+    stays = stubs.start("nb", "1", session_id="stays")  # the kernel's last session would take it along
+    await until(aiter(stays), "finished")
+    stream = stubs.start("nb", "call add []\ncall add []", **OFFER)
+    events = aiter(stream)
+    execution_id = (await anext(events)).accepted.execution_id
+    await until(events, "host_call")
+    later = stubs.start("nb", "call add []", **OFFER)
+    later_id = (await anext(aiter(later))).accepted.execution_id
+    stream.cancel()
+    later.cancel()
+    await stubs.sessions.Close(sessions_pb2.CloseSession(notebook_id="nb", session_id="s"))
+    gone = "unavailable the client that started this cell is gone\n"
+    for name, said in ((execution_id, gone * 2), (later_id, gone)):
+        attach = ex.AttachExecution(notebook_id="nb", execution_id=name, session_id="stays")
+        assert await printed(stubs.executions.Attach(attach)) == said
 
 
 async def test_a_client_that_comes_back_within_its_grace_answers(yard: Yard) -> None:
