@@ -47,8 +47,9 @@ def result_text(result: ExecutionResult) -> str:
     """All outputs as plain text; a display starts on a line of its own."""
     parts: list[str] = []
     outputs = list(result.outputs)
-    if result.error is not None and result.error not in outputs:
-        outputs.append(result.error)
+    error = result._error_output()  # code mode's results have a text for `error`
+    if error is not None and error not in outputs:
+        outputs.append(error)
     for output in outputs:
         text = output_text(output)
         if parts and output.output_type != "stream" and not parts[-1].endswith("\n"):
@@ -80,8 +81,9 @@ def output_html(output: Output) -> str:
 def result_html(result: ExecutionResult) -> str:
     """All outputs as a notebook would show them."""
     outputs = list(result.outputs)
-    if result.error is not None and result.error not in outputs:
-        outputs.append(result.error)
+    error = result._error_output()  # code mode's results have a text for `error`
+    if error is not None and error not in outputs:
+        outputs.append(error)
     return "".join(f"<div>{output_html(output)}</div>" for output in outputs)
 
 

@@ -244,6 +244,9 @@ class ExecutionResult:
     @property
     def error(self) -> Output | None:
         """The exception that ended it, or None. When the kernel went away: `ename` "KernelDied"."""
+        return self._error_output()
+
+    def _error_output(self) -> Output | None:
         for output in self.outputs:
             if output.output_type == "error":
                 return output

@@ -257,12 +257,12 @@ class Session:
         _requests.text("code", code)
         limit = self._timeout if timeout is None else _requests.seconds("timeout", timeout)
         if self._closed:
-            return ExecutionResult.failed("Session is closed")
+            return ExecutionResult.refused("Session is closed")
         async with self._running:
             try:
                 await self._started()
             except SessionClosed:
-                return ExecutionResult.failed("Session is closed")
+                return ExecutionResult.refused("Session is closed")
             return await self._executor.run(code, limit)
 
     def supports(self, capability: str) -> bool:

@@ -46,6 +46,7 @@ class SubprocessConfig(ExecutorConfig):
 class RemoteExecutor:
     """Code in a notebook of its own, which is gone with the session."""
 
+    backend: str
     runtime: str
     capability: str
 
@@ -94,7 +95,9 @@ class RemoteExecutor:
                 if isinstance(event, events.Started):
                     self._execution_id = event.execution_id
                 elif isinstance(event, events.Finished):
-                    return ExecutionResult.of(event.result, timeout)
+                    return ExecutionResult.from_result(
+                        event.result, timeout=timeout, backend_info={"backend": self.backend}
+                    )
         raise AssertionError("a stream of events ends with Finished")
 
     async def reset(self) -> None:
@@ -177,6 +180,7 @@ class RemoteExecutor:
 class ContainerExecutor(RemoteExecutor):
     """Code in a container. Where there are none, its start raises CapabilityUnavailable: it never makes do with less."""
 
+    backend = "container"
     runtime = "docker"
     capability = "container_isolation"
     _instead = (
@@ -199,6 +203,7 @@ class ContainerExecutor(RemoteExecutor):
 class SubprocessExecutor(RemoteExecutor):
     """Code in a process of the controller's user: trusted code alone."""
 
+    backend = "subprocess"
     runtime = "process"
     capability = "process_isolation"
 
