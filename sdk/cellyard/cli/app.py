@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from cellyard import __version__
-from cellyard.cli import listing, outcome, own, running, watching
+from cellyard.cli import listing, outcome, own, running, store, watching
 
 OPERATOR = {
     "serve": "Runs a controller in the foreground.",
@@ -88,3 +88,4 @@ app.add_typer(listing.notebooks, name="notebooks")
 app.add_typer(listing.executions, name="executions")
 app.add_typer(listing.sandboxes, name="sandboxes")
 app.add_typer(listing.pool, name="pool")
+app.add_typer(store.store, name="store")

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from cellyard import errors
+from cellyard.codemode.errors import StorageError
 
 DONE = 0
 CODE_FAILED = 1
@@ -31,6 +32,7 @@ _CODES: tuple[tuple[type[errors.CellyardError], int], ...] = (
     (errors.PermissionDenied, REFUSED),
     (errors.QuotaExceeded, REFUSED),
     (errors.Unauthenticated, REFUSED),
+    (StorageError, REFUSED),
     (errors.InvalidRequest, USAGE),
     (errors.NotebookNotFound, USAGE),
     (errors.CellNotFound, USAGE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from cellyard.codemode.errors import ArtifactNameError, ArtifactNotFoundError, C
 from cellyard.codemode.storage import folders
 from cellyard.codemode.storage.file import FileStorage
 from cellyard.codemode.storage.protocols import StoredTool, StoredWorkflow
+from cellyard_proto import beneath
 
 SOURCE = "def run(): pass\n"
 
@@ -254,15 +256,21 @@ def test_requirements_written_by_hand_stay(storage: FileStorage) -> None:
 # Links
 
 
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    """A folder that nothing may be read from or written to, with what a storage has."""
+@pytest.fixture(params=["openat2", "walking"])
+def outside(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With the kernel's help and without: a folder with all that a storage has, of which nothing may be touched."""
+    if request.param == "walking":
+        monkeypatch.setattr(beneath, "_openat2", _no_such_call)
     theirs = FileStorage(tmp_path / "outside")
     theirs.get_workflow_library().create("w", SOURCE, "secret")
     theirs.get_artifact_store().save("v", "secret")
     theirs.get_tool_store().put(StoredTool("t", b"secret", ""))
     theirs.get_deps_store().put("secret")
     return theirs.root
+
+
+def _no_such_call(*_: object) -> int:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def everything(root: Path) -> dict[str, bytes]:

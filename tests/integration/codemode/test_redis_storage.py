@@ -1,4 +1,4 @@
-"""What is particular to Redis: clients that are given, what others left there, a server that goes away and comes back."""
+"""What is particular to Redis: clients that are given, what others left there, a server that goes and comes back."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class RemoteExecutor:
 
 
 class ContainerExecutor(RemoteExecutor):
-    """Code in a container. Where there are none, its start raises CapabilityUnavailable: it never makes do with less."""
+    """Code in a container. Where there is none, its start raises CapabilityUnavailable: it never makes do with less."""
 
     backend = "container"
     runtime = "docker"

@@ -132,9 +132,10 @@ class Folder:
         try:
             descriptor = self._home.open_file(names)
         except OSError as failed:
-            if failed.errno in _NOT_THERE:
-                return None
-            raise
+            if failed.errno not in _NOT_THERE:
+                raise
+            self._refuse_links(names)  # without openat2, one to a folder looks like a file
+            return None
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode):
             return descriptor
@@ -223,6 +224,14 @@ class Folder:
                     _remove_stale(new, token)
         except FileNotFoundError:
             pass
+
+    def _refuse_links(self, names: Sequence[str]) -> None:
+        for count in range(1, len(names)):
+            found = self.look(names[:count])
+            if found is None:
+                return
+            if stat.S_ISLNK(found.st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
     def _open_lock(self, *, alone: bool) -> int | None:
         try:

@@ -17,6 +17,7 @@ from cellyard.codemode.storage.folders import Folder, Fresh, told
 _log = logging.getLogger("cellyard.codemode")
 
 _MAX_INDEX = 1 << 30
+_text = json.JSONEncoder(ensure_ascii=False).encode
 _WAITS, _BEFORE = "_waits", "_before"
 
 Entry = Mapping[str, Any]
@@ -106,8 +107,10 @@ class Index:
             _log.warning("the damaged index is kept as %s", aside)
             self._damaged = False
         with self._folder.fresh() as file, told(self._folder.path / self._file):
-            text = json.dumps(entries, ensure_ascii=False, indent=2, sort_keys=True)
-            file.write(text.encode(errors="surrogatepass"))  # somebody's own entries; json reads it so, too
+            # An entry a line: short for people, and several times as fast as if all of it were indented.
+            lines = ",\n".join(f"  {_text(name)}: {_text(entries[name])}" for name in sorted(entries))
+            # Somebody's own entries may hold halves of surrogate pairs; json reads them so, too.
+            file.write(f"{{\n{lines}\n}}\n".encode(errors="surrogatepass"))
             file.sync()
             self._replaced = True
             self._folder.put(file, (self._file,))

@@ -135,7 +135,7 @@ class RedisWorkflows:
         parsed = names.parsed(workflow)
         # Others read the description here, so it is the one in force; ours is to know whether it was given.
         value = {**parsed.as_data(), "description_given": bool(workflow.description)}
-        self._link.ask("HSET", self._key, workflow.name.encode(), json.dumps(value, default=repr).encode())
+        self._link.ask("HSET", self._key, workflow.name.encode(), json.dumps(value).encode())
 
     def remove(self, name: str) -> bool:
         return bool(self._link.ask("HDEL", self._key, names.workflow(name).encode(), again=False))
