@@ -65,6 +65,8 @@ def encode(data: object) -> tuple[str, bytes]:
         return "json", json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2).encode()
     except UnicodeEncodeError:
         raise ArtifactDataError("the value holds half of a surrogate pair, which UTF-8 cannot have") from None
+    except ValueError as bad:  # an int of more digits than Python reads back
+        raise ArtifactDataError(f"the value cannot be kept: {bad}") from None
 
 
 def decode(type_: str, content: bytes) -> Any:
@@ -101,6 +103,8 @@ def check_metadata(metadata: object) -> dict[str, Any]:
         size = len(json.dumps(metadata, ensure_ascii=False).encode())
     except UnicodeEncodeError:
         raise ArtifactDataError("the metadata holds half of a surrogate pair, which UTF-8 cannot have") from None
+    except ValueError as bad:
+        raise ArtifactDataError(f"the metadata cannot be kept: {bad}") from None
     if size > MAX_METADATA:
         raise ArtifactDataError(f"the metadata takes {size} bytes, more than {MAX_METADATA}")
     return dict(metadata)
@@ -123,7 +127,7 @@ def _check_json(value: object, what: str, depth: int) -> None:
     elif isinstance(value, dict) and kind is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise ArtifactDataError(f"{what} has a key that is no str: {key!r:.100}")
+                raise ArtifactDataError(f"{what} has a key that is no str: a {type(key).__name__}")
             _check_json(item, what, depth + 1)
     else:
         raise ArtifactDataError(f"{what} holds a {kind.__name__}, which would not come back as one")
