@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from cellyard_controller.config import LibraryConfig
+from cellyard_controller.errors import ArtifactNameInvalid
 from cellyard_controller.library.places import Place, too_many
 from cellyard_controller.store.schema import artifacts
 
@@ -47,8 +48,9 @@ class ArtifactRecord:
 
 
 def put(connection: Connection, place: Place, record: ArtifactRecord, stored: int, limits: LibraryConfig) -> None:
-    """Keeps one, in place of one of the same name; `stored`: About.size. Raises QuotaExceeded."""
+    """Keeps one, in place of one of the same name; `stored`: About.size. Raises QuotaExceeded, ArtifactNameInvalid."""
     if connection.execute(select(artifacts.c.name).where(_here(place, record.name))).first() is None:
+        _must_fit(connection, place, record.name)
         mine = select(func.count()).select_from(artifacts).where(artifacts.c.tenant == place.tenant)
         count = connection.execute(mine).scalar_one()
         if count >= limits.artifacts:
@@ -91,6 +93,21 @@ def listed(
 def remove(connection: Connection, place: Place, name: str) -> bool:
     """Takes one away; False where there is none. Its content goes when nothing else refers to it."""
     return connection.execute(delete(artifacts).where(_here(place, name))).rowcount > 0
+
+
+def _must_fit(connection: Connection, place: Place, name: str) -> None:
+    """A name is an artifact's or a folder's, as where these are files. Raises ArtifactNameInvalid."""
+    table = artifacts.c
+    mine = select(table.name).where(table.tenant == place.tenant, table.workspace == place.workspace)
+    behind = chr(ord("/") + 1)
+    below = mine.where(table.name > f"{name}/", table.name < f"{name}{behind}")
+    if connection.execute(below.limit(1)).first() is not None:
+        raise ArtifactNameInvalid(f"{name!r} is a folder of artifacts, and cannot be an artifact too", name=name)
+    parts = name.split("/")
+    folders = ["/".join(parts[:count]) for count in range(1, len(parts))]
+    found = connection.execute(mine.where(table.name.in_(folders)).limit(1)).scalar()
+    if found is not None:
+        raise ArtifactNameInvalid(f"{found!r} is an artifact, so nothing can be below it, such as {name!r}", name=name)
 
 
 def _here(place: Place, name: str) -> Any:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from cellyard_proto import values
 from cellyard_proto.codemode.errors import WorkflowValidationError
 from cellyard_proto.codemode.names import GLOBALS, WORKFLOW_METHODS
 
@@ -55,11 +54,7 @@ class Parameter:
     """As JSON Schema names types; "string" for what has none there."""
     required: bool
     default: Any = None
-<<<<<<< HEAD
-    """A short literal's value, the source of any other default; None where there is none."""
-=======
-    """A literal's value as JSON has it, the source of any other default; None where there is none."""
->>>>>>> wip-cm-storage
+    """A short literal's value as JSON has it, the source of any other default; None where there is none."""
     description: str = ""
 
 
@@ -118,15 +113,10 @@ def parse(name: object, source: object, description: object = "") -> Workflow:
     run = _run(tree)
     try:
         return Workflow(checked, _description(tree, run, description), str(source), tuple(_parameters(run)))
-<<<<<<< HEAD
-    except RecursionError:  # of what walks a default or an annotation
-        raise WorkflowValidationError("Syntax error in workflow code: run's parameters are too deeply nested") from None
-=======
     except WorkflowValidationError:
         raise
     except (ValueError, RecursionError) as bad:  # of a number that is too long, of expressions nested too deep
         raise WorkflowValidationError(f"run's parameters cannot be read: {bad}") from None
->>>>>>> wip-cm-storage
 
 
 def _tree(source: object) -> ast.Module:
@@ -161,24 +151,12 @@ def _description(tree: ast.Module, run: _Run, given: object) -> str:
         raise WorkflowValidationError(f"a workflow's description is a str, not {type(given).__name__}")
     if len(given) > MAX_DESCRIPTION:
         raise WorkflowValidationError(f"a description has at most {MAX_DESCRIPTION} characters, not {len(given)}")
-<<<<<<< HEAD
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise WorkflowValidationError("the description holds half of a surrogate pair: no Unicode text") from None
-    if given:
-        return given
-    docstring = ast.get_docstring(tree) or ast.get_docstring(run) or ""
-    line = docstring.strip().split("\n", 1)[0][:MAX_DESCRIPTION]
-    return line.encode("utf-8", "replace").decode()  # an escape may stand for half of a surrogate pair
-=======
     if _halves(given):
         raise WorkflowValidationError("the description holds half of a surrogate pair, which UTF-8 cannot have")
     if given:
         return given
     docstring = ast.get_docstring(tree) or ast.get_docstring(run) or ""
     return docstring.strip().split("\n", 1)[0][:MAX_DESCRIPTION].encode(errors="replace").decode()
->>>>>>> wip-cm-storage
 
 
 def _parameters(run: _Run) -> Iterator[Parameter]:
@@ -211,21 +189,14 @@ def _value(default: ast.expr | None) -> Any:
     if default is None:
         return None
     try:
-<<<<<<< HEAD
-        value = ast.literal_eval(default)
-        values.encode(value, MAX_DEFAULT)
-    except (ValueError, TypeError, SyntaxError, MemoryError):  # no literal; or ..., or a long one
-        text = ast.unparse(default)
-        return text if len(text) <= MAX_DEFAULT else f"{text[:MAX_DEFAULT]}..."
-    return value
-=======
         # What travels as JSON: a tuple is a list there, and a set is nothing.
         data = json.dumps(ast.literal_eval(default), ensure_ascii=False, allow_nan=False)
-        if not _halves(data):
+        if len(data) <= MAX_DEFAULT and not _halves(data):
             return json.loads(data)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         pass
-    return ast.unparse(default)
+    text = ast.unparse(default)
+    return text if len(text) <= MAX_DEFAULT else f"{text[:MAX_DEFAULT]}..."
 
 
 def _halves(text: str) -> bool:
@@ -235,4 +206,3 @@ def _halves(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
->>>>>>> wip-cm-storage

@@ -42,13 +42,12 @@ def parts(content: bytes, size: int | None = None, **begin: Any) -> Iterator[pb.
 
 
 async def write(stubs: Stubs, name: str, content: bytes, metadata: Any = None, **begin: Any) -> pb.Artifact:
-    for _ in range(5):
+    while True:
         try:
             return await stubs.artifacts.Write(parts(content, name=name, **begin), metadata=metadata)
         except grpc.aio.AioRpcError as failed:
             if failed.details() != "Internal error from Core":  # gRPC's, for what is sent behind a refusal
                 raise
-    raise AssertionError("gRPC tells of no refusal")
 
 
 async def read(stubs: Stubs, name: str, metadata: Any = None, **more: Any) -> tuple[pb.Artifact, bytes]:
@@ -124,7 +123,7 @@ async def test_search_finds_by_words_best_first(stubs: Stubs) -> None:
         ("a", "def walk(): pass", "must define"),
         ("a", "def run(:", "line 1"),
         ("a", "x" * 262145, "at most 262144 characters"),
-        ("a", "def run(a=" + "-" * 2900 + "1): pass", "too deeply nested"),
+        ("a", "def run(a=" + "-" * 2900 + "1): pass", "parameters cannot be read"),
         ("a", "x=" + "-" * 200_000 + "1\ndef run(): pass", "too deeply nested"),
         ("a", "x=a" + ".a" * 50_000 + "\ndef run(): pass", "recursion"),
     ],
@@ -191,6 +190,20 @@ async def test_concurrent_writers_of_one_name_leave_one_whole_writing(stubs: Stu
     about, content = await read(stubs, "a")
     assert content in contents
     assert about.size == len(content)
+
+
+async def test_a_name_is_an_artifacts_or_a_folders(stubs: Stubs) -> None:
+    await write(stubs, "a/b", b"1")
+    await write(stubs, "c", b"2")
+    for name, why in (("a", "'a' is a folder of artifacts"), ("c/d", "'c' is an artifact"), ("c/d/e", "'c' is an")):
+        what, said = await refused(write(stubs, name, b"x"))
+        assert (what, why in said) == ("ARTIFACT_NAME_INVALID", True)
+    for name in ("a-b", "aa/b", "a0", "a/b0", "cc/d"):
+        await write(stubs, name, b"beside")
+    await write(stubs, "c/d", b"elsewhere", workspace_id="in")
+    await stubs.artifacts.Remove(pb.RemoveArtifact(name="a/b"))
+    await stubs.artifacts.Remove(pb.RemoveArtifact(name="a/b0"))
+    await write(stubs, "a", b"now")
 
 
 @pytest.mark.parametrize(

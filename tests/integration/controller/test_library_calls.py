@@ -56,7 +56,7 @@ async def test_code_keeps_finds_and_deletes_workflows(stubs: Stubs) -> None:
         "description": "Adds.",
         "parameters": [
             {"name": "left", "type": "integer", "description": "", "required": True, "default": None},
-            {"name": "right", "type": "string", "description": "", "required": False, "default": (1, 2)},
+            {"name": "right", "type": "string", "description": "", "required": False, "default": [1, 2]},
         ],
     }
     assert await told(

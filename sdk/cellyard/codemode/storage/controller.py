@@ -8,7 +8,6 @@ as long as the storage is.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -21,15 +20,14 @@ from cellyard import endpoint as endpoints
 from cellyard._sync.transport import Connection, Metadata, Stubs, Transport
 from cellyard.codemode.errors import ArtifactNotFoundError as _NoArtifact
 from cellyard.codemode.errors import CodeModeError, StorageError, WorkflowNotFoundError
+from cellyard.codemode.storage import names
 from cellyard.codemode.storage.artifacts import Artifacts
 from cellyard.codemode.storage.library import WorkflowLibrary
 from cellyard.codemode.storage.protocols import ArtifactInfo, StoredTool, StoredWorkflow
-from cellyard.errors import CellyardError, InvalidRequest
+from cellyard.errors import CellyardError
 from cellyard_proto.codemode.artifacts import kept_path
 from cellyard_proto.v1 import library_pb2 as pb
 
-_WORKSPACE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_PACKAGE = re.compile(r"[a-z0-9-]+")
 _HELD = 8 * 1024 * 1024
 """Bytes of an artifact that are held in memory on the way to the controller; of a larger one a file is made first."""
 _PART = 256 * 1024
@@ -52,8 +50,7 @@ class ControllerStorage:
         workspace_id: str | None = None,
     ) -> None:
         """Raises InvalidRequest for a workspace_id that can be none."""
-        _check_workspace(workspace_id)
-        self._workspace = workspace_id
+        self._workspace = names.workspace(workspace_id)
         self._calls = _Calls(Transport(lambda: endpoints.resolve(endpoint, token, tls)))
         self._workflows = _Workflows(self._calls, workspace_id or "")
         self._artifacts = _Artifacts(self._calls, workspace_id or "")
@@ -91,13 +88,6 @@ class ControllerStorage:
     def close(self) -> None:
         """Closes the connection; twice is fine. The next use opens it again."""
         self._calls.transport.close()
-
-
-def _check_workspace(workspace_id: object) -> None:
-    if workspace_id is None or (isinstance(workspace_id, str) and _WORKSPACE.fullmatch(workspace_id)):
-        return
-    shown = repr(workspace_id)[:100]
-    raise InvalidRequest(f"a workspace_id has 1 to 64 of the characters A-Z, a-z, 0-9, _ and -, not {shown}")
 
 
 class _Calls:
@@ -150,13 +140,14 @@ class _Workflows:
     def get(self, name: str) -> StoredWorkflow | None:
         """One of them, None where there is none."""
         try:
-            request = pb.GetWorkflow(workspace_id=self._workspace, name=name)
+            request = pb.GetWorkflow(workspace_id=self._workspace, name=names.workflow(name))
             return _workflow(self._calls.call(lambda s: s.workflows.Get, request))
         except WorkflowNotFoundError:
             return None
 
     def put(self, workflow: StoredWorkflow) -> None:
-        """Keeps it, in place of one of the same name. Raises WorkflowValidationError too: it is parsed there."""
+        """Keeps it, in place of one of the same name. Raises WorkflowValidationError too, of here and of there."""
+        names.parsed(workflow)
         request = pb.PutWorkflow(
             workspace_id=self._workspace,
             name=workflow.name,
@@ -168,7 +159,9 @@ class _Workflows:
 
     def remove(self, name: str) -> bool:
         """False where there is none."""
-        request = pb.RemoveWorkflow(workspace_id=self._workspace, name=name, request_id=_requests.request_id())
+        request = pb.RemoveWorkflow(
+            workspace_id=self._workspace, name=names.workflow(name), request_id=_requests.request_id()
+        )
         return bool(self._calls.call(lambda s: s.workflows.Remove, request).removed)
 
 
@@ -192,7 +185,7 @@ class _Artifacts:
     def info(self, name: str) -> ArtifactInfo | None:
         """What is known of one, None where there is none."""
         try:
-            request = pb.GetArtifact(workspace_id=self._workspace, name=name)
+            request = pb.GetArtifact(workspace_id=self._workspace, name=names.artifact(name))
             return self._info(self._calls.call(lambda s: s.artifacts.Get, request))
         except _NoArtifact:
             return None
@@ -201,6 +194,7 @@ class _Artifacts:
         self, name: str, type_: str, pieces: Iterable[bytes], description: str, metadata: Mapping[str, Any]
     ) -> ArtifactInfo:
         """Keeps it once the last piece has come. What cannot be sent a second time is put into a file first."""
+        names.artifact(name)
         spool = _Spool(pieces)
         try:
             begin = pb.WriteArtifactBegin(
@@ -219,14 +213,16 @@ class _Artifacts:
 
     def read(self, name: str) -> tuple[ArtifactInfo, Generator[bytes, None, None]]:
         """The content in pieces, of one and the same writing. Raises ArtifactNotFoundError."""
-        pieces = self._read(pb.ReadArtifact(workspace_id=self._workspace, name=name))
+        pieces = self._read(pb.ReadArtifact(workspace_id=self._workspace, name=names.artifact(name)))
         about = next(pieces)
         assert isinstance(about, ArtifactInfo)
         return about, pieces  # type: ignore[return-value]
 
     def remove(self, name: str) -> bool:
         """False where there is none."""
-        request = pb.RemoveArtifact(workspace_id=self._workspace, name=name, request_id=_requests.request_id())
+        request = pb.RemoveArtifact(
+            workspace_id=self._workspace, name=names.artifact(name), request_id=_requests.request_id()
+        )
         return bool(self._calls.call(lambda s: s.artifacts.Remove, request).removed)
 
     def _read(self, request: pb.ReadArtifact) -> Generator[ArtifactInfo | bytes, None, None]:
@@ -284,12 +280,14 @@ class _NoTools:
 
     def put(self, tool: StoredTool) -> None:
         """Raises StorageError."""
+        name = names.tool(tool.name)
         raise StorageError(
-            f"a controller keeps no tools, and so not {tool.name!r}: give the session tools_path, or another storage"
+            f"a controller keeps no tools, and so not {name!r}: give the session tools_path, or another storage"
         )
 
     def remove(self, name: str) -> bool:
         """There is none."""
+        names.tool(name)
         return False
 
 
@@ -308,17 +306,12 @@ class _Remembered:
     def put(self, requirement: str) -> None:
         """Remembers it, in place of one for the same package."""
         with self._lock:
-            self._by_package[_package(requirement)] = requirement
+            self._by_package[names.package(requirement)] = requirement
 
     def remove(self, package: str) -> bool:
         """False where there is none for this package."""
         with self._lock:
-            return self._by_package.pop(_package(package), None) is not None
-
-
-def _package(requirement: str) -> str:
-    found = _PACKAGE.match(requirement)
-    return found.group() if found else requirement
+            return self._by_package.pop(names.package(package), None) is not None
 
 
 class _Spool:
