@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,6 +77,7 @@ class Packages:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for folder in self._folders:
             _leave_path(folder)
+            _forget(partial(_is_below, folder))
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         self._folders.clear()
         if self._own is not None and self._given is None:
@@ -174,7 +176,7 @@ class Packages:
             files = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
             # A RECORD is what a package says of itself: it may name anything.
             files = [file for file in files if Path(os.path.normpath(file)).is_relative_to(folder)]
-            _forget({str(file) for file in files})
+            _forget({str(file) for file in files}.__contains__)
             for file in files:
                 file.unlink(missing_ok=True)
                 for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
@@ -254,16 +256,21 @@ def _reported(text: str) -> dict[str, str]:
     return {each["metadata"]["name"]: each["metadata"]["version"] for each in json.loads(text)["install"]}
 
 
-def _forget(files: set[str]) -> None:
-    """Lets the next import look for these anew."""
+def _forget(is_gone: Callable[[str], bool]) -> None:
+    """Lets the next import look anew for modules whose files are gone."""
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) in files:
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and is_gone(file):
             del sys.modules[name]
 
 
 def _below(folder: Path, file: Path) -> list[Path]:
     """The folders that a file is in, up to this one."""
     return [parent for parent in file.parents if parent != folder and parent.is_relative_to(folder)]
+
+
+def _is_below(folder: Path, file: str) -> bool:
+    return Path(file).is_relative_to(folder)
 
 
 def _leave_path(folder: Path) -> None:
