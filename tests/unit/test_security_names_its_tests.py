@@ -20,6 +20,13 @@ def test_every_test_that_is_named_exists(document: str) -> None:
     assert modules - set(SOURCES) == set()
 
 
+def test_what_is_said_of_code_mode_has_its_tests() -> None:
+    text = (ROOT / "docs" / "code-mode.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) >= 15
+    assert {name for name in named if not any(f"def {name}(" in source for source in SOURCES.values())} == set()
+
+
 def test_every_test_stands_in_the_module_that_the_table_names_before_it() -> None:
     module, seen = "", 0
     for name in re.findall(r"`(test_\w+(?:\.py)?)`|\n", (ROOT / "SECURITY.md").read_text()):

@@ -369,6 +369,20 @@ async def test_what_a_workflow_raises_reaches_its_caller(session: Session) -> No
     assert "endless" in await error(session, "workflows.endless()")
 
 
+async def test_sources_of_workflows_are_never_executed_here(session: Session, runtime: str, folder: Path) -> None:
+    """Kept, listed, searched and read: nothing of it runs. Called, it runs where the code runs."""
+    mark = folder / "mark"
+    source = f"open({str(mark)!r}, 'w').close()\n1 / 0\ndef run(): pass\n"
+    await session.add_workflow("effects", source, "Has effects")
+    await value(session, f"workflows.create('more', {source!r})['name']")
+    assert [found["name"] for found in await session.list_workflows()] == ["effects", "more"]
+    assert await session.search_workflows("effects")
+    assert (await session.get_workflow("effects") or {})["source"] == source
+    assert not mark.exists()
+    assert "Error" in await error(session, "workflows.effects()")
+    assert mark.exists() is (runtime != "docker")
+
+
 async def test_workflows_that_cannot_be_are_refused_on_both_sides(session: Session) -> None:
     for name, source in (
         ("a-b", TWICE),
