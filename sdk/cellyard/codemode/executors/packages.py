@@ -145,9 +145,11 @@ class Packages:
             constraints.flush()
             if command[-1] == "pip":
                 # Looks at what there is by itself.
-                options = ["--dry-run", "--report", "-", "--constraint"]
-                said = await _run([*command, *_INSTALL[True], *options, constraints.name, *wanted], wanted)
-                found = _reported(said)
+                report = folder / "report.json"
+                options = ["--dry-run", "--report", str(report), "--constraint"]
+                await _run([*command, *_INSTALL[True], *options, constraints.name, *wanted], wanted)
+                found = _reported(await asyncio.to_thread(report.read_text))
+                await asyncio.to_thread(report.unlink)
             else:
                 listed = folder / "wanted.txt"
                 await asyncio.to_thread(listed.write_text, "".join(f"{each}\n" for each in wanted))
@@ -195,7 +197,7 @@ class Packages:
 
 _INSTALL: dict[bool, list[str]] = {
     False: ["pip", "install", "--quiet", "--python", sys.executable],
-    True: ["install", "--disable-pip-version-check", "--no-input", "--quiet"],
+    True: ["install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"],
 }
 """By whether it is pip."""
 
@@ -309,10 +311,11 @@ async def _run(command: Sequence[str], wanted: Sequence[str]) -> str:
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if process.returncode:
-            said_last = _tail(log) or said.decode("utf-8", "replace")[-_LOG:]
-            lines = [line.strip() for line in said_last.splitlines() if line.strip()]
-            why = lines[-1] if lines else f"the installer ended with {process.returncode}"
-            raise EnvironmentFailed(f"{', '.join(wanted)}: {why}", details={"log": said_last})
+            text = _public(said.decode("utf-8", "replace")[-_LOG:] + _tail(log))
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            why = next((line for line in lines if line.startswith("ERROR:")), " ".join(lines))[:1000]
+            why = why or f"the installer ended with {process.returncode}"
+            raise EnvironmentFailed(f"{', '.join(wanted)}: {why}", details={"log": text})
         return said.decode("utf-8", "replace")
 
 
@@ -320,3 +323,8 @@ def _tail(log: Any) -> str:
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - _LOG))
     return str(log.read().decode("utf-8", "replace"))
+
+
+def _public(text: str) -> str:
+    """Without the passwords of package indexes."""
+    return re.sub(r"://[^/\s@]*@", "://", text)

@@ -31,6 +31,7 @@ class Captured(io.TextIOBase):
         self._parts: list[str] = []
         self._lock = threading.Lock()
         self._open = True
+        self._cut = False
         self.buffer = _Bytes(self)
         """Takes bytes, as that of a real stream does."""
 
@@ -54,7 +55,7 @@ class Captured(io.TextIOBase):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._lock:
-            if self._open and self._left > 0:
+            if self._open and not self._cut:
                 self._add(str.__str__(text))
         return len(text)
 
@@ -69,6 +70,8 @@ class Captured(io.TextIOBase):
         return text
 
     def _add(self, text: str) -> None:
+        if not text:
+            return
         size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         if size <= self._left:
             self._left -= size
@@ -77,7 +80,7 @@ class Captured(io.TextIOBase):
         whole = text[: self._left].encode("utf-8", "replace")[: self._left].decode("utf-8", "ignore")
         before = "" if (whole or "".join(self._parts[-1:]) or "\n").endswith("\n") else "\n"
         self._parts += [whole, f"{before}[cellyard: output truncated after {self._most} bytes]\n"]
-        self._left = 0
+        self._cut = True
 
 
 class _Bytes(io.RawIOBase):
