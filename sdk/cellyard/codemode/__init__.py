@@ -35,12 +35,8 @@ if TYPE_CHECKING:
     )
     from cellyard.codemode.executors.inprocess import InProcessConfig, InProcessExecutor
     from cellyard.codemode.executors.protocol import Executor
-    from cellyard.codemode.executors.remote import (
-        ContainerConfig,
-        ContainerExecutor,
-        SubprocessConfig,
-        SubprocessExecutor,
-    )
+    from cellyard.codemode.executors.remote import ContainerConfig, ContainerExecutor
+    from cellyard.codemode.executors.subprocess import SubprocessConfig, SubprocessExecutor
     from cellyard.codemode.results import ExecutionResult
     from cellyard.codemode.session import Session
     from cellyard.codemode.storage.controller import ControllerStorage
@@ -85,7 +81,8 @@ __all__ = [
 _HOMES = {
     "executors.inprocess": ("InProcessConfig", "InProcessExecutor"),
     "executors.protocol": ("Executor",),
-    "executors.remote": ("ContainerConfig", "ContainerExecutor", "SubprocessConfig", "SubprocessExecutor"),
+    "executors.remote": ("ContainerConfig", "ContainerExecutor"),
+    "executors.subprocess": ("SubprocessConfig", "SubprocessExecutor"),
     "results": ("ExecutionResult",),
     "session": ("Session",),
     "storage.controller": ("ControllerStorage",),

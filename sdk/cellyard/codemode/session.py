@@ -14,12 +14,8 @@ from cellyard.codemode import deps as packages
 from cellyard.codemode.errors import SessionClosed
 from cellyard.codemode.executors.inprocess import InProcessConfig, InProcessExecutor
 from cellyard.codemode.executors.protocol import Executor, Needs
-from cellyard.codemode.executors.remote import (
-    ContainerConfig,
-    ContainerExecutor,
-    SubprocessConfig,
-    SubprocessExecutor,
-)
+from cellyard.codemode.executors.remote import ContainerConfig, ContainerExecutor
+from cellyard.codemode.executors.subprocess import SubprocessConfig, SubprocessExecutor
 from cellyard.codemode.results import ExecutionResult
 from cellyard.codemode.serving import Serving
 from cellyard.codemode.storage.file import FileStorage

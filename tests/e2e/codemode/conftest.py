@@ -94,6 +94,7 @@ def opens(controller: Process, base: Path, runtime: str, index: PackageIndex, mo
     monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)  # where a program in its own process looks for packages
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
     monkeypatch.setenv("UV_NO_CACHE", "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base.parent / "cache"))
 
     def opens(**wishes: Any) -> Session:
         where = {} if runtime == "inprocess" else {"endpoint": controller.endpoint}

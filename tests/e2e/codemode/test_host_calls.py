@@ -135,6 +135,6 @@ async def test_what_the_controller_keeps_serves_code_mode_too(controller: Proces
             {"k": "v"},
         )
     async with cellyard.AsyncSession(endpoint=controller.endpoint) as plain:
-        code = "from cellyard_sandbox.codemode import artifacts, workflows\nworkflows.greet(name='me'), artifacts.load('kept')"
-        assert (await plain.run(code)).value == ("hello me", [1, 2])
+        await plain.run("from cellyard_sandbox.codemode import artifacts, workflows")
+        assert (await plain.run("workflows.greet(name='me'), artifacts.load('kept')")).value == ("hello me", [1, 2])
     await asyncio.to_thread(storage.close)

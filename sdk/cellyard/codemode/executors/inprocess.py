@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from cellyard.codemode.errors import SessionClosed
 from cellyard.codemode.executors.code import Sources, readable
 from cellyard.codemode.executors.packages import Packages
-from cellyard.codemode.executors.protocol import ExecutorConfig, Host, Needs
+from cellyard.codemode.executors.protocol import NOTHING, ExecutorConfig, Host, Needs
 from cellyard.codemode.executors.streams import STREAMS, here
 from cellyard.codemode.executors.worker import Outcome, Run, Worker
 from cellyard.codemode.results import ExecutionResult, Failure, timed_out
@@ -92,7 +92,7 @@ class InProcessExecutor:
         self._names: dict[str, Any] = {}
         self._given: Mapping[str, Any] = {}
 
-    async def start(self, host: Host, needs: Needs) -> None:
+    async def start(self, host: Host, needs: Needs = NOTHING) -> None:
         """See Executor. There is no network to choose here, and no template."""
         if self._closing is not None:
             raise SessionClosed(CLOSED)

@@ -41,10 +41,13 @@ class Needs:
     template: str | None = None
 
 
+NOTHING = Needs()
+
+
 class Executor(Protocol):
     """Runs code. Used by one session, from one event loop; one run at a time."""
 
-    async def start(self, host: Host, needs: Needs) -> None:
+    async def start(self, host: Host, needs: Needs = NOTHING) -> None:
         """Raises CapabilityUnavailable where what is required cannot be had."""
         ...
 

@@ -1,4 +1,4 @@
-"""Code in a sandbox of a controller: a container, or a process."""
+"""Code in a sandbox of a controller, and containers as the sandboxes that are meant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from cellyard import events
 from cellyard._async.session import AsyncSession
 from cellyard.codemode.errors import ArtifactDataError
-from cellyard.codemode.executors.protocol import ExecutorConfig, Host, Needs
+from cellyard.codemode.executors.protocol import NOTHING, ExecutorConfig, Host, Needs
 from cellyard.codemode.results import ExecutionResult
 from cellyard.errors import CapabilityUnavailable, NotConnected
 from cellyard_proto.codemode import artifacts, names, requirements
@@ -30,17 +30,6 @@ class ContainerConfig(ExecutorConfig):
     """One that the controller's operator has defined; None for the default."""
     network: str | None = None
     """ "none", "allowlist" or "open"; None for the template's."""
-
-
-@dataclass(frozen=True)
-class SubprocessConfig(ExecutorConfig):
-    """Of a SubprocessExecutor."""
-
-    timeout: float | None = 60.0
-    python_version: str | None = None
-    """Like "3.11"; None for that of the controller."""
-    cache_venv: bool = True
-    """Packages that are configured come from an environment that is kept; False: they are installed anew."""
 
 
 class RemoteExecutor:
@@ -62,7 +51,7 @@ class RemoteExecutor:
         """The settings."""
         return self._config
 
-    async def start(self, host: Host, needs: Needs) -> None:
+    async def start(self, host: Host, needs: Needs = NOTHING) -> None:
         """See Executor."""
         session = AsyncSession(
             f"code-mode-{uuid.uuid4()}",
@@ -198,19 +187,3 @@ class ContainerExecutor(RemoteExecutor):
             "template": needs.template or config.template,
             "network": needs.network or config.network,
         }
-
-
-class SubprocessExecutor(RemoteExecutor):
-    """Code in a process of the controller's user: trusted code alone."""
-
-    backend = "subprocess"
-    runtime = "process"
-    capability = "process_isolation"
-
-    def __init__(self, config: SubprocessConfig | None = None) -> None:
-        super().__init__(config or SubprocessConfig())
-
-    def _kernel(self, needs: Needs) -> dict[str, Any]:
-        config = self._config
-        assert isinstance(config, SubprocessConfig)
-        return {"template": needs.template, "network": needs.network, "python_version": config.python_version}
