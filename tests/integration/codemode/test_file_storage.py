@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -509,6 +510,30 @@ def test_a_lock_that_somebody_sits_on_is_told(storage: FileStorage, monkeypatch:
                 call()
             assert told.value.retryable
     assert storage.get_artifact_store().load("v") == 1
+
+
+def test_readers_in_a_row_keep_no_writer_out(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = storage.get_artifact_store()
+    for number in range(100):
+        artifacts.save(f"x{number}", number)
+    monkeypatch.setattr(folders, "LOCK_WITHIN_S", 10.0)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            FileStorage(storage.root).get_artifact_store().list()
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(10):
+            artifacts.save("v", number)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert artifacts.load("v") == 9
 
 
 @pytest.fixture

@@ -112,7 +112,8 @@ class Folder:
             yield
             return
         try:
-            _take(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, self.path)
+            with self._turn():
+                _take(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, self.path)
             yield
         finally:
             os.close(lock)
@@ -224,6 +225,19 @@ class Folder:
                     _remove_stale(new, token)
         except FileNotFoundError:
             pass
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Whoever waits for the lock is not overtaken: readers in a row would keep a writer out for ever."""
+        try:
+            _take(self._descriptor, fcntl.LOCK_EX, self.path)
+        except OSError:  # a file system whose folders have no locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _refuse_links(self, names: Sequence[str]) -> None:
         for count in range(1, len(names)):
