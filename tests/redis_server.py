@@ -30,12 +30,14 @@ class RedisServer:
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
-        ready, lines = threading.Event(), []
+        ready = threading.Event()
+        lines: list[str] = []
         process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert process.stdout is not None
+        output = process.stdout
+        assert output is not None
 
-        def read(output: object = process.stdout) -> None:
-            for line in process.stdout or ():
+        def read() -> None:
+            for line in output:
                 lines.append(line)
                 if "ready to accept connections" in line.lower():
                     ready.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -98,3 +99,21 @@ def test_a_python_that_was_named_must_fit(tmp_path: Path) -> None:
 def test_the_locks_are_those_of_what_the_project_asks_for() -> None:
     done = subprocess.run([str(ROOT / "scripts/lock.sh"), "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_redis_server_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "redis-server").touch(0o755)
+    assert script("redis.sh", PATH=f"{tmp_path}:{os.environ['PATH']}") == (0, "")
+
+
+def test_a_missing_redis_server_that_cannot_be_installed_is_named(tmp_path: Path) -> None:
+    for program in ("bash", "dirname", "mkdir", "flock", "grep", "cat"):
+        found = shutil.which(program)
+        assert found is not None
+        (tmp_path / program).symlink_to(found)
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    code, said = script("redis.sh", PATH=str(tmp_path))
+    assert code == 1
+    assert "there is no redis-server" in said
+    assert "sudo apt-get install redis-server" in said

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from cellyard.codemode.errors import ArtifactNameError, ArtifactNotFoundError, CodeModeError, StorageError
 from cellyard.codemode.storage import folders
 from cellyard.codemode.storage.file import FileStorage
+from cellyard.codemode.storage.files import Fresh
 from cellyard.codemode.storage.protocols import StoredTool, StoredWorkflow
 from cellyard_proto import beneath
 
@@ -253,6 +255,27 @@ def test_requirements_written_by_hand_stay(storage: FileStorage) -> None:
     assert (storage.root / "deps/requirements.txt").read_text() == "# why\n-e ./here\nnumpy\nsix==2\n"
 
 
+def test_files_that_cannot_be_read_are_left_out_with_a_warning(
+    folder: Path, nobody: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.chmod(0o755)
+    storage = FileStorage(folder / "base")
+    for name in ("workflows/{}.py", "artifacts/{}", "tools/{}.yaml"):
+        by_hand(storage, name.format("good"), SOURCE)
+        by_hand(storage, name.format("closed"), SOURCE).chmod(0)
+        os.mkfifo(storage.root / name.format("pipe"))
+    nobody()
+    assert [each.name for each in storage.get_workflow_library().list()] == ["good"]
+    assert [each.name for each in storage.get_artifact_store().list()] == ["good"]
+    assert [each.name for each in storage.get_tool_store().list()] == ["good"]
+    assert caplog.text.count("Permission denied") == 3
+    assert caplog.text.count("pipe.py is no file") == caplog.text.count("pipe.yaml is no file") == 1
+    with pytest.raises(StorageError, match="Permission denied"):
+        storage.get_artifact_store().load("closed")
+    with pytest.raises(StorageError, match="Permission denied"):
+        storage.get_workflow_library().get("closed")
+
+
 # Links
 
 
@@ -479,7 +502,7 @@ def test_a_name_that_cannot_be_given_takes_nothing_back(storage: FileStorage, mo
     artifacts.save("v", "old", "kept")
     put = folders.Folder.put
 
-    def refusing(self: folders.Folder, file: folders.Fresh, names: tuple[str, ...]) -> None:
+    def refusing(self: folders.Folder, file: Fresh, names: tuple[str, ...]) -> None:
         if names[-1] == "v":
             raise OSError(28, "No space left on device")
         put(self, file, names)
@@ -509,6 +532,30 @@ def test_a_lock_that_somebody_sits_on_is_told(storage: FileStorage, monkeypatch:
                 call()
             assert told.value.retryable
     assert storage.get_artifact_store().load("v") == 1
+
+
+def test_readers_in_a_row_keep_no_writer_out(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = storage.get_artifact_store()
+    for number in range(100):
+        artifacts.save(f"x{number}", number)
+    monkeypatch.setattr(folders, "LOCK_WITHIN_S", 10.0)
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            FileStorage(storage.root).get_artifact_store().list()
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(10):
+            artifacts.save("v", number)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert artifacts.load("v") == 9
 
 
 @pytest.fixture

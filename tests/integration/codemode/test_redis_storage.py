@@ -390,6 +390,33 @@ def test_a_server_that_goes_away_within_a_writing_leaves_the_old_content(mortal:
     assert artifacts.load("v") == b"x" * (9 * MIB) + b"y" * (9 * MIB)
 
 
+def test_a_server_that_forgets_what_was_sent_is_told_and_nobody_sees_a_part(folder: Path) -> None:
+    server = RedisServer(folder, "--appendonly", "no")
+    try:
+        storage = RedisStorage(server.url)
+        artifacts = storage.get_artifact_store()
+        artifacts.save("v", b"old" * (3 * MIB))
+        _, pieces = artifacts.read("v")
+        next(pieces)
+
+        def forgotten() -> Iterator[bytes]:
+            yield b"x" * (9 * MIB)
+            server.kill()
+            server.start()
+            yield b"y" * (9 * MIB)
+
+        with pytest.raises(StorageError, match="has lost what was sent") as told:
+            artifacts.write("v", "bytes", forgotten())
+        assert told.value.retryable
+        assert artifacts.list() == []
+        with pytest.raises(StorageError, match="while it was read"):
+            next(pieces)
+        artifacts.save("v", "new")
+        assert artifacts.load("v") == "new"
+    finally:
+        server.close()
+
+
 def test_a_server_that_goes_away_within_a_reading_is_told_or_the_reading_goes_on(mortal: RedisServer) -> None:
     artifacts = RedisStorage(mortal.url).get_artifact_store()
     artifacts.save("v", b"a" * (9 * MIB))

@@ -7,15 +7,17 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cellyard_proto.codemode import artifacts
 from cellyard_proto.codemode.errors import ArtifactDataError, ArtifactNameError
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PARTS = st.text(min_size=1, max_size=8)
 
 
+@patient
 @given(st.lists(PARTS, min_size=1, max_size=4).map("/".join) | st.text(max_size=30))
 @example("a/../../b")
 @example("/a")
@@ -76,6 +78,7 @@ values = st.recursive(
 )
 
 
+@patient
 @given(values)
 @example(10**5000)
 @example({"a": -(10**5000)})
@@ -170,6 +173,7 @@ def test_content_that_is_not_of_its_type_is_told(type_: str, content: bytes) -> 
         artifacts.decode(type_, content)
 
 
+@patient
 @given(st.binary())
 def test_bytes_of_any_type_are_a_value_or_told(content: bytes) -> None:
     for type_ in artifacts.TYPES:
@@ -179,6 +183,7 @@ def test_bytes_of_any_type_are_a_value_or_told(content: bytes) -> None:
             assert type_ != "bytes"
 
 
+@patient
 @given(st.dictionaries(st.text(), values) | values)
 @example({"a": 10**5000})
 @example({"a": "\ud800"})

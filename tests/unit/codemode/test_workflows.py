@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cellyard_proto.codemode import workflows
@@ -193,7 +193,7 @@ def test_deep_nesting_is_read_or_refused(shape: str, depth: int) -> None:
     assert len(str(refused)) < 300
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.text(), name=st.just("w") | st.text(max_size=5), description=st.text(max_size=5))
 @example("def run(a='\\ud800'): '\\ud800'", "w", "")
 @example("def run(a=0x" + "f" * 10_000 + "): pass", "w", "")
@@ -228,7 +228,7 @@ signatures = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pieces=signatures, begin=st.sampled_from(["def", "async def", "class", "@x\ndef"]), rest=st.text(max_size=10))
 def test_any_signature_is_a_workflow_or_refused(pieces: list[str], begin: str, rest: str) -> None:
     try:

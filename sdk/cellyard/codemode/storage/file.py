@@ -21,7 +21,8 @@ from cellyard.codemode.errors import StorageError, ToolDefinitionError
 from cellyard.codemode.storage import names
 from cellyard.codemode.storage.artifacts import Artifacts
 from cellyard.codemode.storage.file_artifacts import FileArtifacts
-from cellyard.codemode.storage.folders import Folder, Place, told
+from cellyard.codemode.storage.files import told
+from cellyard.codemode.storage.folders import Folder, Place
 from cellyard.codemode.storage.index import Index
 from cellyard.codemode.storage.library import WorkflowLibrary
 from cellyard.codemode.storage.protocols import StoredTool, StoredWorkflow
@@ -118,10 +119,10 @@ class FileWorkflows:
                 name, ending = os.path.splitext(entry.name)
                 if ending != ".py" or not _is_name(name):
                     continue
-                if entry.is_symlink():
-                    _log.warning("%s is a symbolic link, and left out", self._place.path / entry.name)
-                elif (stored := self._one(folder, index, name)) is not None:
-                    found.append(stored)
+                with folder.left_out(entry):
+                    stored = self._one(folder, index, name)
+                    if stored is not None:
+                        found.append(stored)
         return found
 
     def get(self, name: str) -> StoredWorkflow | None:
@@ -180,12 +181,13 @@ class FileTools:
                 path = self._place.path / entry.name
                 if ending not in _ENDINGS or not _is_tool(name):
                     continue
-                if entry.is_symlink():
-                    _log.warning("%s is a symbolic link, and left out", path)
-                elif name in found:
-                    _log.warning("%s is left out: there is a tool %s already", path, found[name].path)
-                elif (text := folder.read((entry.name,), MAX_TOOL)) is not None:
-                    found[name] = StoredTool(name, text, str(path))
+                if name in found:
+                    _log.warning("%s is left out: there is %s already", path, found[name].path)
+                    continue
+                with folder.left_out(entry):
+                    text = folder.read((entry.name,), MAX_TOOL)
+                    if text is not None:
+                        found[name] = StoredTool(name, text, str(path))
         return [found[name] for name in sorted(found)]
 
     def put(self, tool: StoredTool) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from cellyard.codemode.errors import ArtifactNotFoundError, StorageError
 from cellyard.codemode.storage import names
-from cellyard.codemode.storage.folders import PIECE, Folder, Pieces, Place, told
+from cellyard.codemode.storage.files import PIECE, Pieces, told
+from cellyard.codemode.storage.folders import Folder, Place
 from cellyard.codemode.storage.index import Entry, Index
 from cellyard.codemode.storage.protocols import ArtifactInfo
 from cellyard_proto.codemode.artifacts import TYPES
@@ -45,7 +46,13 @@ class FileArtifacts:
         for name, status, entry in known:
             if _type(entry) is not None:
                 infos.append(self._info(name, status, entry, ""))
-            elif (info := self.info(name)) is not None:  # without the lock that all writers wait for
+                continue
+            try:
+                info = self.info(name)  # reads the file, without the lock that writers wait for
+            except StorageError as failed:
+                _log.warning("left out: %s", failed)
+                continue
+            if info is not None:
                 infos.append(info)
         return sorted(infos, key=lambda info: info.name)
 

@@ -8,42 +8,27 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from cellyard.codemode.errors import StorageError
+from cellyard.codemode.storage.files import FLAGS, Fresh, remove_stale, told
 from cellyard_proto.beneath import Home
 
-PIECE = 1 << 20
-"""Bytes that are read at once."""
+_log = logging.getLogger("cellyard.codemode")
+
 LOCK_WITHIN_S = 30.0
 """Nobody holds a lock for longer than it takes to put a file in place; whoever does hangs."""
 _LOCK, _NEW = ".lock", ".new"
-_STALE_S = 60.0
 _MAX_DEPTH = 256
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Operating system's errors leave here as StorageError, with the path that they are about."""
-    try:
-        yield
-    except OSError as failed:
-        if failed.errno == errno.ELOOP:
-            raise StorageError(f"{path} is a symbolic link or lies behind one, and storages follow none") from None
-        if failed.errno == errno.ENOTDIR:  # which a link to a folder is, too
-            raise StorageError(f"{path}: a file or a symbolic link lies where a folder should be") from None
-        what = os.strerror(failed.errno) if failed.errno else str(failed)
-        raise StorageError(f"{path}: {what}", retryable=failed.errno in _FULL) from None
 
 
 class Place:
@@ -81,10 +66,15 @@ class Place:
             root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        home = Home(root)
         try:
-            return Folder(Home(root).open_folder(self._names, make=make), self.path)
+            return Folder(home.open_folder(self._names), self.path)
         except FileNotFoundError:
-            return None
+            if not make:
+                return None
+            made = home.open_folder(self._names, make=True)
+            _sync_above(home, self._names)
+            return Folder(made, self.path)
         finally:
             os.close(root)
 
@@ -112,7 +102,8 @@ class Folder:
             yield
             return
         try:
-            _take(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, self.path)
+            with self._turn():
+                _take(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, self.path)
             yield
         finally:
             os.close(lock)
@@ -156,6 +147,15 @@ class Folder:
         """What is in the folder itself, by name, apart from what begins with a dot."""
         return _visible(self._descriptor)
 
+    @contextmanager
+    def left_out(self, entry: os.DirEntry[str]) -> Iterator[None]:
+        """One file that cannot be read, or that is a link, is left out with a warning; the rest is there."""
+        try:
+            with told(self.path / entry.name):
+                yield
+        except StorageError as failed:
+            _log.warning("left out: %s", failed)
+
     def files(self) -> Iterator[tuple[tuple[str, ...], os.stat_result]]:
         """All files in the folder and below, apart from what begins with a dot; links are passed over."""
         return _files(self._descriptor, ())
@@ -184,6 +184,7 @@ class Folder:
         """Puts a fresh file in place, of another one if need be. The caller holds the lock alone."""
         with self._home.folder(names[:-1], make=True) as above:
             file.put(above, names[-1])
+        _sync_above(self._home, names[:-1])
 
     def remove(self, names: Sequence[str]) -> None:
         """Removes a file and the folders that it leaves empty. The caller holds the lock alone."""
@@ -221,9 +222,22 @@ class Folder:
         try:
             with self._home.folder((_NEW,)) as new:
                 for token in set(os.listdir(new)) - set(spared):
-                    _remove_stale(new, token)
+                    remove_stale(new, token)
         except FileNotFoundError:
             pass
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Whoever waits for the lock is not overtaken: readers in a row would keep a writer out for ever."""
+        try:
+            _take(self._descriptor, fcntl.LOCK_EX, self.path)
+        except OSError:  # a file system whose folders have no locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _refuse_links(self, names: Sequence[str]) -> None:
         for count in range(1, len(names)):
@@ -235,79 +249,23 @@ class Folder:
 
     def _open_lock(self, *, alone: bool) -> int | None:
         try:
-            return os.open(_LOCK, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666, dir_fd=self._descriptor)
+            return os.open(_LOCK, os.O_RDWR | os.O_CREAT | FLAGS, 0o666, dir_fd=self._descriptor)
         except OSError as failed:
             if alone or failed.errno not in _MAY_NOT_WRITE:
                 raise
         try:  # who may only read has nothing to create, and can share what there is
-            return os.open(_LOCK, os.O_RDONLY | _FLAGS, dir_fd=self._descriptor)
+            return os.open(_LOCK, os.O_RDONLY | FLAGS, dir_fd=self._descriptor)
         except OSError as failed:
             if failed.errno in (*_MAY_NOT_WRITE, errno.ENOENT):
                 return None
             raise
 
 
-class Fresh:
-    """A file that is being written and that nobody sees yet."""
-
-    def __init__(self, folder: int) -> None:
-        self.token = secrets.token_hex(16)
-        self.size = 0
-        self._folder = folder
-        self._descriptor = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666, dir_fd=folder)
-        self.keep = False
-        """Left where it is at the end: an index speaks of it."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # says for as long as the writer lives that it does
-
-    def write(self, piece: bytes) -> None:
-        """Appends."""
-        left = memoryview(piece)
-        while left:
-            written = os.write(self._descriptor, left[: 8 * PIECE])
-            self.size += written
-            left = left[written:]
-
-    def sync(self) -> None:
-        """Brings it to disk."""
-        os.fsync(self._descriptor)
-
-    def put(self, folder: int, name: str) -> None:
-        """Gives it its name."""
-        os.rename(self.token, name, src_dir_fd=self._folder, dst_dir_fd=folder)
-        os.fsync(folder)
-
-    def close(self) -> None:
-        """Removes it where it was not put in place."""
-        if not self.keep:
-            with suppress(FileNotFoundError):
-                os.unlink(self.token, dir_fd=self._folder)
-        os.close(self._descriptor)
-
-
-class Pieces(Iterator[bytes]):
-    """An open file's content. Another file put in its place changes nothing of it."""
-
-    def __init__(self, descriptor: int, path: Path) -> None:
-        self._descriptor: int | None = descriptor
-        self._path = path
-
-    def __next__(self) -> bytes:
-        if self._descriptor is not None:
-            with told(self._path):
-                piece = os.read(self._descriptor, PIECE)
-            if piece:
-                return piece
-            self.close()
-        raise StopIteration
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        self.close()
+def _sync_above(home: Home, names: Sequence[str]) -> None:
+    """Brings to disk that these folders are there, each in the one above it."""
+    for count in range(len(names)):
+        with home.folder(names[:count]) as above:
+            os.fsync(above)
 
 
 def _take(lock: int, how: int, path: Path) -> None:
@@ -339,7 +297,7 @@ def _files(folder: int, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
             return
         if entry.is_dir(follow_symlinks=False):
             try:
-                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | _FLAGS, dir_fd=folder)
+                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | FLAGS, dir_fd=folder)
             except OSError as failed:
                 if failed.errno in (*_NOT_THERE, errno.ELOOP):  # it was a folder a moment ago
                     continue
@@ -350,15 +308,3 @@ def _files(folder: int, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
                 os.close(below)
         elif entry.is_file(follow_symlinks=False):
             yield names, os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
-
-
-def _remove_stale(new: int, token: str) -> None:
-    with suppress(OSError):  # somebody else has it, or was faster
-        if time.time() - os.stat(token, dir_fd=new, follow_symlinks=False).st_mtime < _STALE_S:
-            return  # its writer may be about to lock it
-        descriptor = os.open(token, os.O_WRONLY | _FLAGS, dir_fd=new)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(token, dir_fd=new)
-        finally:
-            os.close(descriptor)

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from cellyard.codemode.storage.folders import Folder, Fresh, told
+from cellyard.codemode.storage.files import Fresh, told
+from cellyard.codemode.storage.folders import Folder
 
 _log = logging.getLogger("cellyard.codemode")
 

@@ -65,7 +65,7 @@ class WorkflowStore(Protocol):
     def get(self, name: str) -> StoredWorkflow | None: ...
 
     def put(self, workflow: StoredWorkflow) -> None:
-        """Keeps it, in place of one of the same name."""
+        """Keeps it, in place of one of the same name. Raises WorkflowValidationError for what cannot be parsed."""
         ...
 
     def remove(self, name: str) -> bool:
@@ -85,13 +85,17 @@ class ArtifactStore(Protocol):
     def write(
         self, name: str, type_: str, pieces: Iterable[bytes], description: str, metadata: Mapping[str, Any]
     ) -> ArtifactInfo:
-        """Keeps it once the last piece has come, in place of one of the same name; nobody sees a part of it."""
+        """Keeps it once the last piece has come, in place of one of the same name; nobody sees a part of it.
+
+        Raises ArtifactNameError where others lie below this name as a folder, or where this one would lie below
+        another. What the pieces' iterator raises changes nothing that is kept, and is raised as it is.
+        """
         ...
 
     def read(self, name: str) -> tuple[ArtifactInfo, Iterator[bytes]]:
         """The content in pieces, of one and the same writing, whatever is written meanwhile.
 
-        Raises ArtifactNotFoundError. The caller closes the iterator.
+        Raises ArtifactNotFoundError. The caller reads to the end, or calls the iterator's `close()`.
         """
         ...
 

@@ -177,7 +177,7 @@ class RedisArtifacts:
         for number in range(count):
             piece = self._link.run(_NEXT, (key,), (number, READ_ON_S), again=True)
             if piece is None:
-                raise StorageError(f"artifact {name!r} was written again while it was read", retryable=True)
+                raise StorageError(f"artifact {name!r} was written again, or lost, while it was read", retryable=True)
             yield piece
 
     def _gone(self, name: str) -> StorageError:

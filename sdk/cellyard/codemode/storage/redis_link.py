@@ -46,9 +46,13 @@ class Link:
             raise InvalidRequest("RedisStorage takes a synchronous client: redis.Redis, not redis.asyncio.Redis")
         else:
             raise InvalidRequest(f"RedisStorage takes a redis.Redis, not {type(redis).__name__}")
-        settings = self.client.connection_pool.connection_kwargs
-        host, port = settings.get("host", "localhost"), settings.get("port", 6379)
-        self.where = f"{settings.get('path') or f'{host}:{port}'}, database {settings.get('db') or 0}"
+        pool = self.client.connection_pool
+        settings = pool.connection_kwargs
+        # A pool that asks sentinels knows a service and no host.
+        host = (
+            getattr(pool, "service_name", None) or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
+        )
+        self.where = f"{settings.get('path') or host}, database {settings.get('db') or 0}"
         self._secret = settings.get("password")
 
     def ask(self, *command: Word, again: bool = True) -> Any:
