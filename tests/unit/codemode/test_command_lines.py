@@ -253,10 +253,10 @@ def test_what_argparse_reads_is_what_was_given(args: dict[str, Any]) -> None:
     parser.add_argument("-m", dest="more", action="append")
     parser.add_argument("first")
     parser.add_argument("rest", nargs="*")
-    # It cuts the first -- out of what is behind --, too, until 3.13.
-    assume("--" not in [args["first"], *args.get("rest", [])])
-    # It reads `-s=x` as it reads `-s x`.
-    assume(not any(value.startswith("=") for value in [args.get("short", ""), *args.get("more", [])]))
+    texts = [args["first"], *(args.get(name, "") for name in ("text", "short"))]
+    texts += [text for name in ("items", "more", "rest") for text in args.get(name, [])]
+    # Before 3.13 it cuts -- out of whatever it is given, of values too; and it reads `-s=x` as it reads `-s x`.
+    assume(not any(text == "--" or text.startswith("=") for text in texts))
     assert vars(parser.parse_args(command_line(_DEFINITION, None, args)[1:])) == expected(args)
 
 
