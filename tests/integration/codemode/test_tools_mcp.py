@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.codemode.http_server import Answer, serving
 from tests.integration.codemode.tool_sets import gone, next_line, open_descriptors, opened, stored
 
 from cellyard.codemode.errors import (
@@ -284,6 +286,39 @@ async def test_a_server_that_does_not_answer_costs_a_call_its_time_and_is_begun_
         raise AssertionError("no second server was begun")
     for pid in pids(tmp_path):
         assert await gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (Answer(401, b"no"), "HTTP 401"),
+        (Answer(404, b"no"), "Session terminated"),
+        (Answer(content=b"[" * 10_000, headers=(("Content-Type", "application/json"),)), "it did not answer"),
+        (Answer(content=b"x", headers=(("Content-Type", "text/html"),)), "it did not answer"),
+        (Answer(content=b"x" * 65536, headers=(("Content-Type", "application/json"),), forever=True), "not answer"),
+        (Answer(content=b"x" * 65536, headers=(("Content-Type", "text/event-stream"),), forever=True), "not answer"),
+        (Answer(content=b"", headers=(("Content-Encoding", "gzip"),)), "the answer is compressed"),
+        (Answer(307, headers=(("Location", "http://host.invalid/"),)), "HTTP 307"),
+    ],
+)
+async def test_what_is_no_server_at_all_is_a_problem(answer: Answer, says: str) -> None:
+    with serving(lambda asked: answer) as server:
+        definition: dict[str, Any] = {"name": "server", "type": "mcp", "transport": "http"}
+        definition |= {"url": f"{server.url}/mcp", "timeout": 3 if "not answer" in says else 30}
+        async with opened(json.dumps({**definition, "headers": {"Authorization": "Bearer s3cr3t"}})) as tools:
+            [problem] = tools.problems
+            assert says in str(problem)
+            assert "s3cr3t" not in str(problem)
+
+
+async def test_a_server_over_http_that_never_answers_is_a_problem() -> None:
+    answer = threading.Event()
+    with serving(lambda asked: Answer(until=answer)) as server:
+        for transport in ("http", "sse"):
+            definition = {"name": "server", "type": "mcp", "transport": transport, "url": server.url, "timeout": 0.5}
+            async with opened(json.dumps(definition)) as tools:
+                assert "it did not answer within 0.5 s" in str(tools.problems[0])
+        answer.set()
 
 
 async def test_tools_that_cannot_be_told_apart_are_a_problem_and_the_others_stay(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,6 +12,7 @@ import pytest
 from cellyard.codemode.errors import StorageError, ToolDefinitionError
 from cellyard.codemode.storage.protocols import StoredTool
 from cellyard.codemode.tools import read_folder
+from cellyard.codemode.tools.command_lines import command_line
 from cellyard.codemode.tools.definitions import CliDefinition, HttpDefinition, McpDefinition
 from cellyard.codemode.tools.loading import load
 from cellyard.codemode.tools.parsing import BadDefinition, parse
@@ -174,9 +177,26 @@ def test_of_a_file_that_is_too_large_only_the_problem_is_kept(tmp_path: Path) ->
     assert "big.yaml:1: larger than 1 MiB" in str(loaded.problems[0])
 
 
-def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").symlink_to("/dev/null")
-    with pytest.raises(StorageError, match="no regular file"):
-        read_folder(tmp_path)
+def test_a_file_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "lost.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "good.yaml").write_text("name: good\n")
+    loaded = load(read_folder(tmp_path))
+    assert sorted(loaded.definitions) == ["good"]
+    assert [str(each) for each in loaded.problems] == [
+        f"{tmp_path}/lost.yaml:1: it cannot be read: No such file or directory",
+        f"{tmp_path}/pipe.yaml:1: no regular file",
+    ]
     with pytest.raises(StorageError, match="cannot be read"):
         read_folder(__file__)
+
+
+def test_the_definitions_of_the_documentation_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_TOKEN", "token")
+    page = Path(__file__).parents[3].joinpath("docs/code-mode-tools.md").read_text()
+    loaded = load([stored(text, f"t{n}") for n, text in enumerate(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))])
+    assert not loaded.problems
+    assert list(loaded.definitions) == ["curl", "store", "files"]
+    curl = loaded.definitions["curl"][1]
+    assert isinstance(curl, CliDefinition)
+    assert command_line(curl, "get", {"url": "http://host/"}) == ["curl", "-s", "--max-time", "10", "http://host/"]
