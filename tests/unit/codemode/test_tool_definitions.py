@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,6 +12,7 @@ import pytest
 from cellyard.codemode.errors import StorageError, ToolDefinitionError
 from cellyard.codemode.storage.protocols import StoredTool
 from cellyard.codemode.tools import read_folder
+from cellyard.codemode.tools.command_lines import command_line
 from cellyard.codemode.tools.definitions import CliDefinition, HttpDefinition, McpDefinition
 from cellyard.codemode.tools.loading import load
 from cellyard.codemode.tools.parsing import BadDefinition, parse
@@ -66,8 +69,14 @@ def test_short_names_of_types_are_known() -> None:
         ("name: t\nschema:\n  options:\n    a: {short: -a}\n", "tools/t.yaml:4: schema.options.a.short: "),
         ("name: t\nschema:\n  options:\n    a-b: {}\n    a_b: {}\n", "tools/t.yaml:2: schema: 'a_b' and 'a-b' cannot"),
         ("name: t\nrecipes:\n  r:\n    preset:\n      q: 1\n", "tools/t.yaml:5: recipes.r.preset.q: the schema has no"),
-        ("name: t\nrecipes:\n  r:\n    params:\n      q: {}\n", "tools/t.yaml:5: recipes.r.params.q: the schema has no"),
-        ("name: t\nenv:\n  A: ${NO_SUCH_VARIABLE}\n", "tools/t.yaml:3: env.A: the environment variable NO_SUCH_VARIABLE"),
+        (
+            "name: t\nrecipes:\n  r:\n    params:\n      q: {}\n",
+            "tools/t.yaml:5: recipes.r.params.q: the schema has no",
+        ),
+        (
+            "name: t\nenv:\n  A: ${NO_SUCH_VARIABLE}\n",
+            "tools/t.yaml:3: env.A: the environment variable NO_SUCH_VARIABLE",
+        ),
         ("name: t\nenv:\n  A=B: x\n", "tools/t.yaml:2: env: 'A=B' is no name"),
         ("name: t\ntype: http\nbase_url: ftp://x\nendpoints: {a: {path: /}}\n", "tools/t.yaml:3: base_url: no address"),
         ("name: t\ntype: http\nbase_url: http://u:p@x\nendpoints: {a: {path: /}}\n", "tools/t.yaml:3: base_url: "),
@@ -77,7 +86,8 @@ def test_short_names_of_types_are_known() -> None:
             "tools/t.yaml:6: endpoints.a.path: {b} is none of params",
         ),
         (
-            "name: t\ntype: http\nbase_url: http://x\nendpoints:\n  a:\n    path: /\n    params:\n      b: {in: path}\n",
+            "name: t\ntype: http\nbase_url: http://x\nendpoints:\n"
+            "  a:\n    path: /\n    params:\n      b: {in: path}\n",
             "tools/t.yaml:8: endpoints.a.params.b.in: path, but the path is /",
         ),
         (
@@ -167,9 +177,26 @@ def test_of_a_file_that_is_too_large_only_the_problem_is_kept(tmp_path: Path) ->
     assert "big.yaml:1: larger than 1 MiB" in str(loaded.problems[0])
 
 
-def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").symlink_to("/dev/null")
-    with pytest.raises(StorageError, match="no regular file"):
-        read_folder(tmp_path)
+def test_a_file_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "lost.yaml").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "good.yaml").write_text("name: good\n")
+    loaded = load(read_folder(tmp_path))
+    assert sorted(loaded.definitions) == ["good"]
+    assert [str(each) for each in loaded.problems] == [
+        f"{tmp_path}/lost.yaml:1: it cannot be read: No such file or directory",
+        f"{tmp_path}/pipe.yaml:1: no regular file",
+    ]
     with pytest.raises(StorageError, match="cannot be read"):
-        read_folder(tmp_path / "a.yaml" / "x" if (tmp_path / "a.yaml").is_dir() else Path("/proc/self/mem"))
+        read_folder(__file__)
+
+
+def test_the_definitions_of_the_documentation_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_TOKEN", "token")
+    page = Path(__file__).parents[3].joinpath("docs/code-mode-tools.md").read_text()
+    loaded = load([stored(text, f"t{n}") for n, text in enumerate(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))])
+    assert not loaded.problems
+    assert list(loaded.definitions) == ["curl", "store", "files"]
+    curl = loaded.definitions["curl"][1]
+    assert isinstance(curl, CliDefinition)
+    assert command_line(curl, "get", {"url": "http://host/"}) == ["curl", "-s", "--max-time", "10", "http://host/"]

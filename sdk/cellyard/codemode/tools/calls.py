@@ -44,6 +44,11 @@ async def asked(ask: OnToolCall, call: ToolCall) -> ToolCall:
             answer = await answer
     except ToolRefusedError:
         raise
+    except asyncio.CancelledError:
+        caller = asyncio.current_task()
+        if caller is not None and caller.cancelling():
+            raise
+        raise ToolRefusedError("on_tool_call was cancelled") from None
     except Exception as refusal:  # whatever a callback raises is its way to say no
         message = refusal.message if isinstance(refusal, CodeModeError) else str(refusal)
         raise ToolRefusedError(message or type(refusal).__name__) from refusal

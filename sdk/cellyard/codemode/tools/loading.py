@@ -18,13 +18,15 @@ class Loaded:
 
     definitions: dict[str, tuple[StoredTool, Definition]] = field(default_factory=dict)
     """By the tool's name."""
+    tools: dict[str, Tool] = field(default_factory=dict)
+    """Of those definitions; none is open yet."""
     bad: dict[str, ToolDefinitionError] = field(default_factory=dict)
     """By what the tool would have been called, where no other one is called so."""
     problems: list[ToolDefinitionError] = field(default_factory=list)
 
 
 def load(stored: Sequence[StoredTool]) -> Loaded:
-    """Reads definitions in their order. Blocks for as long as that takes; starts nothing."""
+    """Reads definitions in their order. Blocks for as long as that takes, imports included; starts nothing."""
     loaded = Loaded()
     for each in stored:
         try:
@@ -41,11 +43,11 @@ def load(stored: Sequence[StoredTool]) -> Loaded:
             loaded.problems.append(ToolDefinitionError(message))
             continue
         loaded.definitions[definition.name] = each, definition
+        loaded.tools[definition.name] = _tool(definition)
     return loaded
 
 
-def make(definition: Definition) -> Tool:
-    """A tool that is not open yet."""
+def _tool(definition: Definition) -> Tool:
     if isinstance(definition, CliDefinition):
         from cellyard.codemode.tools.cli import CliTool
 

@@ -12,6 +12,7 @@ from cellyard.codemode.errors import ToolDefinitionError
 from cellyard.codemode.storage.protocols import StoredTool
 from cellyard.codemode.tools import located_yaml
 from cellyard.codemode.tools.definitions import TYPES, Definition
+from cellyard.codemode.tools.folder import Unreadable
 
 
 class BadDefinition(Exception):
@@ -30,6 +31,8 @@ def parse(stored: StoredTool) -> Definition:
         return BadDefinition(name, ToolDefinitionError(f"{stored.path}:{line}: {message}"))
 
     name = stored.name
+    if isinstance(stored, Unreadable):
+        raise bad(1, stored.reason)
     try:
         found = located_yaml.read(stored.text)
     except located_yaml.BadYaml as failure:

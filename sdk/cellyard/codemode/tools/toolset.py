@@ -18,6 +18,7 @@ from cellyard.codemode.tools.calls import OnToolCall, ToolCall, asked
 from cellyard.errors import CapabilityUnavailable
 
 if TYPE_CHECKING:
+    from cellyard.codemode.tools.loading import Loaded
     from cellyard.codemode.tools.parameters import Outline, Tool
 
 _T = TypeVar("_T")
@@ -111,17 +112,9 @@ class ToolSet:
         raise ToolNotFoundError(f"Unknown tool: {name:.80}. Available: {', '.join(known[:_SHOWN]) or 'none'}{more}")
 
     async def _start(self) -> None:
-        try:
-            from cellyard.codemode.tools.loading import load, make
-
-            # Reading a large definition takes long enough to hold up everything else of this loop.
-            loaded = await asyncio.to_thread(load, self._stored)
-            for name, (_, definition) in loaded.definitions.items():
-                self._tools[name] = make(definition)
-        except ImportError as missing:
-            raise CapabilityUnavailable(
-                f"the module {missing.name} is not there, which tools need: pip install 'cellyard[codemode]'"
-            ) from missing
+        # Imports, and large definitions, take long enough to hold up everything else of this loop.
+        loaded = await asyncio.to_thread(_loaded, self._stored)
+        self._tools = dict(loaded.tools)
         paths = {name: stored.path for name, (stored, _) in loaded.definitions.items()}
         try:
             async with asyncio.TaskGroup() as opening:
@@ -163,6 +156,17 @@ class ToolSet:
             raise
         finally:
             self._running.discard(task)
+
+
+def _loaded(stored: Sequence[StoredTool]) -> Loaded:
+    try:
+        from cellyard.codemode.tools.loading import load
+
+        return load(stored)
+    except ImportError as missing:
+        raise CapabilityUnavailable(
+            f"the module {missing.name} is not there, which tools need: pip install 'cellyard[codemode]'"
+        ) from missing
 
 
 async def _problem(tool: Tool) -> str:
