@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import linecache
 import sys
@@ -234,6 +235,10 @@ async def test_threads_locals_and_event_loop_are_the_same_in_the_next_run(execut
         ("def f():\n    f()\nf()", "RecursionError:"),
         ("(" * 5000, ": "),
         ("class E(Exception):\n    pass\nraise E('own')", "E: own"),
+        ("e = ValueError('a')\ne.add_note('noted')\nraise e", "noted"),
+        ("raise ExceptionGroup('several', [ValueError(1), KeyError(2)])", "---"),
+        ("e = ValueError('self')\ne.__cause__ = e\nraise e", "ValueError: self"),
+        ("raise ValueError('x' * 10_000_000)", "xxx"),
         (
             "class E(Exception):\n    def __str__(self):\n        raise ValueError\nraise E",
             "E: <exception str() failed>",
@@ -484,6 +489,18 @@ async def test_overwritten_names_stay_until_reset_and_deleted_ones_come_back(exe
     assert await value(executor, "tools('echo')") == {"got": {}}
 
 
+@pytest.mark.parametrize(
+    "code", ["globals().clear()", "__builtins__ = {}", "del __name__", "import sys\nsys.modules.pop('json', 0)"]
+)
+async def test_code_that_spoils_its_globals_spoils_one_run(executor: InProcessExecutor, code: str) -> None:
+    await run(executor, code)
+    assert await value(executor, "class A:\n    pass\n(__name__, len([A()]), tools('echo'))") == (
+        "__main__",
+        1,
+        {"got": {}},
+    )
+
+
 # Timeouts
 
 
@@ -659,6 +676,19 @@ async def test_close_leaves_no_thread(host: Host) -> None:
         if thread.name == "cellyard code" and thread not in before:
             await asyncio.to_thread(thread.join, PATIENCE_S)
             assert not thread.is_alive()
+
+
+async def test_a_session_that_is_dropped_gives_the_streams_back_and_ends_its_thread(host: Host) -> None:
+    before = (sys.stdin, sys.stdout, sys.stderr, threading.Thread.start)
+    executor = InProcessExecutor(namespaces=Names)
+    await executor.start(host)
+    await run(executor, "import asyncio\nawait asyncio.sleep(0)\nx = tools")
+    assert executor._worker is not None
+    ended = executor._worker.ended
+    del executor
+    gc.collect()
+    assert await asyncio.to_thread(ended.wait, PATIENCE_S)
+    assert (sys.stdin, sys.stdout, sys.stderr, threading.Thread.start) == before
 
 
 async def test_what_is_not_started_says_so(host: Host) -> None:

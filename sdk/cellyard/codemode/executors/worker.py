@@ -144,7 +144,8 @@ class Worker:
                 self._quiet()
                 outcome = Outcome(failure=Failure.said(type(late).__name__, "interrupted"))
             run.finish(outcome)
-            del run, outcome  # and with it what the code holds
+            run.names = {}  # threads and tasks of the code hold the run
+            del run, outcome
         self._close_loop()
         self.ended.set()
 
@@ -196,7 +197,7 @@ class Worker:
     def _complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the code's event loop, which goes on where it was in the run before."""
         if self._loop is None or self._loop.is_closed() or self._loop.is_running():
-            self._loop = asyncio.new_event_loop()
+            self._loop = contextvars.Context().run(asyncio.new_event_loop)  # or it would hold this run for good
         loop = self._loop
         asyncio.set_event_loop(loop)
         task = loop.create_task(coroutine)
