@@ -2,7 +2,8 @@
 
 Code shares everything with the program around it: memory, imported modules, working directory, environment, rights.
 What it does to these (`os.chdir`, `sys.setrecursionlimit`, `os._exit`, a crash in C) it does to the program; what
-child processes write goes to the program's own streams. A call that blocks in C cannot be cut.
+child processes write goes to the program's own streams. A call that blocks in C cannot be cut, and one that holds the
+interpreter meanwhile (`9**9**9`) holds the program up too.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class InProcessExecutor:
         self._reminding: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._capabilities: frozenset[str] = frozenset()
+        self._gone = False
         self._names: dict[str, Any] = {}
         self._given: Mapping[str, Any] = {}
 
@@ -171,8 +173,9 @@ class InProcessExecutor:
 
     async def _in_turn(self, code: str, timeout: float | None) -> ExecutionResult:
         assert self._worker is not None
-        for name, namespace in self._given.items():
-            self._names.setdefault(name, namespace)
+        for name, given in {"__name__": "__main__", **self._given}.items():
+            self._names.setdefault(name, given)
+        self._names["__builtins__"] = builtins
         run = Run(str(uuid.uuid4()), code, self._sources.add(code), self._names, asyncio.get_running_loop())
         STREAMS.ensure()
         self._run = run
@@ -262,23 +265,35 @@ class InProcessExecutor:
         """New variables, with the namespaces among them."""
         make = self._make_namespaces or importlib.import_module("cellyard_proto.codemode.namespaces").Namespaces
         self._given = dict(make(self._call).globals())
-        self._names = {"__name__": "__main__", "__doc__": None, "__builtins__": builtins, **self._given}
+        self._names = {"__doc__": None}
 
     async def _close(self) -> None:
         self._halt(Failure.said("KeyboardInterrupt", "the session was closed"))
         packages = asyncio.create_task(self._packages.close())  # code may be waiting for what is being installed
-        async with self._turn:
-            if self._stopping is not None:
-                await asyncio.shield(self._stopping)
-        await packages
-        if self._reminding is not None:
-            self._reminding.cancel()
+        try:
+            async with self._turn:
+                if self._stopping is not None:
+                    await asyncio.shield(self._stopping)
+            await packages
+        finally:
+            if self._reminding is not None:
+                self._reminding.cancel()
+            self._let_go()
         if self._worker is not None:
-            self._worker.stop()
             await asyncio.to_thread(self._worker.ended.wait, _ENDING_S)
+
+    def _let_go(self) -> None:
+        if self._worker is not None and not self._gone:
+            self._gone = True
+            self._worker.stop()
             STREAMS.end()
         self._sources.clear()
         self._names, self._given = {}, {}
+
+    def __del__(self) -> None:
+        # Dropped without a close: the program gets its streams back, and no thread waits for ever.
+        if hasattr(self, "_given") and not self._gone:
+            self._let_go()
 
     # Calls of the code
 

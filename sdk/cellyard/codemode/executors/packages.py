@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ class Packages:
 
     def __init__(self, root: Path | None = None) -> None:
         """`root`: where folders are made; by default a temporary folder, removed by `close`."""
-        self._given, self._own = root, None if root is None else root
+        self._root = root
+        self._remove_root: Callable[[], object] | None = None
         self._folders: list[Path] = []
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -60,9 +62,8 @@ class Packages:
             _forget(partial(_is_below, folder))
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         self._folders.clear()
-        if self._own is not None and self._given is None:
-            await asyncio.to_thread(shutil.rmtree, self._own, ignore_errors=True)
-            self._own = None
+        if self._remove_root is not None:
+            await asyncio.to_thread(self._remove_root)
         importlib.invalidate_caches()
 
     async def _alone(self, work: Callable[[], Awaitable[_Done]]) -> _Done:
@@ -87,10 +88,7 @@ class Packages:
         command = self.installer()
         if command is None:
             raise CapabilityUnavailable("packages need uv or pip in this Python environment, and it has neither")
-        if self._own is None:
-            self._own = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="cellyard-packages-"))
-        await asyncio.to_thread(self._own.mkdir, parents=True, exist_ok=True)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._own, prefix="packages-"))
+        folder = await asyncio.to_thread(self._new_folder)
         try:
             ours = await asyncio.to_thread(self._ours)
             fixed = {name: version for name, version in present.items() if name not in ours}
@@ -104,6 +102,14 @@ class Packages:
         sys.path.append(str(folder))
         importlib.invalidate_caches()
         return missing, there
+
+    def _new_folder(self) -> Path:
+        if self._root is None:
+            self._root = Path(tempfile.mkdtemp(prefix="cellyard-packages-"))
+            # Also where nobody closes: when this is dropped, or at the interpreter's end.
+            self._remove_root = weakref.finalize(self, shutil.rmtree, str(self._root), ignore_errors=True)
+        self._root.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=self._root, prefix="packages-"))
 
     def _ours(self) -> dict[str, importlib.metadata.Distribution]:
         return {

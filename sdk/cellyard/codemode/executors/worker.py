@@ -103,6 +103,7 @@ class Worker:
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose code the thread is in; else nothing may be raised in it
         self._task: asyncio.Task[Any] | None = None
+        self._asked: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()
         self._process = os.getpid()
@@ -124,7 +125,8 @@ class Worker:
         with self._lock:
             if self._current is not run:
                 return
-            if self._task is not None and not self._task.cancelling():
+            if self._task is not None and self._task is not self._asked:
+                self._asked = self._task  # to be cancelled; where it never awaits, that comes to nothing
                 self._wake(self._task.cancel)
                 return
             _raise_in(self._thread, Stopped)
@@ -142,7 +144,8 @@ class Worker:
                 self._quiet()
                 outcome = Outcome(failure=Failure.said(type(late).__name__, "interrupted"))
             run.finish(outcome)
-            del run, outcome  # and with it what the code holds
+            run.names = {}  # threads and tasks of the code hold the run
+            del run, outcome
         self._close_loop()
         self.ended.set()
 
@@ -194,7 +197,7 @@ class Worker:
     def _complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the code's event loop, which goes on where it was in the run before."""
         if self._loop is None or self._loop.is_closed() or self._loop.is_running():
-            self._loop = asyncio.new_event_loop()
+            self._loop = contextvars.Context().run(asyncio.new_event_loop)  # or it would hold this run for good
         loop = self._loop
         asyncio.set_event_loop(loop)
         task = loop.create_task(coroutine)
@@ -204,7 +207,7 @@ class Worker:
             return loop.run_until_complete(task)
         finally:
             with self._lock:
-                self._task = None
+                self._task = self._asked = None
             if task.done() and not task.cancelled():
                 task.exception()  # seen: or the loop would complain
             elif not task.done():
