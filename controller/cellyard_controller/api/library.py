@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
 
 from cellyard_controller import json_text
 from cellyard_controller.api import requests
@@ -28,6 +29,8 @@ _PART = 1024 * 1024
 _PIECE = 256 * 1024
 """Bytes of one on its way out."""
 _FOUND = 10
+_Record = TypeVar("_Record")
+_Message = TypeVar("_Message")
 
 
 class Workflows(library_pb2_grpc.WorkflowsServicer):
@@ -42,7 +45,7 @@ class Workflows(library_pb2_grpc.WorkflowsServicer):
         place, limit = Place(caller.tenant, message.workspace_id), _limit(message.limit, workflows.PAGE)
         with_sources = message.with_sources
         found, more = await self._workflows.page(place, limit, message.after_name, sources=with_sources)
-        return pb.ListWorkflowsResponse(workflows=[_workflow(each) for each in found], more=more)
+        return pb.ListWorkflowsResponse(workflows=await _each(_workflow, found), more=more)
 
     @unary
     async def Get(self, message: pb.GetWorkflow, caller: Caller) -> pb.Workflow:  # noqa: N802
@@ -69,7 +72,7 @@ class Workflows(library_pb2_grpc.WorkflowsServicer):
         """Those that fit."""
         place, limit = Place(caller.tenant, message.workspace_id), _limit(message.limit or _FOUND, workflows.PAGE)
         found = await self._workflows.search(place, message.query, limit)
-        return pb.SearchWorkflowsResponse(workflows=[_workflow(each) for each in found])
+        return pb.SearchWorkflowsResponse(workflows=await _each(_workflow, found))
 
 
 class Artifacts(library_pb2_grpc.ArtifactsServicer):
@@ -83,7 +86,7 @@ class Artifacts(library_pb2_grpc.ArtifactsServicer):
         """Those of a workspace."""
         place, limit = Place(caller.tenant, message.workspace_id), _limit(message.limit, kept.PAGE)
         found, more = await self._artifacts.page(place, limit, message.after_name)
-        return pb.ListArtifactsResponse(artifacts=[_artifact(each) for each in found], more=more)
+        return pb.ListArtifactsResponse(artifacts=await _each(_artifact, found), more=more)
 
     @unary
     async def Get(self, message: pb.GetArtifact, caller: Caller) -> pb.Artifact:  # noqa: N802
@@ -126,6 +129,11 @@ class Artifacts(library_pb2_grpc.ArtifactsServicer):
         place = Place(caller.tenant, message.workspace_id)
         request = requests.request(message, message.request_id, self._config)
         return pb.RemoveArtifactResponse(removed=await self._artifacts.remove(place, message.name, request))
+
+
+async def _each(told: Callable[[_Record], _Message], found: Sequence[_Record]) -> list[_Message]:
+    """What is told of each; of many that takes a while."""
+    return await asyncio.to_thread(lambda: [told(each) for each in found])
 
 
 def _limit(given: int, most: int) -> int:

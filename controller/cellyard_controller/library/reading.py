@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+from pathlib import Path
 
 import structlog
 
@@ -19,6 +20,8 @@ from cellyard_proto.codemode.errors import WorkflowValidationError
 
 CPU_S, MEMORY = 10, 768 * 1024 * 1024
 """What one reading may take; the worst source of the longest length that there may be takes a fourth of it."""
+_PROGRAM = Path(__file__).with_name("read_source.py")
+"""By its path: as a module of this package it would first import what the controller does."""
 _WITHIN_S = 60.0
 _AT_A_TIME = 2
 _INHERITED = ("LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
@@ -52,7 +55,7 @@ class Reader:
 async def _told(asked: bytes) -> dict[str, str]:
     """What a process of its own says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "cellyard_controller.library", str(os.getpid()), str(CPU_S), str(MEMORY)),
+        *(sys.executable, "-P", str(_PROGRAM), str(os.getpid()), str(CPU_S), str(MEMORY)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -94,7 +94,7 @@ class Calling:
         """Lets go of what is served for calls that have had their end."""
         if self._serving.busy:
             live = self._live()
-            self._serving.keep_only(live.calls.served if live is not None else ())
+            self._serving.keep_only(self._running(), live.calls.served if live is not None else ())
 
     async def attach(self, execution_id: ExecutionId) -> None:
         """The client that started an execution reads its stream."""

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from cellyard_controller import faults
-from cellyard_controller.errors import QuotaExceeded, SandboxAway, Unavailable
+from cellyard_controller.errors import QuotaExceeded, SandboxAway, Stopping, Unavailable
 from cellyard_controller.executions.calls import Answer
 from cellyard_controller.ids import ExecutionId, NotebookRef
 from cellyard_controller.library import serving
@@ -53,7 +53,7 @@ class Serving:
         self._files = _Files(visits)
         self._ask, self._spawn = ask, spawn
         self._turn = asyncio.Semaphore(AT_A_TIME)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[ExecutionId, str], asyncio.Task[None]] = {}
 
     @property
     def busy(self) -> bool:
@@ -62,23 +62,27 @@ class Serving:
 
     def begin(self, execution_id: ExecutionId, call_id: str, body: Mapping[str, str], say: Say) -> None:
         """Serves a call of this execution; `say` is called in the room's task. Once, until it has its end."""
-        if call_id not in self._tasks:
+        key = (execution_id, call_id)
+        if key not in self._tasks:
             # By this name what the call has changed is known, should it be served again.
             called = Called(body["name"], body["args"], body["kwargs"], f"call:{execution_id}:{call_id}")
-            self._tasks[call_id] = self._spawn(self._serve(execution_id, called, say))
-            self._tasks[call_id].add_done_callback(lambda _: self._tasks.pop(call_id, None))
+            self._tasks[key] = self._spawn(self._serve(execution_id, called, say))
+            self._tasks[key].add_done_callback(lambda _: self._tasks.pop(key, None))
 
-    def keep_only(self, call_ids: Collection[str]) -> None:
-        """Gives up what is served for any other call: nobody waits for it."""
-        for call_id, task in list(self._tasks.items()):
-            if call_id not in call_ids:
+    def keep_only(self, execution_id: ExecutionId | None, call_ids: Collection[str]) -> None:
+        """Gives up what is served for any other call than these: nobody waits for it."""
+        for (owner, call_id), task in list(self._tasks.items()):
+            if owner != execution_id or call_id not in call_ids:
                 task.cancel()
 
     async def _serve(self, execution_id: ExecutionId, called: Called, say: Say) -> None:
         async with self._turn:
             answer = await self._answer(execution_id, called)
         faults.point("call-served")
-        await self._ask(partial(say, answer))
+        try:
+            await self._ask(partial(say, answer))
+        except Stopping:
+            pass  # the controller's successor serves it again
 
     async def _answer(self, execution_id: ExecutionId, called: Called) -> Answer:
         await self._may()

@@ -285,4 +285,4 @@ def test_the_process_that_reads_a_source_ends_with_it(shared: Bare, storage: Con
     listed = subprocess.run(
         ["ps", "--ppid", str(shared.process.pid), "-o", "args="], capture_output=True, text=True, check=False
     )
-    assert "cellyard_controller.library" not in listed.stdout
+    assert "read_source" not in listed.stdout

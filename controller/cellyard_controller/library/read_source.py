@@ -1,6 +1,6 @@
 """The reader's process: one workflow as JSON on stdin, what was found in it on stdout.
 
-Arguments: the controller's process id, seconds of processor time, bytes of memory.
+Arguments: the controller's process id, seconds of processor time, bytes of memory. Imports as little as it can.
 """
 
 from __future__ import annotations
