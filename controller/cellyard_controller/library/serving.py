@@ -210,8 +210,7 @@ class _Call:
         return await self._artifacts.find(self._place, name) is not None
 
     async def _delete_artifact(self, name: str) -> None:
-        if not await self._artifacts.remove(self._place, name, self._request):
-            raise shared.ArtifactNotFoundError(f"Artifact {name!r} not found")
+        await self._artifacts.remove(self._place, name, self._request)
 
     async def _save(self, name: str, description: str = "", metadata: Any = None, **given: Any) -> dict[str, Any]:
         if len(given) != 1 or not given.keys() <= {"data", "file"}:

@@ -17,6 +17,7 @@ class Place:
 
     def __init__(self, kind: str, fresh: Callable[[], str], stack: ExitStack) -> None:
         self.kind = kind
+        self.keeps_all = PLACES[kind].keeps_all
         self.address = fresh()
         self._fresh = fresh
         self._stack = stack

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.integration.codemode.conftest import Place
 
 from cellyard.codemode.errors import ArtifactNameError, ArtifactNotFoundError
@@ -53,11 +53,8 @@ class Storages(RuleBasedStateMachine):
     @rule(who=WHO, name=ARTIFACTS)
     def delete(self, who: int, name: str) -> None:
         store = self.storages[who].get_artifact_store()
-        if self.artifacts.pop(name, None) is None:
-            with pytest.raises(ArtifactNotFoundError):
-                store.delete(name)
-        else:
-            store.delete(name)
+        store.delete(name)
+        self.artifacts.pop(name, None)
 
     @rule(who=WHO, name=ARTIFACTS)
     def load(self, who: int, name: str) -> None:
@@ -79,11 +76,13 @@ class Storages(RuleBasedStateMachine):
         removed = self.storages[who].get_workflow_library().remove(name)
         assert removed == (self.workflows.pop(name, None) is not None)
 
+    @precondition(lambda self: self.place.keeps_all)
     @rule(who=WHO, package=PACKAGES, version=st.sampled_from(["", "==1", ">=2"]))
     def need(self, who: int, package: str, version: str) -> None:
         self.storages[who].get_deps_store().put(package + version)
         self.deps[package] = package + version
 
+    @precondition(lambda self: self.place.keeps_all)
     @rule(who=WHO, package=PACKAGES)
     def need_no_more(self, who: int, package: str) -> None:
         removed = self.storages[who].get_deps_store().remove(package)

@@ -14,7 +14,8 @@ def main(kind: str, address: str, mark: str, count: str) -> None:
         storage.get_artifact_store().save(f"each/{name}", {"by": mark}, f"by {mark}", {"number": number})
         storage.get_artifact_store().save("shared", mark * 1000, mark, {"by": mark})
         storage.get_workflow_library().create(name, f"def run():\n    return {number}\n", f"by {mark}")
-        storage.get_deps_store().put(f"{mark}-{number}")
+        if PLACES[kind].keeps_all:
+            storage.get_deps_store().put(f"{mark}-{number}")
     storage.close()
 
 
