@@ -112,6 +112,8 @@ class ToolSet:
         raise ToolNotFoundError(f"Unknown tool: {name:.80}. Available: {', '.join(known[:_SHOWN]) or 'none'}{more}")
 
     async def _start(self) -> None:
+        if not self._stored:
+            return  # what tools need, need not be installed
         # Imports, and large definitions, take long enough to hold up everything else of this loop.
         loaded = await asyncio.to_thread(_loaded, self._stored)
         self._tools = dict(loaded.tools)
