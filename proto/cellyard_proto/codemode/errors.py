@@ -60,22 +60,6 @@ class StorageError(CodeModeError):
 
 
 CLASSES: dict[str, type[CodeModeError]] = {
-    found.__name__: found
-    for found in (
-        CodeModeError,
-        ToolNotFoundError,
-        ToolDefinitionError,
-        ToolCallError,
-        ToolTimeoutError,
-        ToolRefusedError,
-        WorkflowNotFoundError,
-        WorkflowValidationError,
-        ArtifactNotFoundError,
-        ArtifactNameError,
-        ArtifactDataError,
-        DependencyError,
-        RuntimeDepsDisabledError,
-        StorageError,
-    )
+    name: found for name, found in vars().items() if isinstance(found, type) and issubclass(found, CodeModeError)
 }
 """By name."""

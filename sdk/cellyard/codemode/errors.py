@@ -83,22 +83,7 @@ class SessionClosed(CodeModeError):
 
 
 _CLASSES: dict[str, type[CodeModeError]] = {
-    found.__name__: found
-    for found in (
-        ToolNotFoundError,
-        ToolDefinitionError,
-        ToolCallError,
-        ToolTimeoutError,
-        ToolRefusedError,
-        WorkflowNotFoundError,
-        WorkflowValidationError,
-        ArtifactNotFoundError,
-        ArtifactNameError,
-        ArtifactDataError,
-        DependencyError,
-        RuntimeDepsDisabledError,
-        StorageError,
-    )
+    name: found for name, found in vars().items() if isinstance(found, type) and issubclass(found, CodeModeError)
 }
 
 

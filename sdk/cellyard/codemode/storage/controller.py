@@ -21,8 +21,7 @@ from cellyard._sync.transport import Connection, Metadata, Stubs, Transport
 from cellyard.codemode.errors import ArtifactNotFoundError as _NoArtifact
 from cellyard.codemode.errors import CodeModeError, StorageError, WorkflowNotFoundError
 from cellyard.codemode.storage import names
-from cellyard.codemode.storage.artifacts import Artifacts
-from cellyard.codemode.storage.library import WorkflowLibrary
+from cellyard.codemode.storage.backend import Backend
 from cellyard.codemode.storage.protocols import ArtifactInfo, StoredTool, StoredWorkflow
 from cellyard.errors import CellyardError
 from cellyard_proto.codemode.artifacts import kept_path
@@ -35,7 +34,7 @@ _CALL_S, _SLOWEST = 60.0, 1024 * 1024
 """Seconds that a call is given, and bytes of an artifact that travel in each second that it is given beside them."""
 
 
-class ControllerStorage:
+class ControllerStorage(Backend):
     """A tenant's workflows and artifacts at a controller, or those of one workspace of it.
 
     Endpoint, token and tls are found as for a session. It connects at the first use, and again where the connection
@@ -50,40 +49,11 @@ class ControllerStorage:
         workspace_id: str | None = None,
     ) -> None:
         """Raises InvalidRequest for a workspace_id that can be none."""
-        self._workspace = names.workspace(workspace_id)
+        super().__init__(workspace_id)
         self._calls = _Calls(Transport(lambda: endpoints.resolve(endpoint, token, tls)))
         self._workflows = _Workflows(self._calls, workspace_id or "")
         self._artifacts = _Artifacts(self._calls, workspace_id or "")
         self._tools, self._deps = _NoTools(), _Remembered()
-
-    @property
-    def workspace_id(self) -> str | None:
-        """The tenant's part that this storage sees; None for the part without a name."""
-        return self._workspace
-
-    def get_workflow_store(self) -> _Workflows:
-        """The workflows."""
-        return self._workflows
-
-    def get_artifact_backend(self) -> _Artifacts:
-        """The artifacts."""
-        return self._artifacts
-
-    def get_tool_store(self) -> _NoTools:
-        """Empty; it takes none."""
-        return self._tools
-
-    def get_deps_store(self) -> _Remembered:
-        """Requirements, remembered as long as this object is."""
-        return self._deps
-
-    def get_workflow_library(self) -> WorkflowLibrary:
-        """The workflows, parsed and searched."""
-        return WorkflowLibrary(self._workflows)
-
-    def get_artifact_store(self) -> Artifacts:
-        """The artifacts as values."""
-        return Artifacts(self._artifacts)
 
     def close(self) -> None:
         """Closes the connection; twice is fine. The next use opens it again."""

@@ -14,17 +14,15 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 from cellyard.codemode.errors import StorageError, ToolDefinitionError
 from cellyard.codemode.storage import names
-from cellyard.codemode.storage.artifacts import Artifacts
+from cellyard.codemode.storage.backend import Backend
 from cellyard.codemode.storage.file_artifacts import FileArtifacts
 from cellyard.codemode.storage.files import told
 from cellyard.codemode.storage.folders import Folder, Place
 from cellyard.codemode.storage.index import Index
-from cellyard.codemode.storage.library import WorkflowLibrary
 from cellyard.codemode.storage.protocols import StoredTool, StoredWorkflow
 from cellyard_proto.codemode import workflows
 
@@ -36,7 +34,7 @@ _MAX_REQUIREMENTS = 16 << 20
 _ENDINGS = (".yaml", ".yml")
 
 
-class FileStorage:
+class FileStorage(Backend):
     """Keeps everything below a folder. It may be used by several threads and programs at once."""
 
     def __init__(self, base_path: str | os.PathLike[str], workspace_id: str | None = None) -> None:
@@ -44,7 +42,7 @@ class FileStorage:
 
         Raises InvalidRequest for a wrong workspace_id, StorageError where there can be no such folder.
         """
-        self._workspace_id = names.workspace(workspace_id)
+        super().__init__(workspace_id)
         if not os.fspath(base_path):
             raise StorageError("a storage's folder has a name, and this is an empty one")
         base = Path(base_path)
@@ -68,35 +66,6 @@ class FileStorage:
     def root(self) -> Path:
         """The folder, whatever the workspace."""
         return self._root
-
-    @property
-    def workspace_id(self) -> str | None:
-        return self._workspace_id
-
-    def get_workflow_store(self) -> FileWorkflows:
-        return self._workflows
-
-    def get_artifact_backend(self) -> FileArtifacts:
-        return self._artifacts
-
-    def get_tool_store(self) -> FileTools:
-        return self._tools
-
-    def get_deps_store(self) -> FileDeps:
-        return self._deps
-
-    def get_workflow_library(self) -> WorkflowLibrary:
-        return self._library
-
-    def get_artifact_store(self) -> Artifacts:
-        return Artifacts(self._artifacts)
-
-    def close(self) -> None:
-        """Nothing stays open between calls."""
-
-    @cached_property
-    def _library(self) -> WorkflowLibrary:
-        return WorkflowLibrary(self._workflows)
 
 
 class FileWorkflows:

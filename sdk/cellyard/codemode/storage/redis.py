@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import json
 import logging
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cellyard.codemode.errors import StorageError
 from cellyard.codemode.storage import names
-from cellyard.codemode.storage.artifacts import Artifacts
-from cellyard.codemode.storage.library import WorkflowLibrary
+from cellyard.codemode.storage.backend import Backend
 from cellyard.codemode.storage.protocols import StoredTool, StoredWorkflow
 from cellyard.codemode.storage.redis_artifacts import RedisArtifacts
 from cellyard.codemode.storage.redis_link import Link
@@ -33,7 +31,7 @@ _log = logging.getLogger("cellyard.codemode")
 _MAX_PREFIX = 200
 
 
-class RedisStorage:
+class RedisStorage(Backend):
     """Keeps everything in a Redis database below a prefix. It may be used by several threads and programs at once.
 
     What an answer of Redis has confirmed is as safe as its configuration makes it: without an append-only file that
@@ -51,7 +49,7 @@ class RedisStorage:
 
         Raises InvalidRequest for arguments that are wrong, CapabilityUnavailable where the package redis is missing.
         """
-        self._workspace_id = names.workspace(workspace_id)
+        super().__init__(workspace_id)
         self._prefix = prefix = _checked(prefix)
         self._link = Link(url, redis)
         scope = prefix if self._workspace_id is None else f"{prefix}:ws:{self._workspace_id}"
@@ -75,35 +73,9 @@ class RedisStorage:
         client: Redis = self._link.client
         return client
 
-    @property
-    def workspace_id(self) -> str | None:
-        return self._workspace_id
-
-    def get_workflow_store(self) -> RedisWorkflows:
-        return self._workflows
-
-    def get_artifact_backend(self) -> RedisArtifacts:
-        return self._artifacts
-
-    def get_tool_store(self) -> RedisTools:
-        return self._tools
-
-    def get_deps_store(self) -> RedisDeps:
-        return self._deps
-
-    def get_workflow_library(self) -> WorkflowLibrary:
-        return self._library
-
-    def get_artifact_store(self) -> Artifacts:
-        return Artifacts(self._artifacts)
-
     def close(self) -> None:
         """Lets go of the connections, unless the client was given."""
         self._link.close()
-
-    @cached_property
-    def _library(self) -> WorkflowLibrary:
-        return WorkflowLibrary(self._workflows)
 
 
 def _checked(prefix: object) -> str:
