@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cellyard_proto.codemode import parsing
 from cellyard_proto.codemode.errors import WorkflowValidationError
 from cellyard_proto.codemode.names import GLOBALS, WORKFLOW_METHODS
 
@@ -109,7 +110,7 @@ def _tree(source: object) -> ast.Module:
         raise WorkflowValidationError(f"a workflow's source has at most {MAX_SOURCE} characters, not {len(source)}")
     try:
         source.encode()
-        return ast.parse(source)
+        return parsing.tree(source)
     except SyntaxError as bad:
         raise WorkflowValidationError(f"Syntax error in workflow code: line {bad.lineno}: {bad.msg}") from None
     except (ValueError, RecursionError, MemoryError) as bad:  # a zero byte; half a surrogate pair; nested too deep
