@@ -60,9 +60,11 @@ def apply_controls_to(pieces: Iterable[str]) -> Iterator[str]:
 def _apply_to_line(line: str) -> str:
     ended_by_return = line.endswith("\r")
     shown = ""
-    for part in (line.rstrip("\r") if ended_by_return else line).split("\r"):
+    # From the last to the first: each shows what reaches beyond those after it. No text is copied for every return.
+    for part in reversed((line.rstrip("\r") if ended_by_return else line).split("\r")):
         part = _apply_backspaces(part)
-        shown = part + shown[len(part) :]
+        if len(part) > len(shown):
+            shown += part[len(shown) :]
     return shown
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from cellyard_proto.codemode import parsing
 from cellyard_proto.codemode.errors import WorkflowValidationError
 from cellyard_proto.codemode.names import GLOBALS, WORKFLOW_METHODS
 
@@ -126,7 +127,7 @@ def _tree(source: object) -> ast.Module:
         raise WorkflowValidationError(f"a workflow's source has at most {MAX_SOURCE} characters, not {len(source)}")
     try:
         source.encode()
-        return ast.parse(source)
+        return parsing.tree(source)
     except SyntaxError as bad:
         line = "" if bad.lineno is None else f"line {bad.lineno}: "
         raise WorkflowValidationError(f"Syntax error in workflow code: {line}{bad.msg}") from None

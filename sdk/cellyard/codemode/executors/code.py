@@ -6,7 +6,6 @@ import ast
 import inspect
 import linecache
 import reprlib
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -18,13 +17,12 @@ from typing import Any
 import cellyard_proto.codemode
 from cellyard.codemode.results import Failure
 from cellyard_proto import values
+from cellyard_proto.codemode import parsing
 
 _SOURCES = 200  # runs whose lines tracebacks can show
 _LONGEST_REPR = 64 * 1024  # characters, as kernels have it
 _LONGEST_ERROR = 256 * 1024  # characters of a traceback
 _OWN = tuple(f"{Path(place).parent}/" for place in (__file__, str(cellyard_proto.codemode.__file__)))
-_PARSE_TRIES = 100
-_parsing = threading.Lock()
 _AWAITING = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -45,26 +43,12 @@ class Parts:
 
 def compiled(code: str, file: str) -> Parts:
     """Raises SyntaxError, ValueError, RecursionError and MemoryError for what is no Python."""
-    tree = _tree(code, file)
+    tree = parsing.tree(code, file, _AWAITING)
     expression: CodeType | None = None
     if tree.body and isinstance(tree.body[-1], ast.Expr) and not _muted(code, tree.body[-1]):
         last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
         expression = compile(last, file, "eval", _AWAITING, dont_inherit=True)
     return Parts(compile(tree, file, "exec", _AWAITING, dont_inherit=True), expression)
-
-
-def _tree(code: str, file: str) -> ast.Module:
-    for _ in range(_PARSE_TRIES):
-        try:
-            # CPython 3.11 and 3.12 count depths for all threads together: parsing fails where two of them do it and
-            # the garbage collector lets one take over from the other. Ours take turns, others in the program do not.
-            with _parsing:
-                tree = compile(code, file, "exec", ast.PyCF_ONLY_AST | _AWAITING, dont_inherit=True)
-        except SystemError:
-            continue
-        assert isinstance(tree, ast.Module)
-        return tree
-    raise MemoryError("the code could not be parsed")
 
 
 def _muted(code: str, last: ast.Expr) -> bool:
