@@ -24,8 +24,6 @@ from cellyard.codemode.tools import OnToolCall, ToolSet, read_folder
 from cellyard.endpoint import TLS
 from cellyard.errors import CapabilityUnavailable, InvalidRequest
 
-_EXECUTOR_METHODS = ("start", "run", "reset", "close", "install", "uninstall", "capabilities")
-
 
 class Wishes(TypedDict, total=False):
     """Keywords of every way to make a Session; it says what they mean."""
@@ -69,14 +67,14 @@ class Session:
             raise TypeError(
                 "String-based executor selection is no longer supported: give an executor, e.g. ContainerExecutor()"
             )
-        if executor is not None and not all(hasattr(executor, name) for name in _EXECUTOR_METHODS):
+        if executor is not None and not isinstance(executor, Executor):
             raise TypeError(f"executor must be an Executor instance or None, got {type(executor).__name__}")
         self._storage = storage
         self._executor: Executor = InProcessExecutor() if executor is None else executor
         self._needs, self._on_tool_call = _checked(**wishes)
         self._sync_deps_on_start = sync_deps_on_start
-        self._timeout = _requests.seconds("timeout", self._executor.config.timeout)
         config = self._executor.config
+        self._timeout = _requests.seconds("timeout", config.timeout)
         self._given = packages.configured(config, (), ())
         self._tools_path = None if config.tools_path is None else Path(config.tools_path).expanduser()
         self._owns_storage = False

@@ -574,7 +574,7 @@ async def test_a_thread_left_behind_that_catches_everything_is_reminded(
     assert await asyncio.to_thread(ended.wait, PATIENCE_S)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), "1", True])
 async def test_a_timeout_is_above_zero(executor: InProcessExecutor, timeout: Any) -> None:
     with pytest.raises(InvalidRequest, match="timeout"):
         await executor.run("1", timeout)

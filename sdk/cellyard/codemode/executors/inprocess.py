@@ -12,8 +12,6 @@ import asyncio
 import builtins
 import concurrent.futures
 import contextvars
-import importlib
-import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from cellyard import _requests
 from cellyard.codemode.errors import SessionClosed
 from cellyard.codemode.executors.code import Sources, readable
 from cellyard.codemode.executors.packages import Packages
@@ -32,6 +31,7 @@ from cellyard.errors import CellyardError, InvalidRequest, NotConnected
 from cellyard.results import End
 from cellyard_proto import values
 from cellyard_proto.codemode import errors as shared
+from cellyard_proto.codemode.namespaces import Namespaces
 from cellyard_proto.stream_text import apply_controls
 
 CLOSED = "Session is closed"
@@ -116,7 +116,7 @@ class InProcessExecutor:
         """See Executor."""
         if not isinstance(code, str):
             raise InvalidRequest(f"code is a str, not {type(code).__name__}")
-        check_timeout(timeout)
+        timeout = _requests.seconds("timeout", timeout)
         era = self._era
         if self._closing is None and self._host is None:
             raise NotConnected("not connected: the executor has not been started")
@@ -263,7 +263,7 @@ class InProcessExecutor:
 
     def _forget(self) -> None:
         """New variables, with the namespaces among them."""
-        make = self._make_namespaces or importlib.import_module("cellyard_proto.codemode.namespaces").Namespaces
+        make = self._make_namespaces or Namespaces
         self._given = dict(make(self._call).globals())
         self._names = {"__doc__": None}
 
@@ -319,16 +319,6 @@ class InProcessExecutor:
             raise shared.CodeModeError(f"{function} does not answer: the run that calls has ended") from None
         except Exception as error:  # of the host: code gets what it can catch, without the host's frames
             raise _for_code(error) from None
-
-
-def check_timeout(timeout: object) -> None:
-    """Raises InvalidRequest for what is no number of seconds above zero, and not None."""
-    if timeout is None:
-        return
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise InvalidRequest(f"a timeout is a number of seconds, not {type(timeout).__name__}")
-    if not (timeout > 0 and math.isfinite(timeout)):
-        raise InvalidRequest(f"a timeout is above zero and finite, not {timeout}")
 
 
 def _shown(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from cellyard import _requests
 from cellyard.codemode.results import ExecutionResult
 from cellyard.endpoint import TLS
 
@@ -44,6 +45,7 @@ class Needs:
 NOTHING = Needs()
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs code. Used by one session, from one event loop; one run at a time."""
 
@@ -98,3 +100,7 @@ class ExecutorConfig:
     """A requirements.txt with more of them."""
     allow_runtime_deps: bool = True
     """Whether packages may be added and removed while the session runs."""
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest."""
+        _requests.seconds("timeout", self.timeout)
