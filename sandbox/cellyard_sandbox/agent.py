@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellyard_proto import PROTOCOL
+from cellyard_proto.beneath import Home
 from cellyard_proto.v1 import link_pb2, outputs_pb2
 from cellyard_sandbox import facts, files
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.beside import Beside
 from cellyard_sandbox.calls import Calls
 from cellyard_sandbox.carriers import Channels, OnMessage, OpenChannels

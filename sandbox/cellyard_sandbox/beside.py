@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from cellyard_proto.beneath import Home
 from cellyard_proto.v1 import link_pb2
 from cellyard_sandbox import transfers
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.commands import Command
 from cellyard_sandbox.flows import Waker, Work, refused
 from cellyard_sandbox.packages import Bringing, Packages, Telling

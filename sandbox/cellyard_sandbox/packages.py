@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from cellyard_proto import amounts
+from cellyard_proto.beneath import Home
 from cellyard_proto.flows import cost, split_path
 from cellyard_proto.v1 import link_pb2
 from cellyard_sandbox import files
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.flows import FlowRefused, Work, because, refused
 
 FOLDER = ".cache/cellyard/packages"

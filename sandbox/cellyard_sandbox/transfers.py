@@ -13,9 +13,9 @@ import stat
 from collections.abc import Sequence
 
 from cellyard_proto import amounts
+from cellyard_proto.beneath import Home
 from cellyard_proto.flows import CHUNK, cost, split_path
 from cellyard_proto.v1 import files_pb2, link_pb2
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.flows import FlowRefused, Work, because, refused
 
 MAX_ENTRIES = 100_000

@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cellyard_proto.beneath import Home
 from cellyard_proto.flows import cost
 from cellyard_proto.v1 import link_pb2 as link
 from cellyard_sandbox import environment, files, packages
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.flows import FlowRefused
 from cellyard_sandbox.packages import Bringing, Packages, Telling
 

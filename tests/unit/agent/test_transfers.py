@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cellyard_proto.beneath import Home
 from cellyard_proto.flows import CHUNK, cost
 from cellyard_proto.v1 import files_pb2
 from cellyard_proto.v1 import link_pb2 as link
 from cellyard_sandbox import files, transfers
-from cellyard_proto.beneath import Home
 from cellyard_sandbox.flows import FlowRefused
 
 _HERE = -100  # AT_FDCWD
