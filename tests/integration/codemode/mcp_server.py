@@ -63,8 +63,8 @@ def crash() -> str:
 @server.tool()
 async def hang(pipe: str, context: Context) -> str:  # type: ignore[type-arg]
     """Tells that it hangs, and whether that was ended."""
-    await asyncio.to_thread(Path(pipe).write_text, "hangs")
     try:
+        await asyncio.to_thread(Path(pipe).write_text, "hangs")
         await asyncio.Event().wait()
     except BaseException:
         Path(f"{pipe}.ended").write_text("cancelled")  # noqa: ASYNC240 (whoever is cancelled cannot wait)

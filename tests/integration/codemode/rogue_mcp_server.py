@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -73,3 +74,6 @@ for line in sys.stdin:
             answer(number, {"content": [{"type": "text", "text": str(os.getpid())}]})
     elif method.startswith("notifications/"):
         told(method)
+if fault == "stays":
+    (folder / "left").write_text("left")
+    signal.pause()

@@ -24,7 +24,7 @@ from cellyard.codemode.errors import (
     ToolNotFoundError,
     ToolTimeoutError,
 )
-from cellyard.codemode.tools import ToolCall, ToolSet
+from cellyard.codemode.tools import ToolCall, ToolSet, mcp_connection, mcp_stdio
 
 HERE = Path(__file__).parent
 
@@ -187,17 +187,20 @@ async def test_closing_ends_calls_and_servers(tmp_path: Path) -> None:
         assert await gone(pid)
 
 
-async def test_closing_that_is_cancelled_leaves_nothing_either(tmp_path: Path) -> None:
-    """A server that ignores the end of its input would be given time; nobody waits for that any more."""
+async def test_closing_that_is_cancelled_leaves_nothing_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stays after the end of its input is given time; nobody waits for that any more."""
+    monkeypatch.setattr(mcp_stdio, "GRACE", 60)
+    monkeypatch.setattr(mcp_connection, "_END", 60)
+    os.mkfifo(tmp_path / "left")
     before = open_descriptors()
-    tools = ToolSet([stored(rogue("behaves", tmp_path))])
+    tools = ToolSet([stored(rogue("stays", tmp_path))])
     pid = int(await tools.call(call("go")))
     closing = asyncio.create_task(tools.close())
+    assert await next_line(tmp_path / "left") == "left"
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await closing
-    await tools.close()
-    assert await gone(pid)
+    assert not os.path.exists(f"/proc/{pid}")  # noqa: ASYNC240 (reaped, too)
     assert open_descriptors() == before
 
 

@@ -26,6 +26,7 @@ MAX_TOOLS = 1000
 """Of one server."""
 
 _END = 5.0
+_SHOWN = 5000
 
 
 class Connection:
@@ -69,21 +70,25 @@ class Connection:
         """Ends the connection, and the server where it is a process: all of its group."""
         for notice in self._notices:
             notice.cancel()
-        await self._end()
+        try:
+            if self._notices:
+                await asyncio.wait(self._notices)
+        finally:
+            await self._end()
 
     async def _call(self, name: str, args: Mapping[str, Any]) -> types.CallToolResult:
         session = await self.connected()
-        owner = self._owner
+        owner, ended = self._owner, self._ended
         assert owner is not None
         request = asyncio.create_task(self._request(session, name, args))
         self._calls += 1
         try:
             either: list[asyncio.Future[Any]] = [request, owner]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not request.done() or (self._ended.is_set() and request.exception() is not None):
+            if not request.done() or (ended.is_set() and request.exception() is not None):
                 await asyncio.wait([owner], timeout=_END)
-                raise self._lost("the connection broke")
-            return self._answer(request)
+                raise self._lost("the connection broke", owner)
+            return self._answer(request, owner, ended)
         finally:
             self._calls -= 1
             request.cancel()
@@ -156,26 +161,28 @@ class Connection:
             if owner.done() and not owner.cancelled():
                 owner.exception()  # seen
 
-    def _answer(self, request: asyncio.Task[types.CallToolResult]) -> types.CallToolResult:
+    def _answer(
+        self, request: asyncio.Task[types.CallToolResult], owner: asyncio.Task[None], ended: asyncio.Event
+    ) -> types.CallToolResult:
         try:
             return request.result()
         except McpError as refusal:
             if refusal.error.message == "Session terminated":  # the library's word for a server that forgot us
-                self._ended.set()
+                ended.set()
                 raise ToolCallError("the server has ended the session; the next call begins another") from None
-            raise ToolCallError(self._redaction.apply(refusal.error.message[:2000])) from None
+            raise ToolCallError(self._redaction.apply(refusal.error.message)[:_SHOWN]) from None
         except ValidationError:
             raise ToolCallError("the server's answer is none that the protocol has") from None
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._ended.set()
-            raise self._lost("the connection broke") from None
+            ended.set()
+            raise self._lost("the connection broke", owner) from None
 
-    def _lost(self, what: str, owner: asyncio.Task[None] | None = None) -> ToolCallError:
-        owner = owner or self._owner
+    def _lost(self, what: str, owner: asyncio.Task[None]) -> ToolCallError:
         why = ""
-        if owner is not None and owner.done() and not owner.cancelled() and (failure := owner.exception()):
+        if owner.done() and not owner.cancelled() and (failure := owner.exception()):
             why = _reason(failure)
-        return ToolCallError(self._redaction.apply("; ".join(part for part in (what, why, str(self._said)) if part)))
+        told = "; ".join(part for part in (what, why, str(self._said)) if part)
+        return ToolCallError(self._redaction.apply(told)[:_SHOWN])
 
 
 async def _cancelled(session: ClientSession, number: int) -> None:
@@ -208,4 +215,4 @@ def _reason(failure: BaseException) -> str:
         return f"{failure.filename}: {failure.strerror}" if failure.filename else failure.strerror
     if isinstance(failure, ValidationError):
         return "its answer is none that the protocol has"
-    return str(failure)[:2000] or type(failure).__name__
+    return str(failure) or type(failure).__name__
