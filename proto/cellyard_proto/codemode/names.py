@@ -13,4 +13,5 @@ GLOBALS = ("tools", "workflows", "artifacts", "deps")
 
 WORKFLOW_METHODS = frozenset({"list", "search", "get", "create", "delete", "invoke"})
 TOOL_METHODS = frozenset({"list", "search"})
-"""Names that no workflow, or no tool, can have: those of the namespaces' own methods."""
+RECIPE_METHODS = frozenset({"list"})
+"""Names that no workflow, no tool, or no recipe of a tool can have: those of the namespaces' own methods."""

@@ -74,7 +74,7 @@ def remote(kind: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 async def check_what_is_offered(tools: ToolSet) -> None:
     assert not tools.problems
     assert (await tools.names())["server"] == [
-        "add", "get_thing_v2", "search_", "fail", "picture", "pid", "child", "crash", "hang", "header",
+        "add", "get_thing_v2", "search", "fail", "picture", "pid", "child", "crash", "hang", "header",
     ]  # fmt: skip
     [told] = await tools.list()
     assert told["description"].startswith("add: Adds two numbers.; get_thing_v2: Gets a thing.; ")
@@ -84,7 +84,7 @@ async def check_what_is_offered(tools: ToolSet) -> None:
     ]
     assert await tools.call(call("add", a=2)) == "3"
     assert await tools.call(call("get_thing_v2", name="a")) == "a\nthing"
-    assert await tools.call(call("search_", query="x")) == "found x"
+    assert await tools.call(call("search", query="x")) == "found x"
     assert await tools.call(call("picture")) == [{"type": "image", "data": b"\x00\x01", "mime_type": "image/png"}]
     assert await asyncio.gather(*(tools.call(call("add", a=n)) for n in range(20))) == [str(n + 1) for n in range(20)]
     for recipe, args, says in [

@@ -31,7 +31,7 @@ def text(*texts: str, **more: Any) -> types.CallToolResult:
         ("2nd", "t_2nd"),
         ("__init__", "init__"),
         ("class", "class_"),
-        ("search", "search_"),
+        ("search", "search"),
         ("list", "list_"),
         ("", "t_"),
         ("é", "t_"),

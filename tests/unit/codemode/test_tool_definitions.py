@@ -111,7 +111,12 @@ def test_all_errors_of_a_definition_are_told_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["class", "list", "search", "_x", "__init__", "1a", "a-b", "é", "", "a" * 65, "a b"])
+def test_a_recipe_may_be_called_as_a_method_of_all_tools() -> None:
+    assert parse(stored("name: t\nrecipes: {search: {}}\n")).name == "t"
+    assert "t.yaml:1: name" in refused("name: search\n")
+
+
+@pytest.mark.parametrize("name", ["class", "list", "_x", "__init__", "1a", "a-b", "é", "", "a" * 65, "a b"])
 def test_names_that_cannot_be_called_or_shadow_are_refused(name: str) -> None:
     assert "t.yaml:1: name" in refused(f"name: '{name}'\n")
     assert "t.yaml:3: recipes." in refused(f"name: t\nrecipes:\n  '{name}': {{}}\n")

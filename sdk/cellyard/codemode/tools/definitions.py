@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from cellyard.codemode.tools.parameters import bad_name, misfit
+from cellyard_proto.codemode.names import RECIPE_METHODS
 
 DEFAULT_TIMEOUT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
@@ -32,6 +33,12 @@ def wrong(message: str) -> PydanticCustomError:
 
 def _name(value: str) -> str:
     if reason := bad_name(value):
+        raise wrong(reason)
+    return value
+
+
+def _recipe_name(value: str) -> str:
+    if reason := bad_name(value, RECIPE_METHODS):
         raise wrong(reason)
     return value
 
@@ -113,6 +120,7 @@ def _path(value: str) -> str:
 
 
 Name: TypeAlias = Annotated[str, AfterValidator(_name)]
+RecipeName: TypeAlias = Annotated[str, AfterValidator(_recipe_name)]
 ParameterName: TypeAlias = Annotated[str, AfterValidator(_parameter_name)]
 Resolved: TypeAlias = Annotated[str, AfterValidator(_from_environment)]
 CliType: TypeAlias = Annotated[Literal["string", "integer", "number", "boolean", "array"], BeforeValidator(_known_type)]
@@ -195,7 +203,7 @@ class CliDefinition(_Common):
     end_of_options: bool = True
     """Whether the command knows --."""
     schema_: Schema = Field(default=Schema(), alias="schema")
-    recipes: dict[Name, Recipe] = {}
+    recipes: dict[RecipeName, Recipe] = {}
 
     @property
     def argv(self) -> list[str]:
@@ -283,7 +291,7 @@ class HttpDefinition(_Common):
     type: Literal["http"]
     base_url: Annotated[str, AfterValidator(_base_url)]
     headers: Annotated[dict[str, Resolved], AfterValidator(_headers)] = Field(default={}, repr=False)
-    endpoints: Annotated[dict[Name, Endpoint], Field(min_length=1)]
+    endpoints: Annotated[dict[RecipeName, Endpoint], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _headers_are_its_own(self) -> Self:

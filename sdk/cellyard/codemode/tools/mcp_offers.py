@@ -15,7 +15,7 @@ from mcp import types
 
 from cellyard.codemode.errors import ToolCallError
 from cellyard.codemode.tools.parameters import MAX_NAME, Callable, Parameter, bad_name, refuse_unknown
-from cellyard_proto.codemode.names import TOOL_METHODS
+from cellyard_proto.codemode.names import RECIPE_METHODS
 
 _TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
@@ -54,13 +54,13 @@ class Offer:
 def sanitised(name: str) -> str:
     """The name as an identifier: every other character is _, none of which stays in front, at most 64 characters.
 
-    A digit in front gets `t_` before it; a keyword of Python and a method of the tools themselves get _ behind them.
+    A digit in front gets `t_` before it; a keyword of Python and `list` get _ behind them.
     """
     found = re.sub(r"[^A-Za-z0-9_]", "_", name).lstrip("_")
     if not found or found[0].isdigit():
         found = f"t_{found}"
     found = found[:MAX_NAME]
-    return f"{found[: MAX_NAME - 1]}_" if keyword.iskeyword(found) or found in TOOL_METHODS else found
+    return f"{found[: MAX_NAME - 1]}_" if keyword.iskeyword(found) or found in RECIPE_METHODS else found
 
 
 def offers(tools: Sequence[types.Tool]) -> tuple[list[Offer], list[str]]:
@@ -69,7 +69,7 @@ def offers(tools: Sequence[types.Tool]) -> tuple[list[Offer], list[str]]:
     Of two that would have one name, the one that really has it is taken, else the first.
     """
     taken: dict[str, Offer] = {}
-    for tool in sorted(tools, key=lambda tool: bad_name(tool.name) is not None):
+    for tool in sorted(tools, key=lambda tool: bad_name(tool.name, RECIPE_METHODS) is not None):
         taken.setdefault(sanitised(tool.name), _offer(tool))
     problems = [
         f"its tool {tool.name[:80]!r} is left out: {taken[sanitised(tool.name)].real_name[:80]!r} is called"

@@ -100,15 +100,15 @@ class Tool(Protocol):
         ...
 
 
-def bad_name(name: str) -> str | None:
-    """Why no tool and no recipe can be called so; None where it can."""
+def bad_name(name: str, methods: frozenset[str] = TOOL_METHODS) -> str | None:
+    """Why no tool can be called so; None where it can. `methods`: what beside it has a name already."""
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         return f"{name[:80]!r} is no name of 1 to {MAX_NAME} ASCII letters, digits and _, not beginning with a digit"
     if name.startswith("_"):
         return f"{name!r} begins with _"
     if keyword.iskeyword(name):
         return f"{name!r} is a keyword of Python"
-    if name in TOOL_METHODS:
+    if name in methods:
         return f"{name!r} is a method of the tools themselves"
     return None
 
