@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,19 @@ async def test_a_timeout_ends_an_await(session: Session) -> None:
     result = await session.run("import asyncio\nawait asyncio.sleep(600)", timeout=1)
     assert "timed out after 1s" in str(result.error)
     assert await value(session, "1 + 1") == 2
+
+
+async def test_whoever_gives_up_waiting_stops_the_code(session: Session, folder: Path) -> None:
+    """Cancelled while a tool runs, so that it is known to have begun: both are stopped, and variables stay."""
+    told = folder / "pid"
+    os.mkfifo(told)
+    running = asyncio.create_task(session.run(f"x = 1\ntools.say(what='hang', more={str(told)!r})"))
+    pid = int(await asyncio.to_thread(told.read_text))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await value(session, "x") == 1
+    await asyncio.to_thread(_gone, pid)
 
 
 async def test_limits_that_cannot_be_are_refused(opens: Opens, session: Session) -> None:
@@ -299,10 +314,7 @@ async def test_a_timeout_ends_the_tool_that_the_code_waits_for(session: Session,
 
 
 def _gone(pid: int) -> None:
-    """Waits for the end of a process that is no child of this one, or one that is."""
-    import os
-    import select
-
+    """Waits for the end of a process."""
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:

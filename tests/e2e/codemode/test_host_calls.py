@@ -11,6 +11,7 @@ import pytest
 
 import cellyard
 from cellyard.codemode import ContainerExecutor, ControllerStorage, FileStorage, Session, ToolCall
+from cellyard.errors import CapabilityUnavailable
 from tests.controller_process import Process
 from tests.e2e.codemode.conftest import Opens
 
@@ -53,6 +54,24 @@ async def test_no_tool_runs_twice_where_the_controller_dies_under_its_calls(
         assert result.value == ["count"] * 6, result.error
     assert counted.read_text() == "x" * 6
     assert len(calls) == 6
+
+
+async def test_without_containers_nothing_takes_their_place(base: Path, folder: Path) -> None:
+    process = Process(folder / "without")
+    process.folder.mkdir()
+    process.start("--runtime", "process")
+    try:
+        session = Session.from_base(base, endpoint=process.endpoint)
+        with pytest.raises(CapabilityUnavailable, match=r"'docker'.*runtime=\"process\".*without isolation"):
+            await session.start()
+        with pytest.raises(CapabilityUnavailable):
+            await session.run("1")
+        assert session.supported_capabilities() == set()
+        await session.close()
+        async with Session.from_base(base, endpoint=process.endpoint, runtime="process") as chosen:
+            assert (await chosen.run("1 + 1")).value == 2
+    finally:
+        process.close()
 
 
 async def test_sizes_are_limited_and_what_fits_comes_whole(opens: Opens, base: Path) -> None:
