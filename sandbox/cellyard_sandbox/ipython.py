@@ -118,24 +118,31 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
             codemode.provide(self.shell.user_ns, self.shell.user_ns_hidden)
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
-                return await super().do_execute(code, silent, *args, **options)  # type: ignore[no-any-return]
-            finally:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-        except KeyboardInterrupt as interrupt:
-            # It came before or after the cell's own code, where IPython does not expect it.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            self.shell.showtraceback()
-            return {
-                "status": "error",
-                "ename": type(interrupt).__name__,
-                "evalue": str(interrupt),
-                "traceback": [],
-                "execution_count": self.shell.execution_count - 1,
-                "user_expressions": {},
-                "payload": [],
-            }
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                try:
+                    return await super().do_execute(code, silent, *args, **options)  # type: ignore[no-any-return]
+                finally:
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            except KeyboardInterrupt as interrupt:
+                # It came before or after the cell's own code, where IPython does not expect it.
+                return self._interrupted(interrupt)
+        except KeyboardInterrupt as interrupt:  # again, before it was ignored
+            return self._interrupted(interrupt)
+
+    def _interrupted(self, interrupt: KeyboardInterrupt) -> dict[str, Any]:
+        """Shows it; the reply of a cell that ends by it."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.shell.showtraceback()
+        return {
+            "status": "error",
+            "ename": type(interrupt).__name__,
+            "evalue": str(interrupt),
+            "traceback": [],
+            "execution_count": self.shell.execution_count - 1,
+            "user_expressions": {},
+            "payload": [],
+        }
 
     def _input_request(self, *args: Any, **options: Any) -> str:
         sys.stdout.flush()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
+from types import FrameType, TracebackType
 from typing import Any
 
 import pytest
@@ -210,6 +212,26 @@ def test_errors_arrive_as_the_classes_they_left_as() -> None:
     for name in ("Unheard", "UnicodeDecodeError", "print", "KeyboardInterrupt", "SystemExit"):
         unknown = host_client.HostCallError(name, "why")
         assert codemode._error(unknown) is unknown
+
+
+def test_a_traceback_may_have_an_instruction_without_a_line() -> None:
+    """As where an interrupt comes between two lines: CPython has no number for it then."""
+    frame = sys._getframe()
+    trace = TracebackType(None, frame, 10**6, -1)
+    assert own(trace) is trace
+    plumbing = TracebackType(trace, frame_of_plumbing(), 0, 1)
+    shown = own(plumbing)
+    assert shown is not None
+    assert (shown.tb_frame, shown.tb_next) == (frame, None)
+    assert shown.tb_lineno > 0
+
+
+def frame_of_plumbing() -> FrameType:
+    """One of a module that stands between code and whoever serves it."""
+    names: dict[str, Any] = {"__name__": "cellyard_proto.codemode.namespaces", "sys": sys}
+    exec("frame = sys._getframe()", names)
+    frame: FrameType = names["frame"]
+    return frame
 
 
 def test_tracebacks_have_the_frames_of_the_codes_own() -> None:
