@@ -158,6 +158,7 @@ class Beside:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -172,11 +173,16 @@ class Beside:
         """Begins it. Raises what work that was begun earlier has failed of."""
         for done in [done for done, task in self._tasks.items() if task.done()]:
             task = self._tasks.pop(done)
+            self._closing.discard(done)
             if not task.cancelled():
                 task.result()
         self._tasks[name] = asyncio.create_task(work(*args))
 
+    def close_up(self, name: str) -> None:
+        """It has done what it was for, and is about to end: `cancel` leaves it alone."""
+        self._closing.add(name)
+
     def cancel(self, name: str) -> None:
         """Nobody needs it any more; without effect where it is over."""
-        if name in self._tasks:
+        if name in self._tasks and name not in self._closing:
             self._tasks[name].cancel()

@@ -136,5 +136,8 @@ class Beside:
         """Does it."""
         work(*args)
 
+    def close_up(self, name: str) -> None:
+        """It is about to end."""
+
     def cancel(self, name: str) -> None:
         """It is over."""

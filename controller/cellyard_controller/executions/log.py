@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from itertools import islice
 
 from cellyard_controller.executions.model import Event, Notice
 
@@ -78,8 +79,9 @@ class EventLog:
     async def _after(self, seq: int) -> list[Event]:
         if seq >= self.last_seq:
             return []
-        if self._window and self._window[0][0].seq <= seq + 1:
-            return [event for event, _ in self._window if event.seq > seq]
+        missing = self.last_seq - seq
+        if missing <= len(self._window):  # from the newest back: there may be thousands before
+            return [event for event, _ in islice(reversed(self._window), missing)][::-1]
         return await self._fetch(seq)
 
     def _wake(self) -> None:

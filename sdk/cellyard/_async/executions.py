@@ -253,7 +253,7 @@ class AsyncExecutionCalls(AsyncAnswering):
                         if event is not None:
                             yield event
                         if isinstance(event, events.HostCalled | events.InputRequested):
-                            await answers.start(event.call_id, self._answer, view.execution_id, event, given)
+                            await answers.start(event.call_id, self._answer, view.execution_id, event, given, answers)
                         elif message.HasField("call_ended"):
                             answers.cancel(message.call_ended.call_id)
                 if ended:

@@ -17,7 +17,13 @@ from cellyard_proto.v1 import calls_pb2, executions_pb2
 class Answering(SessionCore):
     """The part of a session that answers. Each call is answered once: its event is taken once."""
 
-    def _answer(self, execution_id: str, call: events.HostCalled | events.InputRequested, offers: Offers) -> None:
+    def _answer(
+        self,
+        execution_id: str,
+        call: events.HostCalled | events.InputRequested,
+        offers: Offers,
+        answers: _io_sync.Beside,
+    ) -> None:
         if isinstance(call, events.HostCalled) and call.name not in offers.functions:
             return  # the controller answers it
         answer = executions_pb2.AnswerCall(
@@ -34,6 +40,7 @@ class Answering(SessionCore):
                 answer.text = _line(_io_sync.ask(_given(offers.on_input), call.prompt))
         except Exception as failed:  # whatever the caller's function raises is for the code to catch
             answer.error.CopyFrom(_error(failed))
+        answers.close_up(call.call_id)  # that the call has ended may be told before the answer is confirmed
         try:
             self._transport.call(lambda s: s.executions.Answer, answer)
         except InvalidRequest as refused:  # too large, say: the code must hear something

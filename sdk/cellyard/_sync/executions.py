@@ -251,7 +251,7 @@ class ExecutionCalls(Answering):
                         if event is not None:
                             yield event
                         if isinstance(event, events.HostCalled | events.InputRequested):
-                            answers.start(event.call_id, self._answer, view.execution_id, event, given)
+                            answers.start(event.call_id, self._answer, view.execution_id, event, given, answers)
                         elif message.HasField("call_ended"):
                             answers.cancel(message.call_ended.call_id)
                 if ended:
