@@ -307,7 +307,7 @@ found
 
 async def test_a_timeout_ends_the_tool_that_the_code_waits_for(session: Session, folder: Path) -> None:
     told = folder / "pid"
-    result = await session.run(f"tools.say(what='hang', more={str(told)!r})", timeout=2)
+    result = await session.run(f"tools.say(what='hang', more={str(told)!r})", timeout=5)
     assert "timed out" in str(result.error)
     assert await value(session, "1 + 1") == 2
     await asyncio.to_thread(_gone, int(told.read_text()))
