@@ -22,7 +22,7 @@ from cellyard.codemode.storage.file import FileStorage
 from cellyard.codemode.storage.protocols import StorageBackend
 from cellyard.codemode.tools import OnToolCall, ToolSet, read_folder
 from cellyard.endpoint import TLS
-from cellyard.errors import CapabilityUnavailable, InvalidRequest
+from cellyard.errors import CapabilityUnavailable, CellyardError, InvalidRequest
 
 
 class Wishes(TypedDict, total=False):
@@ -257,7 +257,12 @@ class Session:
                 await self._started()
             except SessionClosed:
                 return ExecutionResult.refused("Session is closed")
-            return await self._executor.run(code, limit)
+            try:
+                return await self._executor.run(code, limit)
+            except CellyardError:
+                if not self._closed:
+                    raise
+                return ExecutionResult.refused("Session is closed")
 
     def supports(self, capability: str) -> bool:
         """Whether this has been proven of where the code runs; False before the start and after the end."""

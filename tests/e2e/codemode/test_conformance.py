@@ -221,6 +221,22 @@ async def test_a_closed_session_stays_closed(opens: Opens) -> None:
         await session.add_workflow("a", "def run(): pass", "")
 
 
+async def test_closing_ends_what_runs(opens: Opens, folder: Path) -> None:
+    """What runs ends with its session, and so does the tool that it waits for; what waits behind it never runs."""
+    told = folder / "pid"
+    os.mkfifo(told)
+    session = opens()
+    running = asyncio.create_task(session.run(f"tools.say(what='hang', more={str(told)!r})"))
+    pid = int(await asyncio.to_thread(told.read_text))
+    waiting = asyncio.create_task(session.run("1"))
+    await asyncio.sleep(0)
+    await session.close()
+    results = await asyncio.gather(running, waiting)
+    assert [result.is_ok for result in results] == [False, False]
+    assert results[1].error == "Session is closed"
+    await asyncio.to_thread(_gone, pid)
+
+
 # Tools
 
 

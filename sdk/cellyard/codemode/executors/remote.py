@@ -33,7 +33,7 @@ class ContainerConfig(ExecutorConfig):
 
 
 class RemoteExecutor:
-    """Code in a notebook of its own, which is gone with the session."""
+    """Code in a notebook of its own. The kernel ends with the session; what ran can still be read, as of any."""
 
     backend: str
     runtime: str
