@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from io import FileIO
+from typing import Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -50,6 +51,28 @@ def named(name: object) -> str:
         return checks.check_name(name)
     except ArtifactNameError as wrong:
         raise ArtifactNameInvalid(str(wrong)) from None
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+_File = TypeVar("_File", bound=_Closes)
+
+
+async def opened(open_file: Callable[[], _File]) -> _File:
+    """Opens something in a thread. Where the caller is cancelled meanwhile, it is closed as soon as it is open."""
+    opening = asyncio.ensure_future(asyncio.to_thread(open_file))
+
+    def close(done: asyncio.Future[_File]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            done.result().close()
+
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(close)
+        raise
 
 
 class Writing:
@@ -109,7 +132,7 @@ class Artifacts:
             limit = amounts.size(self._limits.artifact)
             raise ArtifactInvalid(f"artifact {said.name!r} has {size} bytes; at most {limit} can be kept")
         async with self._allowances.coming(place.tenant, size + said.size):
-            incoming = await asyncio.to_thread(self._store.blobs.incoming)
+            incoming = await opened(self._store.blobs.incoming)
             try:
                 yield Writing(incoming, said.name, size)
             finally:
@@ -137,7 +160,7 @@ class Artifacts:
         found = await self.get(place, name)
         for _ in range(_TRIES):
             try:
-                return found, await asyncio.to_thread(self._store.blobs.open_file, found.digest)
+                return found, await opened(partial(self._store.blobs.open_file, found.digest))
             except FileNotFoundError:
                 found = await self.get(place, name)  # it was replaced just now, and the old content collected
             except OSError as failed:
