@@ -1,10 +1,15 @@
-"""Tracebacks without what stands between code and whoever serves its calls."""
+"""Tracebacks without what stands between code and whoever serves its calls, or interrupts it."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
-_PLUMBING = ("cellyard_proto.codemode.", "cellyard_sandbox.codemode", "cellyard_sandbox.host")
+_PLUMBING = (
+    "cellyard_proto.codemode.",
+    "cellyard_sandbox.codemode",
+    "cellyard_sandbox.host",
+    "cellyard_sandbox.python_kernel.",
+)
 
 
 def own(trace: TracebackType | None) -> TracebackType | None:

@@ -76,7 +76,7 @@ class ToolsNamespace:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = partial(ask, names.TOOLS)
-        self._known: dict[str, list[str]] = {}
+        self._known: dict[str, list[str] | None] = {}
 
     def list(self) -> list[Item]:
         """All tools: name, description, tags, and callables with their parameters."""
@@ -105,7 +105,8 @@ class ToolsNamespace:
 class Tool:
     """A tool; call it, or one of its recipes, with keyword arguments."""
 
-    def __init__(self, name: str, recipes: list[str], ask: Callable[..., Any]) -> None:
+    def __init__(self, name: str, recipes: list[str] | None, ask: Callable[..., Any]) -> None:
+        """`recipes`: None where only the call itself tells what there is, or what is wrong."""
         self._name, self._recipes, self._ask = name, recipes, ask
 
     def list(self) -> list[Item]:
@@ -119,15 +120,16 @@ class Tool:
         return self._call(None, *args, **arguments)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_") or name not in self._recipes:
-            raise ToolNotFoundError(f"Unknown callable: {self._name}.{name}. Available: {_listed(self._recipes)}")
+        if name.startswith("_") or (self._recipes is not None and name not in self._recipes):
+            available = _listed(self._recipes or ())
+            raise ToolNotFoundError(f"Unknown callable: {self._name}.{name}. Available: {available}")
         return partial(self._call, name)
 
     def __dir__(self) -> Iterable[str]:
-        return ["list", *self._recipes]
+        return ["list", *(self._recipes or ())]
 
     def __repr__(self) -> str:
-        return f"<tool {self._name}: {_listed(self._recipes)}>"
+        return f"<tool {self._name}: {_listed(self._recipes or ())}>"
 
     def _call(self, recipe: str | None, /, *args: Any, **arguments: Any) -> Any:
         called = f"tools.{self._name}" + ("" if recipe is None else f".{recipe}")

@@ -24,28 +24,47 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
+    """The request is wrong in itself, or its request_id was used for another one."""
     ERROR_REASON_NOTEBOOK_NOT_FOUND: _ErrorReason.ValueType  # 2
     ERROR_REASON_CELL_NOT_FOUND: _ErrorReason.ValueType  # 3
     ERROR_REASON_CELL_CHANGED: _ErrorReason.ValueType  # 4
+    """The cell has another version than `if_version`."""
     ERROR_REASON_EXECUTION_NOT_FOUND: _ErrorReason.ValueType  # 5
+    """There is none of this id, or it is no longer kept; the message says which."""
     ERROR_REASON_NO_KERNEL: _ErrorReason.ValueType  # 6
+    """The call needs a kernel, and none runs."""
     ERROR_REASON_KERNEL_DIED: _ErrorReason.ValueType  # 7
+    """The kernel, or its sandbox, ended before it could do what was asked."""
     ERROR_REASON_KERNEL_MISMATCH: _ErrorReason.ValueType  # 8
+    """Another kernel runs than the one asked for: its type, runtime, template or network."""
     ERROR_REASON_ENVIRONMENT_FAILED: _ErrorReason.ValueType  # 9
+    """Packages cannot be had; `requirement` and `log` in the metadata say more."""
     ERROR_REASON_CAPABILITY_UNAVAILABLE: _ErrorReason.ValueType  # 10
+    """What was required has not been proven, or the runtime is not there."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 11
+    """`quota` in the metadata names which; retryable."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 12
+    """No token, or one that is not in force. Both answer alike."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 13
+    """The caller is known, and may not do this: the token's scope is too small, or it is the operator's to do."""
     ERROR_REASON_CONTROLLER_UNAVAILABLE: _ErrorReason.ValueType  # 14
+    """It is stopping, or a watcher is to begin anew: retryable. Else it cannot write, or a document is damaged."""
     ERROR_REASON_EXECUTION_TIMEOUT: _ErrorReason.ValueType  # 15
+    """A question to a kernel or a sandbox was not answered in time. A cell that ran too long ends TIMED_OUT instead."""
     ERROR_REASON_NOT_CONNECTED: _ErrorReason.ValueType  # 16
+    """Said by clients about themselves; no controller sends it."""
     ERROR_REASON_WORKFLOW_NOT_FOUND: _ErrorReason.ValueType  # 17
     ERROR_REASON_WORKFLOW_INVALID: _ErrorReason.ValueType  # 18
     """Its name, source or description is wrong."""
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 19
     ERROR_REASON_ARTIFACT_NAME_INVALID: _ErrorReason.ValueType  # 20
+    """No artifact can have this name: it climbs, is reserved, or is a folder's."""
     ERROR_REASON_ARTIFACT_INVALID: _ErrorReason.ValueType  # 21
     """Its content, description or metadata is wrong."""
+    ERROR_REASON_NOT_OWNER: _ErrorReason.ValueType  # 22
+    """Another node's controller has the notebook. Metadata: `endpoint`, where to ask again with the same token and TLS,
+    `node`, its name, and `notebook_id`. Where it moves on, another one says so again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. A failed call carries `grpc-status-details-bin` with a google.rpc.Status whose
@@ -56,26 +75,45 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
+"""The request is wrong in itself, or its request_id was used for another one."""
 ERROR_REASON_NOTEBOOK_NOT_FOUND: ErrorReason.ValueType  # 2
 ERROR_REASON_CELL_NOT_FOUND: ErrorReason.ValueType  # 3
 ERROR_REASON_CELL_CHANGED: ErrorReason.ValueType  # 4
+"""The cell has another version than `if_version`."""
 ERROR_REASON_EXECUTION_NOT_FOUND: ErrorReason.ValueType  # 5
+"""There is none of this id, or it is no longer kept; the message says which."""
 ERROR_REASON_NO_KERNEL: ErrorReason.ValueType  # 6
+"""The call needs a kernel, and none runs."""
 ERROR_REASON_KERNEL_DIED: ErrorReason.ValueType  # 7
+"""The kernel, or its sandbox, ended before it could do what was asked."""
 ERROR_REASON_KERNEL_MISMATCH: ErrorReason.ValueType  # 8
+"""Another kernel runs than the one asked for: its type, runtime, template or network."""
 ERROR_REASON_ENVIRONMENT_FAILED: ErrorReason.ValueType  # 9
+"""Packages cannot be had; `requirement` and `log` in the metadata say more."""
 ERROR_REASON_CAPABILITY_UNAVAILABLE: ErrorReason.ValueType  # 10
+"""What was required has not been proven, or the runtime is not there."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 11
+"""`quota` in the metadata names which; retryable."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 12
+"""No token, or one that is not in force. Both answer alike."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 13
+"""The caller is known, and may not do this: the token's scope is too small, or it is the operator's to do."""
 ERROR_REASON_CONTROLLER_UNAVAILABLE: ErrorReason.ValueType  # 14
+"""It is stopping, or a watcher is to begin anew: retryable. Else it cannot write, or a document is damaged."""
 ERROR_REASON_EXECUTION_TIMEOUT: ErrorReason.ValueType  # 15
+"""A question to a kernel or a sandbox was not answered in time. A cell that ran too long ends TIMED_OUT instead."""
 ERROR_REASON_NOT_CONNECTED: ErrorReason.ValueType  # 16
+"""Said by clients about themselves; no controller sends it."""
 ERROR_REASON_WORKFLOW_NOT_FOUND: ErrorReason.ValueType  # 17
 ERROR_REASON_WORKFLOW_INVALID: ErrorReason.ValueType  # 18
 """Its name, source or description is wrong."""
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 19
 ERROR_REASON_ARTIFACT_NAME_INVALID: ErrorReason.ValueType  # 20
+"""No artifact can have this name: it climbs, is reserved, or is a folder's."""
 ERROR_REASON_ARTIFACT_INVALID: ErrorReason.ValueType  # 21
 """Its content, description or metadata is wrong."""
+ERROR_REASON_NOT_OWNER: ErrorReason.ValueType  # 22
+"""Another node's controller has the notebook. Metadata: `endpoint`, where to ask again with the same token and TLS,
+`node`, its name, and `notebook_id`. Where it moves on, another one says so again.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

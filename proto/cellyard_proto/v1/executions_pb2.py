@@ -24,58 +24,59 @@ _sym_db = _symbol_database.Default()
 
 from cellyard_proto.v1 import calls_pb2 as cellyard__proto_dot_v1_dot_calls__pb2
 from cellyard_proto.v1 import kernels_pb2 as cellyard__proto_dot_v1_dot_kernels__pb2
+from cellyard_proto.v1 import manner_pb2 as cellyard__proto_dot_v1_dot_manner__pb2
 from cellyard_proto.v1 import outputs_pb2 as cellyard__proto_dot_v1_dot_outputs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"cellyard_proto/v1/executions.proto\x12\x0b\x63\x65llyard.v1\x1a\x1d\x63\x65llyard_proto/v1/calls.proto\x1a\x1f\x63\x65llyard_proto/v1/kernels.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"H\n\x07NewCell\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_index\"\xae\x02\n\x05Start\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12&\n\x06source\x18\x04 \x01(\x0b\x32\x14.cellyard.v1.NewCellH\x00\x12\x11\n\x07\x63\x65ll_id\x18\x05 \x01(\tH\x00\x12\x16\n\ttimeout_s\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12+\n\x06kernel\x18\x07 \x01(\x0b\x32\x1b.cellyard.v1.KernelSettings\x12\x15\n\rstop_on_error\x18\x08 \x01(\x08\x12\x10\n\x08\x63oalesce\x18\t \x01(\x08\x12\x12\n\nhost_calls\x18\n \x03(\t\x12\x15\n\ranswers_input\x18\x0b \x01(\x08\x42\x06\n\x04whatB\x0c\n\n_timeout_s\"c\n\x0f\x41ttachExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x11\n\tafter_seq\x18\x03 \x01(\x03\x12\x12\n\nsession_id\x18\x04 \x01(\t\"9\n\x0cGetExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"Q\n\x0eListExecutions\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x1b\n\x13\x62\x65\x66ore_execution_id\x18\x03 \x01(\t\"D\n\x16ListExecutionsResponse\x12*\n\nexecutions\x18\x01 \x03(\x0b\x32\x16.cellyard.v1.Execution\"P\n\x0f\x43\x61ncelExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x05Usage\x12\r\n\x05\x63pu_s\x18\x01 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06wall_s\x18\x03 \x01(\x01\"\xa6\x03\n\tExecution\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.cellyard.v1.ExecutionState\x12&\n\x03\x65nd\x18\x05 \x01(\x0e\x32\x19.cellyard.v1.ExecutionEnd\x12\x12\n\nend_reason\x18\x06 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x07 \x01(\x05\x12$\n\x07outputs\x18\x08 \x03(\x0b\x32\x13.cellyard.v1.Output\x12!\n\x05value\x18\t \x01(\x0b\x32\x12.cellyard.v1.Value\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\n \x01(\x01\x12\x12\n\nstarted_at\x18\x0b \x01(\x01\x12\x10\n\x08\x65nded_at\x18\x0c \x01(\x01\x12!\n\x05usage\x18\r \x01(\x0b\x32\x12.cellyard.v1.Usage\x12\x0e\n\x06source\x18\x0e \x01(\t\x12\x10\n\x08last_seq\x18\x0f \x01(\x03\x12\x13\n\x0b\x65nd_message\x18\x10 \x01(\t\"\xed\x04\n\x0e\x45xecutionEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12*\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.ExecutionH\x00\x12%\n\x06queued\x18\x03 \x01(\x0b\x32\x13.cellyard.v1.QueuedH\x00\x12\'\n\x07waiting\x18\x04 \x01(\x0b\x32\x14.cellyard.v1.WaitingH\x00\x12)\n\x08progress\x18\x05 \x01(\x0b\x32\x15.cellyard.v1.ProgressH\x00\x12\'\n\x07started\x18\x06 \x01(\x0b\x32\x14.cellyard.v1.StartedH\x00\x12%\n\x06output\x18\x07 \x01(\x0b\x32\x13.cellyard.v1.OutputH\x00\x12\x30\n\x0c\x63lear_output\x18\x08 \x01(\x0b\x32\x18.cellyard.v1.ClearOutputH\x00\x12\x36\n\x0f\x64isplay_updated\x18\t \x01(\x0b\x32\x1b.cellyard.v1.DisplayUpdatedH\x00\x12)\n\x08\x66inished\x18\n \x01(\x0b\x32\x15.cellyard.v1.FinishedH\x00\x12*\n\thost_call\x18\x0b \x01(\x0b\x32\x15.cellyard.v1.HostCallH\x00\x12\x36\n\x0finput_requested\x18\x0c \x01(\x0b\x32\x1b.cellyard.v1.InputRequestedH\x00\x12,\n\ncall_ended\x18\r \x01(\x0b\x32\x16.cellyard.v1.CallEndedH\x00\x12\'\n\x07warning\x18\x0e \x01(\x0b\x32\x14.cellyard.v1.WarningH\x00\x42\x07\n\x05\x65vent\"\x1c\n\tCallEnded\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"\xb5\x01\n\nAnswerCall\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x14\n\nvalue_json\x18\x05 \x01(\tH\x00\x12\x0e\n\x04text\x18\x06 \x01(\tH\x00\x12\'\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.cellyard.v1.CallErrorH\x00\x42\x08\n\x06\x61nswer\"&\n\x12\x41nswerCallResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"F\n\x0fReadBlobRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"*\n\tBlobChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x17\n\x06Queued\x12\r\n\x05\x61head\x18\x01 \x01(\x05\"I\n\x07Waiting\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x12\n\x05\x65ta_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_eta_s\"6\n\x07Started\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\x12\x12\n\nstarted_at\x18\x02 \x01(\x01\"\xcc\x01\n\x08\x46inished\x12&\n\x03\x65nd\x18\x01 \x01(\x0e\x32\x19.cellyard.v1.ExecutionEnd\x12\x12\n\nend_reason\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\x05\x12\x10\n\x08\x65nded_at\x18\x04 \x01(\x01\x12!\n\x05value\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.Value\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.cellyard.v1.Usage\x12\x13\n\x0b\x65nd_message\x18\x07 \x01(\t*\xa5\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XECUTION_STATE_QUEUED\x10\x01\x12\x1e\n\x1a\x45XECUTION_STATE_DISPATCHED\x10\x02\x12\x1b\n\x17\x45XECUTION_STATE_STARTED\x10\x03\x12\x19\n\x15\x45XECUTION_STATE_ENDED\x10\x04*\xd5\x01\n\x0c\x45xecutionEnd\x12\x1d\n\x19\x45XECUTION_END_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XECUTION_END_SUCCEEDED\x10\x01\x12\x18\n\x14\x45XECUTION_END_FAILED\x10\x02\x12\x1b\n\x17\x45XECUTION_END_TIMED_OUT\x10\x03\x12\x1d\n\x19\x45XECUTION_END_INTERRUPTED\x10\x04\x12\x1b\n\x17\x45XECUTION_END_CANCELLED\x10\x05\x12\x16\n\x12\x45XECUTION_END_LOST\x10\x06\x32\x94\x04\n\nExecutions\x12<\n\x07\x45xecute\x12\x12.cellyard.v1.Start\x1a\x1b.cellyard.v1.ExecutionEvent0\x01\x12\x35\n\x07\x45nqueue\x12\x12.cellyard.v1.Start\x1a\x16.cellyard.v1.Execution\x12\x45\n\x06\x41ttach\x12\x1c.cellyard.v1.AttachExecution\x1a\x1b.cellyard.v1.ExecutionEvent0\x01\x12\x38\n\x03Get\x12\x19.cellyard.v1.GetExecution\x1a\x16.cellyard.v1.Execution\x12H\n\x04List\x12\x1b.cellyard.v1.ListExecutions\x1a#.cellyard.v1.ListExecutionsResponse\x12>\n\x06\x43\x61ncel\x12\x1c.cellyard.v1.CancelExecution\x1a\x16.cellyard.v1.Execution\x12\x42\n\x06\x41nswer\x12\x17.cellyard.v1.AnswerCall\x1a\x1f.cellyard.v1.AnswerCallResponse\x12\x42\n\x08ReadBlob\x12\x1c.cellyard.v1.ReadBlobRequest\x1a\x16.cellyard.v1.BlobChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"cellyard_proto/v1/executions.proto\x12\x0b\x63\x65llyard.v1\x1a\x1d\x63\x65llyard_proto/v1/calls.proto\x1a\x1f\x63\x65llyard_proto/v1/kernels.proto\x1a\x1e\x63\x65llyard_proto/v1/manner.proto\x1a\x1f\x63\x65llyard_proto/v1/outputs.proto\"H\n\x07NewCell\x12\x0f\n\x07\x63\x65ll_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x12\n\x05index\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_index\"\xd3\x02\n\x05Start\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12&\n\x06source\x18\x04 \x01(\x0b\x32\x14.cellyard.v1.NewCellH\x00\x12\x11\n\x07\x63\x65ll_id\x18\x05 \x01(\tH\x00\x12\x16\n\ttimeout_s\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12+\n\x06kernel\x18\x07 \x01(\x0b\x32\x1b.cellyard.v1.KernelSettings\x12\x15\n\rstop_on_error\x18\x08 \x01(\x08\x12\x10\n\x08\x63oalesce\x18\t \x01(\x08\x12\x12\n\nhost_calls\x18\n \x03(\t\x12\x15\n\ranswers_input\x18\x0b \x01(\x08\x12#\n\x06manner\x18\x0c \x01(\x0b\x32\x13.cellyard.v1.MannerB\x06\n\x04whatB\x0c\n\n_timeout_s\"c\n\x0f\x41ttachExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x11\n\tafter_seq\x18\x03 \x01(\x03\x12\x12\n\nsession_id\x18\x04 \x01(\t\"9\n\x0cGetExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"Q\n\x0eListExecutions\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x1b\n\x13\x62\x65\x66ore_execution_id\x18\x03 \x01(\t\"D\n\x16ListExecutionsResponse\x12*\n\nexecutions\x18\x01 \x03(\x0b\x32\x16.cellyard.v1.Execution\"P\n\x0f\x43\x61ncelExecution\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x05Usage\x12\r\n\x05\x63pu_s\x18\x01 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06wall_s\x18\x03 \x01(\x01\"\xa6\x03\n\tExecution\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x65ll_id\x18\x03 \x01(\t\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.cellyard.v1.ExecutionState\x12&\n\x03\x65nd\x18\x05 \x01(\x0e\x32\x19.cellyard.v1.ExecutionEnd\x12\x12\n\nend_reason\x18\x06 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x07 \x01(\x05\x12$\n\x07outputs\x18\x08 \x03(\x0b\x32\x13.cellyard.v1.Output\x12!\n\x05value\x18\t \x01(\x0b\x32\x12.cellyard.v1.Value\x12\x13\n\x0b\x61\x63\x63\x65pted_at\x18\n \x01(\x01\x12\x12\n\nstarted_at\x18\x0b \x01(\x01\x12\x10\n\x08\x65nded_at\x18\x0c \x01(\x01\x12!\n\x05usage\x18\r \x01(\x0b\x32\x12.cellyard.v1.Usage\x12\x0e\n\x06source\x18\x0e \x01(\t\x12\x10\n\x08last_seq\x18\x0f \x01(\x03\x12\x13\n\x0b\x65nd_message\x18\x10 \x01(\t\"\xed\x04\n\x0e\x45xecutionEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12*\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\x16.cellyard.v1.ExecutionH\x00\x12%\n\x06queued\x18\x03 \x01(\x0b\x32\x13.cellyard.v1.QueuedH\x00\x12\'\n\x07waiting\x18\x04 \x01(\x0b\x32\x14.cellyard.v1.WaitingH\x00\x12)\n\x08progress\x18\x05 \x01(\x0b\x32\x15.cellyard.v1.ProgressH\x00\x12\'\n\x07started\x18\x06 \x01(\x0b\x32\x14.cellyard.v1.StartedH\x00\x12%\n\x06output\x18\x07 \x01(\x0b\x32\x13.cellyard.v1.OutputH\x00\x12\x30\n\x0c\x63lear_output\x18\x08 \x01(\x0b\x32\x18.cellyard.v1.ClearOutputH\x00\x12\x36\n\x0f\x64isplay_updated\x18\t \x01(\x0b\x32\x1b.cellyard.v1.DisplayUpdatedH\x00\x12)\n\x08\x66inished\x18\n \x01(\x0b\x32\x15.cellyard.v1.FinishedH\x00\x12*\n\thost_call\x18\x0b \x01(\x0b\x32\x15.cellyard.v1.HostCallH\x00\x12\x36\n\x0finput_requested\x18\x0c \x01(\x0b\x32\x1b.cellyard.v1.InputRequestedH\x00\x12,\n\ncall_ended\x18\r \x01(\x0b\x32\x16.cellyard.v1.CallEndedH\x00\x12\'\n\x07warning\x18\x0e \x01(\x0b\x32\x14.cellyard.v1.WarningH\x00\x42\x07\n\x05\x65vent\"\x1c\n\tCallEnded\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\"\xb5\x01\n\nAnswerCall\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x14\n\nvalue_json\x18\x05 \x01(\tH\x00\x12\x0e\n\x04text\x18\x06 \x01(\tH\x00\x12\'\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x16.cellyard.v1.CallErrorH\x00\x42\x08\n\x06\x61nswer\"&\n\x12\x41nswerCallResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"F\n\x0fReadBlobRequest\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"*\n\tBlobChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x17\n\x06Queued\x12\r\n\x05\x61head\x18\x01 \x01(\x05\"I\n\x07Waiting\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x12\n\x05\x65ta_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_eta_s\"6\n\x07Started\x12\x17\n\x0f\x65xecution_count\x18\x01 \x01(\x05\x12\x12\n\nstarted_at\x18\x02 \x01(\x01\"\xe0\x01\n\x08\x46inished\x12&\n\x03\x65nd\x18\x01 \x01(\x0e\x32\x19.cellyard.v1.ExecutionEnd\x12\x12\n\nend_reason\x18\x02 \x01(\t\x12\x17\n\x0f\x65xecution_count\x18\x03 \x01(\x05\x12\x10\n\x08\x65nded_at\x18\x04 \x01(\x01\x12!\n\x05value\x18\x05 \x01(\x0b\x32\x12.cellyard.v1.Value\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.cellyard.v1.Usage\x12\x13\n\x0b\x65nd_message\x18\x07 \x01(\t\x12\x12\n\nreply_json\x18\x08 \x01(\t*\xa5\x01\n\x0e\x45xecutionState\x12\x1f\n\x1b\x45XECUTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XECUTION_STATE_QUEUED\x10\x01\x12\x1e\n\x1a\x45XECUTION_STATE_DISPATCHED\x10\x02\x12\x1b\n\x17\x45XECUTION_STATE_STARTED\x10\x03\x12\x19\n\x15\x45XECUTION_STATE_ENDED\x10\x04*\xd5\x01\n\x0c\x45xecutionEnd\x12\x1d\n\x19\x45XECUTION_END_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XECUTION_END_SUCCEEDED\x10\x01\x12\x18\n\x14\x45XECUTION_END_FAILED\x10\x02\x12\x1b\n\x17\x45XECUTION_END_TIMED_OUT\x10\x03\x12\x1d\n\x19\x45XECUTION_END_INTERRUPTED\x10\x04\x12\x1b\n\x17\x45XECUTION_END_CANCELLED\x10\x05\x12\x16\n\x12\x45XECUTION_END_LOST\x10\x06\x32\x94\x04\n\nExecutions\x12<\n\x07\x45xecute\x12\x12.cellyard.v1.Start\x1a\x1b.cellyard.v1.ExecutionEvent0\x01\x12\x35\n\x07\x45nqueue\x12\x12.cellyard.v1.Start\x1a\x16.cellyard.v1.Execution\x12\x45\n\x06\x41ttach\x12\x1c.cellyard.v1.AttachExecution\x1a\x1b.cellyard.v1.ExecutionEvent0\x01\x12\x38\n\x03Get\x12\x19.cellyard.v1.GetExecution\x1a\x16.cellyard.v1.Execution\x12H\n\x04List\x12\x1b.cellyard.v1.ListExecutions\x1a#.cellyard.v1.ListExecutionsResponse\x12>\n\x06\x43\x61ncel\x12\x1c.cellyard.v1.CancelExecution\x1a\x16.cellyard.v1.Execution\x12\x42\n\x06\x41nswer\x12\x17.cellyard.v1.AnswerCall\x1a\x1f.cellyard.v1.AnswerCallResponse\x12\x42\n\x08ReadBlob\x12\x1c.cellyard.v1.ReadBlobRequest\x1a\x16.cellyard.v1.BlobChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellyard_proto.v1.executions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXECUTIONSTATE']._serialized_start=2772
-  _globals['_EXECUTIONSTATE']._serialized_end=2937
-  _globals['_EXECUTIONEND']._serialized_start=2940
-  _globals['_EXECUTIONEND']._serialized_end=3153
-  _globals['_NEWCELL']._serialized_start=148
-  _globals['_NEWCELL']._serialized_end=220
-  _globals['_START']._serialized_start=223
-  _globals['_START']._serialized_end=525
-  _globals['_ATTACHEXECUTION']._serialized_start=527
-  _globals['_ATTACHEXECUTION']._serialized_end=626
-  _globals['_GETEXECUTION']._serialized_start=628
-  _globals['_GETEXECUTION']._serialized_end=685
-  _globals['_LISTEXECUTIONS']._serialized_start=687
-  _globals['_LISTEXECUTIONS']._serialized_end=768
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=770
-  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=838
-  _globals['_CANCELEXECUTION']._serialized_start=840
-  _globals['_CANCELEXECUTION']._serialized_end=920
-  _globals['_USAGE']._serialized_start=922
-  _globals['_USAGE']._serialized_end=987
-  _globals['_EXECUTION']._serialized_start=990
-  _globals['_EXECUTION']._serialized_end=1412
-  _globals['_EXECUTIONEVENT']._serialized_start=1415
-  _globals['_EXECUTIONEVENT']._serialized_end=2036
-  _globals['_CALLENDED']._serialized_start=2038
-  _globals['_CALLENDED']._serialized_end=2066
-  _globals['_ANSWERCALL']._serialized_start=2069
-  _globals['_ANSWERCALL']._serialized_end=2250
-  _globals['_ANSWERCALLRESPONSE']._serialized_start=2252
-  _globals['_ANSWERCALLRESPONSE']._serialized_end=2290
-  _globals['_READBLOBREQUEST']._serialized_start=2292
-  _globals['_READBLOBREQUEST']._serialized_end=2362
-  _globals['_BLOBCHUNK']._serialized_start=2364
-  _globals['_BLOBCHUNK']._serialized_end=2406
-  _globals['_QUEUED']._serialized_start=2408
-  _globals['_QUEUED']._serialized_end=2431
-  _globals['_WAITING']._serialized_start=2433
-  _globals['_WAITING']._serialized_end=2506
-  _globals['_STARTED']._serialized_start=2508
-  _globals['_STARTED']._serialized_end=2562
-  _globals['_FINISHED']._serialized_start=2565
-  _globals['_FINISHED']._serialized_end=2769
-  _globals['_EXECUTIONS']._serialized_start=3156
-  _globals['_EXECUTIONS']._serialized_end=3688
+  _globals['_EXECUTIONSTATE']._serialized_start=2861
+  _globals['_EXECUTIONSTATE']._serialized_end=3026
+  _globals['_EXECUTIONEND']._serialized_start=3029
+  _globals['_EXECUTIONEND']._serialized_end=3242
+  _globals['_NEWCELL']._serialized_start=180
+  _globals['_NEWCELL']._serialized_end=252
+  _globals['_START']._serialized_start=255
+  _globals['_START']._serialized_end=594
+  _globals['_ATTACHEXECUTION']._serialized_start=596
+  _globals['_ATTACHEXECUTION']._serialized_end=695
+  _globals['_GETEXECUTION']._serialized_start=697
+  _globals['_GETEXECUTION']._serialized_end=754
+  _globals['_LISTEXECUTIONS']._serialized_start=756
+  _globals['_LISTEXECUTIONS']._serialized_end=837
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_start=839
+  _globals['_LISTEXECUTIONSRESPONSE']._serialized_end=907
+  _globals['_CANCELEXECUTION']._serialized_start=909
+  _globals['_CANCELEXECUTION']._serialized_end=989
+  _globals['_USAGE']._serialized_start=991
+  _globals['_USAGE']._serialized_end=1056
+  _globals['_EXECUTION']._serialized_start=1059
+  _globals['_EXECUTION']._serialized_end=1481
+  _globals['_EXECUTIONEVENT']._serialized_start=1484
+  _globals['_EXECUTIONEVENT']._serialized_end=2105
+  _globals['_CALLENDED']._serialized_start=2107
+  _globals['_CALLENDED']._serialized_end=2135
+  _globals['_ANSWERCALL']._serialized_start=2138
+  _globals['_ANSWERCALL']._serialized_end=2319
+  _globals['_ANSWERCALLRESPONSE']._serialized_start=2321
+  _globals['_ANSWERCALLRESPONSE']._serialized_end=2359
+  _globals['_READBLOBREQUEST']._serialized_start=2361
+  _globals['_READBLOBREQUEST']._serialized_end=2431
+  _globals['_BLOBCHUNK']._serialized_start=2433
+  _globals['_BLOBCHUNK']._serialized_end=2475
+  _globals['_QUEUED']._serialized_start=2477
+  _globals['_QUEUED']._serialized_end=2500
+  _globals['_WAITING']._serialized_start=2502
+  _globals['_WAITING']._serialized_end=2575
+  _globals['_STARTED']._serialized_start=2577
+  _globals['_STARTED']._serialized_end=2631
+  _globals['_FINISHED']._serialized_start=2634
+  _globals['_FINISHED']._serialized_end=2858
+  _globals['_EXECUTIONS']._serialized_start=3245
+  _globals['_EXECUTIONS']._serialized_end=3777
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from cellyard_proto.v1 import calls_pb2 as _calls_pb2
 from cellyard_proto.v1 import kernels_pb2 as _kernels_pb2
+from cellyard_proto.v1 import manner_pb2 as _manner_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -120,6 +121,7 @@ class Start(_message.Message):
     COALESCE_FIELD_NUMBER: _builtins.int
     HOST_CALLS_FIELD_NUMBER: _builtins.int
     ANSWERS_INPUT_FIELD_NUMBER: _builtins.int
+    MANNER_FIELD_NUMBER: _builtins.int
     notebook_id: _builtins.str
     request_id: _builtins.str
     """Made by the client. The same id with the same content gives the same execution; with other content it is
@@ -150,6 +152,10 @@ class Start(_message.Message):
         grace, the code's calls fail.
         """
 
+    @_builtins.property
+    def manner(self) -> _manner_pb2.Manner:
+        """Absent: as usual."""
+
     def __init__(
         self,
         *,
@@ -164,10 +170,11 @@ class Start(_message.Message):
         coalesce: _builtins.bool = ...,
         host_calls: _abc.Iterable[_builtins.str] | None = ...,
         answers_input: _builtins.bool = ...,
+        manner: _manner_pb2.Manner | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "cell_id", b"cell_id", "kernel", b"kernel", "source", b"source", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "cell_id", b"cell_id", "kernel", b"kernel", "manner", b"manner", "source", b"source", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "answers_input", b"answers_input", "cell_id", b"cell_id", "coalesce", b"coalesce", "host_calls", b"host_calls", "kernel", b"kernel", "notebook_id", b"notebook_id", "request_id", b"request_id", "session_id", b"session_id", "source", b"source", "stop_on_error", b"stop_on_error", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "answers_input", b"answers_input", "cell_id", b"cell_id", "coalesce", b"coalesce", "host_calls", b"host_calls", "kernel", b"kernel", "manner", b"manner", "notebook_id", b"notebook_id", "request_id", b"request_id", "session_id", b"session_id", "source", b"source", "stop_on_error", b"stop_on_error", "timeout_s", b"timeout_s", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
     _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
@@ -366,6 +373,7 @@ class Execution(_message.Message):
     execution_id: _builtins.str
     notebook_id: _builtins.str
     cell_id: _builtins.str
+    """Empty for a silent one without a cell."""
     state: Global___ExecutionState.ValueType
     end: Global___ExecutionEnd.ValueType
     end_reason: _builtins.str
@@ -644,6 +652,7 @@ class Queued(_message.Message):
 
     AHEAD_FIELD_NUMBER: _builtins.int
     ahead: _builtins.int
+    """How many."""
     def __init__(
         self,
         *,
@@ -667,8 +676,11 @@ class Waiting(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     ETA_S_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    """"sandboxes", "memory" or "cpu" (the tenant's quota), or "capacity" (the machine)."""
     position: _builtins.int
+    """How many are served before it."""
     eta_s: _builtins.float
+    """A guess from how fast others were served lately, in seconds; absent where nobody was."""
     def __init__(
         self,
         *,
@@ -723,12 +735,15 @@ class Finished(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     END_MESSAGE_FIELD_NUMBER: _builtins.int
+    REPLY_JSON_FIELD_NUMBER: _builtins.int
     end: Global___ExecutionEnd.ValueType
     end_reason: _builtins.str
     execution_count: _builtins.int
     ended_at: _builtins.float
     end_message: _builtins.str
     """The end in a sentence for people, where its name does not say all."""
+    reply_json: _builtins.str
+    """Where the Manner asked for it: `user_expressions` and `payload` as Jupyter's execute_reply has them, in a JSON object."""
     @_builtins.property
     def value(self) -> _outputs_pb2.Value: ...
     @_builtins.property
@@ -743,10 +758,11 @@ class Finished(_message.Message):
         value: _outputs_pb2.Value | None = ...,
         usage: Global___Usage | None = ...,
         end_message: _builtins.str = ...,
+        reply_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "end_message", b"end_message", "end_reason", b"end_reason", "ended_at", b"ended_at", "execution_count", b"execution_count", "usage", b"usage", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "end_message", b"end_message", "end_reason", b"end_reason", "ended_at", b"ended_at", "execution_count", b"execution_count", "reply_json", b"reply_json", "usage", b"usage", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from cellyard_proto.v1 import history_pb2 as _history_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -576,18 +577,38 @@ class HistoryRequest(_message.Message):
 
     NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    TRANSFORMED_FIELD_NUMBER: _builtins.int
     notebook_id: _builtins.str
     limit: _builtins.int
     """The last ones, at most this many; 0 means 1,000."""
+    output: _builtins.bool
+    """With the value that was shown, as text."""
+    transformed: _builtins.bool
+    """The source as the kernel ran it, magics translated."""
+    @_builtins.property
+    def range(self) -> _history_pb2.HistoryRange:
+        """Only these."""
+
+    @_builtins.property
+    def search(self) -> _history_pb2.HistorySearch:
+        """Only what matches; not with a range."""
+
     def __init__(
         self,
         *,
         notebook_id: _builtins.str = ...,
         limit: _builtins.int = ...,
+        range: _history_pb2.HistoryRange | None = ...,
+        search: _history_pb2.HistorySearch | None = ...,
+        output: _builtins.bool = ...,
+        transformed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "notebook_id", b"notebook_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "notebook_id", b"notebook_id", "output", b"output", "range", b"range", "search", b"search", "transformed", b"transformed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,21 +644,124 @@ class HistoryEntry(_message.Message):
 
     EXECUTION_COUNT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     execution_count: _builtins.int
     source: _builtins.str
+    session: _builtins.int
+    """As in HistoryRange."""
+    output: _builtins.str
+    """Where it was asked for and something was shown."""
     def __init__(
         self,
         *,
         execution_count: _builtins.int = ...,
         source: _builtins.str = ...,
+        session: _builtins.int = ...,
+        output: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "execution_count", b"execution_count", "output", b"output", "session", b"session", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
+    _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+
+Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+
+@_typing.final
+class IsCompleteRequest(_message.Message):
+    """Asks whether code is ready to run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    code: _builtins.str
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_count", b"execution_count", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "notebook_id", b"notebook_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___HistoryEntry: _TypeAlias = HistoryEntry  # noqa: Y015
+Global___IsCompleteRequest: _TypeAlias = IsCompleteRequest  # noqa: Y015
+
+@_typing.final
+class IsCompleteResponse(_message.Message):
+    """How far it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    INDENT_FIELD_NUMBER: _builtins.int
+    status: _builtins.str
+    """"complete", "incomplete", "invalid" or "unknown"."""
+    indent: _builtins.str
+    """With "incomplete": what the next line begins with."""
+    def __init__(
+        self,
+        *,
+        status: _builtins.str = ...,
+        indent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indent", b"indent", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IsCompleteResponse: _TypeAlias = IsCompleteResponse  # noqa: Y015
+
+@_typing.final
+class KernelInfoRequest(_message.Message):
+    """Asks a kernel what it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOTEBOOK_ID_FIELD_NUMBER: _builtins.int
+    notebook_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        notebook_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notebook_id", b"notebook_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelInfoRequest: _TypeAlias = KernelInfoRequest  # noqa: Y015
+
+@_typing.final
+class KernelInfoResponse(_message.Message):
+    """What it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_JSON_FIELD_NUMBER: _builtins.int
+    content_json: _builtins.str
+    """A JSON object, as Jupyter's kernel_info_reply has it."""
+    def __init__(
+        self,
+        *,
+        content_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_json", b"content_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelInfoResponse: _TypeAlias = KernelInfoResponse  # noqa: Y015
 
 @_typing.final
 class SendCommRequest(_message.Message):

@@ -80,6 +80,16 @@ class KernelsStub:
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.FromString,
                 _registered_method=True)
+        self.IsComplete = channel.unary_unary(
+                '/cellyard.v1.Kernels/IsComplete',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteResponse.FromString,
+                _registered_method=True)
+        self.Info = channel.unary_unary(
+                '/cellyard.v1.Kernels/Info',
+                request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoRequest.SerializeToString,
+                response_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoResponse.FromString,
+                _registered_method=True)
         self.SendComm = channel.unary_unary(
                 '/cellyard.v1.Kernels/SendComm',
                 request_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.SendCommRequest.SerializeToString,
@@ -170,6 +180,20 @@ class KernelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IsComplete(self, request, context):
+        """Whether code is ready to run, or goes on in another line.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Info(self, request, context):
+        """What the kernel says of itself, its language for one. A busy one answers too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SendComm(self, request, context):
         """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch.
         """
@@ -247,6 +271,16 @@ def add_KernelsServicer_to_server(servicer, server):
                     servicer.History,
                     request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.FromString,
                     response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.SerializeToString,
+            ),
+            'IsComplete': grpc.unary_unary_rpc_method_handler(
+                    servicer.IsComplete,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteResponse.SerializeToString,
+            ),
+            'Info': grpc.unary_unary_rpc_method_handler(
+                    servicer.Info,
+                    request_deserializer=cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoRequest.FromString,
+                    response_serializer=cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoResponse.SerializeToString,
             ),
             'SendComm': grpc.unary_unary_rpc_method_handler(
                     servicer.SendComm,
@@ -513,6 +547,60 @@ class Kernels:
             '/cellyard.v1.Kernels/History',
             cellyard__proto_dot_v1_dot_kernels__pb2.HistoryRequest.SerializeToString,
             cellyard__proto_dot_v1_dot_kernels__pb2.HistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IsComplete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/IsComplete',
+            cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.IsCompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Info(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellyard.v1.Kernels/Info',
+            cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoRequest.SerializeToString,
+            cellyard__proto_dot_v1_dot_kernels__pb2.KernelInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

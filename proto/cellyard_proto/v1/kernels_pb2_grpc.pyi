@@ -53,6 +53,10 @@ class KernelsStub:
     """What is known of the name at a place in code."""
     History: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]
     """What ran in this kernel, oldest first."""
+    IsComplete: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.IsCompleteRequest, _kernels_pb2.IsCompleteResponse]
+    """Whether code is ready to run, or goes on in another line."""
+    Info: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.KernelInfoRequest, _kernels_pb2.KernelInfoResponse]
+    """What the kernel says of itself, its language for one. A busy one answers too."""
     SendComm: _grpc.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]
     """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
     Install: _grpc.UnaryStreamMultiCallable[_kernels_pb2.InstallRequest, _kernels_pb2.InstallEvent]
@@ -90,6 +94,10 @@ class KernelsAsyncStub(KernelsStub):
     """What is known of the name at a place in code."""
     History: _aio.UnaryUnaryMultiCallable[_kernels_pb2.HistoryRequest, _kernels_pb2.HistoryResponse]  # type: ignore[assignment]
     """What ran in this kernel, oldest first."""
+    IsComplete: _aio.UnaryUnaryMultiCallable[_kernels_pb2.IsCompleteRequest, _kernels_pb2.IsCompleteResponse]  # type: ignore[assignment]
+    """Whether code is ready to run, or goes on in another line."""
+    Info: _aio.UnaryUnaryMultiCallable[_kernels_pb2.KernelInfoRequest, _kernels_pb2.KernelInfoResponse]  # type: ignore[assignment]
+    """What the kernel says of itself, its language for one. A busy one answers too."""
     SendComm: _aio.UnaryUnaryMultiCallable[_kernels_pb2.SendCommRequest, _kernels_pb2.SendCommResponse]  # type: ignore[assignment]
     """A message of a comm from a front end to the kernel. What the kernel says in return comes with Notebooks.Watch."""
     Install: _aio.UnaryStreamMultiCallable[_kernels_pb2.InstallRequest, _kernels_pb2.InstallEvent]  # type: ignore[assignment]
@@ -178,6 +186,22 @@ class KernelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_kernels_pb2.HistoryResponse, _abc.Awaitable[_kernels_pb2.HistoryResponse]]:
         """What ran in this kernel, oldest first."""
+
+    @_abc_1.abstractmethod
+    def IsComplete(
+        self,
+        request: _kernels_pb2.IsCompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.IsCompleteResponse, _abc.Awaitable[_kernels_pb2.IsCompleteResponse]]:
+        """Whether code is ready to run, or goes on in another line."""
+
+    @_abc_1.abstractmethod
+    def Info(
+        self,
+        request: _kernels_pb2.KernelInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_kernels_pb2.KernelInfoResponse, _abc.Awaitable[_kernels_pb2.KernelInfoResponse]]:
+        """What the kernel says of itself, its language for one. A busy one answers too."""
 
     @_abc_1.abstractmethod
     def SendComm(

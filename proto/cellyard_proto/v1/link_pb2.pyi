@@ -4,6 +4,8 @@ isort:skip_file
 """
 
 from cellyard_proto.v1 import calls_pb2 as _calls_pb2
+from cellyard_proto.v1 import history_pb2 as _history_pb2
+from cellyard_proto.v1 import manner_pb2 as _manner_pb2
 from cellyard_proto.v1 import outputs_pb2 as _outputs_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -165,6 +167,7 @@ class ToAgent(_message.Message):
     COMM_FIELD_NUMBER: _builtins.int
     FLOW_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -191,6 +194,8 @@ class ToAgent(_message.Message):
     def flow(self) -> Global___FlowFrame: ...
     @_builtins.property
     def claim(self) -> Global___ClaimSandbox: ...
+    @_builtins.property
+    def lease(self) -> Global___Lease: ...
     def __init__(
         self,
         *,
@@ -207,12 +212,13 @@ class ToAgent(_message.Message):
         comm: _outputs_pb2.Comm | None = ...,
         flow: Global___FlowFrame | None = ...,
         claim: Global___ClaimSandbox | None = ...,
+        lease: Global___Lease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "lease", b"lease", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "answer", b"answer", "ask", b"ask", "claim", b"claim", "comm", b"comm", "dispatch", b"dispatch", "flow", b"flow", "goodbye", b"goodbye", "interrupt", b"interrupt", "lease", b"lease", "message", b"message", "ping", b"ping", "restart_kernel", b"restart_kernel", "start_kernel", b"start_kernel", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "goodbye", "answer", "ask", "comm", "flow", "claim"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "start_kernel", "dispatch", "interrupt", "acknowledge", "ping", "restart_kernel", "goodbye", "answer", "ask", "comm", "flow", "claim", "lease"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -502,6 +508,8 @@ class Dispatch(_message.Message):
     ALLOW_STDIN_FIELD_NUMBER: _builtins.int
     CELL_ID_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
+    MANNER_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     source: _builtins.str
     timeout_s: _builtins.float
@@ -510,6 +518,10 @@ class Dispatch(_message.Message):
     cell_id: _builtins.str
     namespaces: _builtins.bool
     """The code finds code mode's namespaces among its globals: tools, workflows, artifacts, deps."""
+    traceparent: _builtins.str
+    """The span that stands for the agent's work, as W3C's trace context has it; empty where nobody wants to know."""
+    @_builtins.property
+    def manner(self) -> _manner_pb2.Manner: ...
     def __init__(
         self,
         *,
@@ -519,10 +531,12 @@ class Dispatch(_message.Message):
         allow_stdin: _builtins.bool = ...,
         cell_id: _builtins.str = ...,
         namespaces: _builtins.bool = ...,
+        manner: _manner_pb2.Manner | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manner", b"manner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stdin", b"allow_stdin", "cell_id", b"cell_id", "execution_id", b"execution_id", "namespaces", b"namespaces", "source", b"source", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_stdin", b"allow_stdin", "cell_id", b"cell_id", "execution_id", b"execution_id", "manner", b"manner", "namespaces", b"namespaces", "source", b"source", "timeout_s", b"timeout_s", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -573,6 +587,29 @@ class Acknowledge(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Acknowledge: _TypeAlias = Acknowledge  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """How long the sandbox may go on: without another one it is ended by its agent then, connected or not. One that was
+    never told goes on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    left_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_s", b"left_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class Ping(_message.Message):
@@ -1212,6 +1249,8 @@ class AskKernel(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     INSPECT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    IS_COMPLETE_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
     WITHIN_S_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     within_s: _builtins.float
@@ -1222,6 +1261,10 @@ class AskKernel(_message.Message):
     def inspect(self) -> Global___AskInspect: ...
     @_builtins.property
     def history(self) -> Global___AskHistory: ...
+    @_builtins.property
+    def is_complete(self) -> Global___AskIsComplete: ...
+    @_builtins.property
+    def info(self) -> Global___AskInfo: ...
     def __init__(
         self,
         *,
@@ -1229,13 +1272,15 @@ class AskKernel(_message.Message):
         complete: Global___AskComplete | None = ...,
         inspect: Global___AskInspect | None = ...,
         history: Global___AskHistory | None = ...,
+        is_complete: Global___AskIsComplete | None = ...,
+        info: Global___AskInfo | None = ...,
         within_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "inspect", b"inspect", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "info", b"info", "inspect", b"inspect", "is_complete", b"is_complete", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "inspect", b"inspect", "request", b"request", "what", b"what", "within_s", b"within_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "history", b"history", "info", b"info", "inspect", b"inspect", "is_complete", b"is_complete", "request", b"request", "what", b"what", "within_s", b"within_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["complete", "inspect", "history"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["complete", "inspect", "history", "is_complete", "info"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -1299,19 +1344,71 @@ class AskHistory(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMIT_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    TRANSFORMED_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
+    output: _builtins.bool
+    transformed: _builtins.bool
+    @_builtins.property
+    def range(self) -> _history_pb2.HistoryRange: ...
+    @_builtins.property
+    def search(self) -> _history_pb2.HistorySearch: ...
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
+        range: _history_pb2.HistoryRange | None = ...,
+        search: _history_pb2.HistorySearch | None = ...,
+        output: _builtins.bool = ...,
+        transformed: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "output", b"output", "range", b"range", "search", b"search", "transformed", b"transformed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AskHistory: _TypeAlias = AskHistory  # noqa: Y015
+
+@_typing.final
+class AskIsComplete(_message.Message):
+    """See Kernels.IsComplete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskIsComplete: _TypeAlias = AskIsComplete  # noqa: Y015
+
+@_typing.final
+class AskInfo(_message.Message):
+    """See Kernels.Info. Answered at once, whatever the kernel does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskInfo: _TypeAlias = AskInfo  # noqa: Y015
 
 @_typing.final
 class CallAnswer(_message.Message):
@@ -1516,6 +1613,9 @@ class ExecutionEnded(_message.Message):
     CPU_S_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    WAITED_S_FIELD_NUMBER: _builtins.int
+    REPLY_JSON_FIELD_NUMBER: _builtins.int
     outcome: Global___Outcome.ValueType
     execution_count: _builtins.int
     interrupted_by: _builtins.str
@@ -1525,6 +1625,12 @@ class ExecutionEnded(_message.Message):
     cpu_s: _builtins.float
     peak_memory_bytes: _builtins.int
     wall_s: _builtins.float
+    traceparent: _builtins.str
+    """Of the dispatch, where it had one: then `waited_s` is told too."""
+    waited_s: _builtins.float
+    """From the dispatch's arrival until the kernel was given the source."""
+    reply_json: _builtins.str
+    """See Finished."""
     @_builtins.property
     def value(self) -> _outputs_pb2.Value: ...
     def __init__(
@@ -1538,10 +1644,13 @@ class ExecutionEnded(_message.Message):
         cpu_s: _builtins.float = ...,
         peak_memory_bytes: _builtins.int = ...,
         wall_s: _builtins.float = ...,
+        traceparent: _builtins.str = ...,
+        waited_s: _builtins.float = ...,
+        reply_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "execution_count", b"execution_count", "interrupted_by", b"interrupted_by", "outcome", b"outcome", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "value", b"value", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_s", b"cpu_s", "execution_count", b"execution_count", "interrupted_by", b"interrupted_by", "outcome", b"outcome", "peak_memory_bytes", b"peak_memory_bytes", "reason", b"reason", "reply_json", b"reply_json", "traceparent", b"traceparent", "value", b"value", "waited_s", b"waited_s", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/sandboxes.proto\x12\x0b\x63\x65llyard.v1\"L\n\x16GetCapabilitiesRequest\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\"P\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x11\n\tprobed_at\x18\x04 \x01(\x01\"\x94\x01\n\x17GetCapabilitiesResponse\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x04 \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0b\x32\x17.cellyard.v1.Capability\"\x0f\n\rListSandboxes\"@\n\x15ListSandboxesResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.cellyard.v1.Sandbox\"\xf1\x01\n\x07Sandbox\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.cellyard.v1.SandboxState\x12\x10\n\x08template\x18\x06 \x01(\t\x12\r\n\x05\x61ge_s\x18\x07 \x01(\x01\x12\x0f\n\x07runtime\x18\x08 \x01(\t\x12\x12\n\nend_reason\x18\t \x01(\t\x12\x13\n\x0b\x65nd_message\x18\n \x01(\t\x12\x12\n\nclaimed_at\x18\x0b \x01(\x01\"\x10\n\x0eWatchSandboxes\"l\n\x0cSandboxEvent\x12\'\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.cellyard.v1.SandboxH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.cellyard.v1.CaughtUpH\x00\x42\x07\n\x05\x65vent\"\n\n\x08\x43\x61ughtUp\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Pool\"\xf7\x01\n\x04Pool\x12\x10\n\x08template\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x13\n\x0bkernel_type\x18\x03 \x01(\t\x12\x12\n\nenv_source\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\x05\x12\x0c\n\x04warm\x18\x06 \x01(\x05\x12\x0e\n\x06making\x18\x07 \x01(\x05\x12\x0f\n\x07\x63laimed\x18\x08 \x01(\x05\x12\x0c\n\x04hits\x18\t \x01(\x03\x12\x0e\n\x06misses\x18\n \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x0b \x01(\x03\x12\x12\n\nclaim_rate\x18\x0c \x01(\x01\x12\x0e\n\x06lead_s\x18\r \x01(\x01\x12\x10\n\x08oldest_s\x18\x0e \x01(\x01\"!\n\x0bStopSandbox\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x15\n\x13StopSandboxResponse*\xb1\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_CREATING\x10\x01\x12\x16\n\x12SANDBOX_STATE_WARM\x10\x02\x12\x19\n\x15SANDBOX_STATE_CLAIMED\x10\x03\x12\x1a\n\x16SANDBOX_STATE_STOPPING\x10\x04\x12\x17\n\x13SANDBOX_STATE_ENDED\x10\x05\x32\x84\x03\n\tSandboxes\x12\\\n\x0fGetCapabilities\x12#.cellyard.v1.GetCapabilitiesRequest\x1a$.cellyard.v1.GetCapabilitiesResponse\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListSandboxes\x1a\".cellyard.v1.ListSandboxesResponse\x12\x42\n\x04Stop\x12\x18.cellyard.v1.StopSandbox\x1a .cellyard.v1.StopSandboxResponse\x12\x41\n\x05Watch\x12\x1b.cellyard.v1.WatchSandboxes\x1a\x19.cellyard.v1.SandboxEvent0\x01\x12J\n\tListPools\x12\x1d.cellyard.v1.ListPoolsRequest\x1a\x1e.cellyard.v1.ListPoolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!cellyard_proto/v1/sandboxes.proto\x12\x0b\x63\x65llyard.v1\"L\n\x16GetCapabilitiesRequest\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\"P\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x10\n\x08\x65vidence\x18\x03 \x01(\t\x12\x11\n\tprobed_at\x18\x04 \x01(\x01\"\x94\x01\n\x17GetCapabilitiesResponse\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x04 \x01(\t\x12-\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0b\x32\x17.cellyard.v1.Capability\"\x0f\n\rListSandboxes\"@\n\x15ListSandboxesResponse\x12\'\n\tsandboxes\x18\x01 \x03(\x0b\x32\x14.cellyard.v1.Sandbox\"\xff\x01\n\x07Sandbox\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x13\n\x0bnotebook_id\x18\x03 \x01(\t\x12\x0e\n\x06tenant\x18\x04 \x01(\t\x12(\n\x05state\x18\x05 \x01(\x0e\x32\x19.cellyard.v1.SandboxState\x12\x10\n\x08template\x18\x06 \x01(\t\x12\r\n\x05\x61ge_s\x18\x07 \x01(\x01\x12\x0f\n\x07runtime\x18\x08 \x01(\t\x12\x12\n\nend_reason\x18\t \x01(\t\x12\x13\n\x0b\x65nd_message\x18\n \x01(\t\x12\x12\n\nclaimed_at\x18\x0b \x01(\x01\x12\x0c\n\x04node\x18\x0c \x01(\t\"\x10\n\x0eWatchSandboxes\"l\n\x0cSandboxEvent\x12\'\n\x07sandbox\x18\x01 \x01(\x0b\x32\x14.cellyard.v1.SandboxH\x00\x12*\n\tcaught_up\x18\x02 \x01(\x0b\x32\x15.cellyard.v1.CaughtUpH\x00\x42\x07\n\x05\x65vent\"\n\n\x08\x43\x61ughtUp\"\x12\n\x10ListPoolsRequest\"5\n\x11ListPoolsResponse\x12 \n\x05pools\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Pool\"\xf7\x01\n\x04Pool\x12\x10\n\x08template\x18\x01 \x01(\t\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x13\n\x0bkernel_type\x18\x03 \x01(\t\x12\x12\n\nenv_source\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\x05\x12\x0c\n\x04warm\x18\x06 \x01(\x05\x12\x0e\n\x06making\x18\x07 \x01(\x05\x12\x0f\n\x07\x63laimed\x18\x08 \x01(\x05\x12\x0c\n\x04hits\x18\t \x01(\x03\x12\x0e\n\x06misses\x18\n \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x0b \x01(\x03\x12\x12\n\nclaim_rate\x18\x0c \x01(\x01\x12\x0e\n\x06lead_s\x18\r \x01(\x01\x12\x10\n\x08oldest_s\x18\x0e \x01(\x01\"!\n\x0bStopSandbox\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x15\n\x13StopSandboxResponse*\xb1\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_CREATING\x10\x01\x12\x16\n\x12SANDBOX_STATE_WARM\x10\x02\x12\x19\n\x15SANDBOX_STATE_CLAIMED\x10\x03\x12\x1a\n\x16SANDBOX_STATE_STOPPING\x10\x04\x12\x17\n\x13SANDBOX_STATE_ENDED\x10\x05\x32\x84\x03\n\tSandboxes\x12\\\n\x0fGetCapabilities\x12#.cellyard.v1.GetCapabilitiesRequest\x1a$.cellyard.v1.GetCapabilitiesResponse\x12\x46\n\x04List\x12\x1a.cellyard.v1.ListSandboxes\x1a\".cellyard.v1.ListSandboxesResponse\x12\x42\n\x04Stop\x12\x18.cellyard.v1.StopSandbox\x1a .cellyard.v1.StopSandboxResponse\x12\x41\n\x05Watch\x12\x1b.cellyard.v1.WatchSandboxes\x1a\x19.cellyard.v1.SandboxEvent0\x01\x12J\n\tListPools\x12\x1d.cellyard.v1.ListPoolsRequest\x1a\x1e.cellyard.v1.ListPoolsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellyard_proto.v1.sandboxes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SANDBOXSTATE']._serialized_start=1212
-  _globals['_SANDBOXSTATE']._serialized_end=1389
+  _globals['_SANDBOXSTATE']._serialized_start=1226
+  _globals['_SANDBOXSTATE']._serialized_end=1403
   _globals['_GETCAPABILITIESREQUEST']._serialized_start=50
   _globals['_GETCAPABILITIESREQUEST']._serialized_end=126
   _globals['_CAPABILITY']._serialized_start=128
@@ -44,23 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSANDBOXESRESPONSE']._serialized_start=378
   _globals['_LISTSANDBOXESRESPONSE']._serialized_end=442
   _globals['_SANDBOX']._serialized_start=445
-  _globals['_SANDBOX']._serialized_end=686
-  _globals['_WATCHSANDBOXES']._serialized_start=688
-  _globals['_WATCHSANDBOXES']._serialized_end=704
-  _globals['_SANDBOXEVENT']._serialized_start=706
-  _globals['_SANDBOXEVENT']._serialized_end=814
-  _globals['_CAUGHTUP']._serialized_start=816
-  _globals['_CAUGHTUP']._serialized_end=826
-  _globals['_LISTPOOLSREQUEST']._serialized_start=828
-  _globals['_LISTPOOLSREQUEST']._serialized_end=846
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=848
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=901
-  _globals['_POOL']._serialized_start=904
-  _globals['_POOL']._serialized_end=1151
-  _globals['_STOPSANDBOX']._serialized_start=1153
-  _globals['_STOPSANDBOX']._serialized_end=1186
-  _globals['_STOPSANDBOXRESPONSE']._serialized_start=1188
-  _globals['_STOPSANDBOXRESPONSE']._serialized_end=1209
-  _globals['_SANDBOXES']._serialized_start=1392
-  _globals['_SANDBOXES']._serialized_end=1780
+  _globals['_SANDBOX']._serialized_end=700
+  _globals['_WATCHSANDBOXES']._serialized_start=702
+  _globals['_WATCHSANDBOXES']._serialized_end=718
+  _globals['_SANDBOXEVENT']._serialized_start=720
+  _globals['_SANDBOXEVENT']._serialized_end=828
+  _globals['_CAUGHTUP']._serialized_start=830
+  _globals['_CAUGHTUP']._serialized_end=840
+  _globals['_LISTPOOLSREQUEST']._serialized_start=842
+  _globals['_LISTPOOLSREQUEST']._serialized_end=860
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=862
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=915
+  _globals['_POOL']._serialized_start=918
+  _globals['_POOL']._serialized_end=1165
+  _globals['_STOPSANDBOX']._serialized_start=1167
+  _globals['_STOPSANDBOX']._serialized_end=1200
+  _globals['_STOPSANDBOXRESPONSE']._serialized_start=1202
+  _globals['_STOPSANDBOXRESPONSE']._serialized_end=1223
+  _globals['_SANDBOXES']._serialized_start=1406
+  _globals['_SANDBOXES']._serialized_end=1794
 # @@protoc_insertion_point(module_scope)

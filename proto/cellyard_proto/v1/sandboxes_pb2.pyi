@@ -196,6 +196,7 @@ class Sandbox(_message.Message):
     END_REASON_FIELD_NUMBER: _builtins.int
     END_MESSAGE_FIELD_NUMBER: _builtins.int
     CLAIMED_AT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     sandbox_id: _builtins.str
     container_id: _builtins.str
     notebook_id: _builtins.str
@@ -211,6 +212,8 @@ class Sandbox(_message.Message):
     """The same in a sentence."""
     claimed_at: _builtins.float
     """Seconds since the epoch; 0 while nobody has claimed it."""
+    node: _builtins.str
+    """The node that it runs on, where several controllers share a store; empty otherwise."""
     def __init__(
         self,
         *,
@@ -225,10 +228,11 @@ class Sandbox(_message.Message):
         end_reason: _builtins.str = ...,
         end_message: _builtins.str = ...,
         claimed_at: _builtins.float = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "claimed_at", b"claimed_at", "container_id", b"container_id", "end_message", b"end_message", "end_reason", b"end_reason", "notebook_id", b"notebook_id", "runtime", b"runtime", "sandbox_id", b"sandbox_id", "state", b"state", "template", b"template", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "claimed_at", b"claimed_at", "container_id", b"container_id", "end_message", b"end_message", "end_reason", b"end_reason", "node", b"node", "notebook_id", b"notebook_id", "runtime", b"runtime", "sandbox_id", b"sandbox_id", "state", b"state", "template", b"template", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cellyard_proto/v1/sessions.proto\x12\x0b\x63\x65llyard.v1\"H\n\x0cHelloRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\x05\"\x9b\x01\n\rHelloResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\x05\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x15\n\rcontroller_id\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x06 \x01(\t\x12\x10\n\x08runtimes\x18\x07 \x03(\t\"M\n\rAttachSession\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x13\n\x0bused_kernel\x18\x03 \x01(\x08\"\x11\n\x0f\x41ttachedSession\"7\n\x0c\x43loseSession\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"0\n\x14\x43loseSessionResponse\x12\x18\n\x10kernel_shut_down\x18\x01 \x01(\x08\x32\xd7\x01\n\x08Sessions\x12>\n\x05Hello\x12\x19.cellyard.v1.HelloRequest\x1a\x1a.cellyard.v1.HelloResponse\x12\x44\n\x06\x41ttach\x12\x1a.cellyard.v1.AttachSession\x1a\x1c.cellyard.v1.AttachedSession0\x01\x12\x45\n\x05\x43lose\x12\x19.cellyard.v1.CloseSession\x1a!.cellyard.v1.CloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n cellyard_proto/v1/sessions.proto\x12\x0b\x63\x65llyard.v1\"H\n\x0cHelloRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\x05\"\xa9\x01\n\rHelloResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\x05\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x15\n\rcontroller_id\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10not_ready_reason\x18\x06 \x01(\t\x12\x10\n\x08runtimes\x18\x07 \x03(\t\x12\x0c\n\x04node\x18\x08 \x01(\t\"M\n\rAttachSession\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x13\n\x0bused_kernel\x18\x03 \x01(\x08\"\x11\n\x0f\x41ttachedSession\"7\n\x0c\x43loseSession\x12\x13\n\x0bnotebook_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"0\n\x14\x43loseSessionResponse\x12\x18\n\x10kernel_shut_down\x18\x01 \x01(\x08\x32\xd7\x01\n\x08Sessions\x12>\n\x05Hello\x12\x19.cellyard.v1.HelloRequest\x1a\x1a.cellyard.v1.HelloResponse\x12\x44\n\x06\x41ttach\x12\x1a.cellyard.v1.AttachSession\x1a\x1c.cellyard.v1.AttachedSession0\x01\x12\x45\n\x05\x43lose\x12\x19.cellyard.v1.CloseSession\x1a!.cellyard.v1.CloseSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLOREQUEST']._serialized_start=49
   _globals['_HELLOREQUEST']._serialized_end=121
   _globals['_HELLORESPONSE']._serialized_start=124
-  _globals['_HELLORESPONSE']._serialized_end=279
-  _globals['_ATTACHSESSION']._serialized_start=281
-  _globals['_ATTACHSESSION']._serialized_end=358
-  _globals['_ATTACHEDSESSION']._serialized_start=360
-  _globals['_ATTACHEDSESSION']._serialized_end=377
-  _globals['_CLOSESESSION']._serialized_start=379
-  _globals['_CLOSESESSION']._serialized_end=434
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=436
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=484
-  _globals['_SESSIONS']._serialized_start=487
-  _globals['_SESSIONS']._serialized_end=702
+  _globals['_HELLORESPONSE']._serialized_end=293
+  _globals['_ATTACHSESSION']._serialized_start=295
+  _globals['_ATTACHSESSION']._serialized_end=372
+  _globals['_ATTACHEDSESSION']._serialized_start=374
+  _globals['_ATTACHEDSESSION']._serialized_end=391
+  _globals['_CLOSESESSION']._serialized_start=393
+  _globals['_CLOSESESSION']._serialized_end=448
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=450
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=498
+  _globals['_SESSIONS']._serialized_start=501
+  _globals['_SESSIONS']._serialized_end=716
 # @@protoc_insertion_point(module_scope)

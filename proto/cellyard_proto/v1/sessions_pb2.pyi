@@ -60,6 +60,7 @@ class HelloResponse(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     NOT_READY_REASON_FIELD_NUMBER: _builtins.int
     RUNTIMES_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     server_version: _builtins.str
     protocol: _builtins.int
     tenant: _builtins.str
@@ -68,6 +69,8 @@ class HelloResponse(_message.Message):
     ready: _builtins.bool
     """Every runtime that this caller may use is ready, and what was there before the start is adopted."""
     not_ready_reason: _builtins.str
+    node: _builtins.str
+    """The node that this controller runs on, where several share a store; empty otherwise."""
     @_builtins.property
     def runtimes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runtimes that this caller may use, the default first."""
@@ -82,10 +85,11 @@ class HelloResponse(_message.Message):
         ready: _builtins.bool = ...,
         not_ready_reason: _builtins.str = ...,
         runtimes: _abc.Iterable[_builtins.str] | None = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "not_ready_reason", b"not_ready_reason", "protocol", b"protocol", "ready", b"ready", "runtimes", b"runtimes", "server_version", b"server_version", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "node", b"node", "not_ready_reason", b"not_ready_reason", "protocol", b"protocol", "ready", b"ready", "runtimes", b"runtimes", "server_version", b"server_version", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
