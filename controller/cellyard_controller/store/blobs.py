@@ -1,9 +1,9 @@
-"""Large parts of outputs, and artifacts, as files, each once, under the hash of its content: `blobs/ab/cdef...`.
+"""Large parts of outputs, and artifacts, each once, under the hash of its content. The interface, and what is common.
 
-A file is whole and on disk before the transaction that refers to it is committed. Files come under their names and are
-removed on the store's writer thread alone: so a file that is not referred to between two transactions belongs to
-nobody, and one that a transaction in work has just put there cannot be taken for such a one. What comes piece by piece
-from outside is written beside them, by whoever receives it, and only gets its name there.
+Two places for them: files in a folder (`BlobFiles`), or rows of the database (`BlobRows`). What a transaction refers to
+is kept on the store's writer thread, in that transaction, and is on disk when it is committed. What nothing refers to
+is swept there too, and only while no transaction is in work that may come to refer to something: the writer's own are
+done one after the other, and where several controllers share a database a lock in it says so.
 """
 
 from __future__ import annotations
@@ -13,18 +13,73 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection
 
 from cellyard_controller.store.errors import StoreFailed
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PREFIX = re.compile(r"[0-9a-f]{2}")
-_REST = re.compile(r"[0-9a-f]{62}")
-_UNFINISHED = "unfinished-"
+UNFINISHED = "unfinished-"
+"""How files are called that have no other name yet."""
 _STEP = 1024 * 1024
 """Characters that are encoded at a time: a large text is never there a second time as a whole."""
+
+
+class Blobs(Protocol):
+    """Contents by their digests. What takes a connection belongs to its transaction, on the writer's thread."""
+
+    def open(self) -> None:
+        """Makes what is needed, and removes what a crash left half written. Raises OSError."""
+
+    def keep(self, connection: Connection, digest: str, text: str) -> None:
+        """Keeps a text, unless it is there. Raises StoreFailed."""
+
+    def keep_pieces(self, connection: Connection, pieces: Iterable[str]) -> tuple[str, int]:
+        """Keeps a text that nobody has as a whole; its digest and size in bytes, as `measure` gives them.
+
+        Raises StoreFailed.
+        """
+
+    def incoming(self) -> Incoming:
+        """Takes a content in. Blocks; raises StoreFailed."""
+
+    def take(self, connection: Connection, incoming: Incoming, digest: str) -> None:
+        """Keeps a content that is whole under its digest. Raises StoreFailed."""
+
+    def nameless(self) -> int:
+        """The descriptor of a new file on this machine that is gone when it is closed. Raises OSError."""
+
+    def open_file(self, digest: str) -> FileIO:
+        """A content, to be read; open it stays readable when it is removed. Blocks.
+
+        Raises FileNotFoundError where it is gone, OSError.
+        """
+
+    def text(self, digest: str) -> str:
+        """A whole content. Blocks; raises OSError."""
+
+    def total(self, connection: Connection, digests: Iterable[str]) -> int:
+        """Bytes of contents, without those that are gone. On any connection."""
+
+    def measure(self) -> int:
+        """Bytes of all contents. Blocks; raises OSError."""
+
+    def prefixes(self) -> list[str]:
+        """The first two digits of the hashes that there are. Blocks; raises OSError."""
+
+    def stored(self, connection: Connection, prefix: str) -> Iterator[str]:
+        """The digests that begin so. On any connection; raises OSError."""
+
+    def removing(self) -> AbstractContextManager[bool]:
+        """Whether contents may be removed now: not while somebody makes a copy. Raises OSError."""
+
+    def remove(self, connection: Connection, digests: Iterable[str]) -> None:
+        """Removes contents that nothing refers to. Raises OSError."""
 
 
 def is_digest(text: str) -> bool:
@@ -35,7 +90,7 @@ def is_digest(text: str) -> bool:
 def measure(text: str) -> tuple[str, int]:
     """Digest and size in bytes of a text in UTF-8."""
     digest, size = hashlib.sha256(), 0
-    for piece in _encoded(text):
+    for piece in encoded(text):
         digest.update(piece)
         size += len(piece)
     return f"sha256:{digest.hexdigest()}", size
@@ -47,9 +102,9 @@ class Incoming:
     def __init__(self, folder: Path) -> None:
         """Raises StoreFailed."""
         try:
-            descriptor, self._name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)  # 0600
+            descriptor, self._name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)  # 0600
         except OSError as failed:
-            raise _refused(failed) from failed
+            raise refused(failed) from failed
         self._file = FileIO(descriptor, "wb")
         self._hash = hashlib.sha256()
         self._turn = threading.Lock()  # who gives up may close it while another thread still writes
@@ -64,7 +119,7 @@ class Incoming:
                 while rest:
                     rest = rest[self._file.write(rest) :]
             except OSError as failed:
-                raise _refused(failed) from failed
+                raise refused(failed) from failed
             self._hash.update(content)
             self.size += len(content)
 
@@ -74,7 +129,7 @@ class Incoming:
             try:
                 os.fsync(self._file.fileno())
             except OSError as failed:
-                raise _refused(failed) from failed
+                raise refused(failed) from failed
             return f"sha256:{self._hash.hexdigest()}"
 
     def close(self) -> None:
@@ -83,151 +138,29 @@ class Incoming:
             self._file.close()
         Path(self._name).unlink(missing_ok=True)
 
+    @property
+    def path(self) -> Path:
+        """The file that it comes to."""
+        return Path(self._name)
+
     def move(self, path: Path) -> None:
         """Gives it its name. Raises OSError."""
         os.rename(self._name, path)
 
 
-class Blobs:
-    """The files of one data folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def open(self) -> None:
-        """Makes the folder, and removes what a crash left half written. Raises OSError."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._folder.chmod(0o700)
-        for left in self._folder.glob(f"{_UNFINISHED}*"):
-            left.unlink(missing_ok=True)
-
-    def keep(self, digest: str, text: str) -> None:
-        """Puts a text on disk, unless it is there. On the writer's thread; raises StoreFailed."""
-        path = self._path(digest)
-        try:
-            if not path.exists():
-                self._write(_encoded(text), lambda: path)
-            _sync(path.parent)  # also of one that is there: who wrote it may have died before this
-        except OSError as failed:
-            raise _refused(failed) from failed
-
-    def keep_pieces(self, pieces: Iterable[str]) -> tuple[str, int]:
-        """Puts a text on disk that nobody has as a whole; its digest and size in bytes, as `measure` gives them.
-
-        On the writer's thread; raises StoreFailed.
-        """
-        digest, size = hashlib.sha256(), 0
-
-        def measured() -> Iterator[bytes]:
-            nonlocal size
-            for piece in pieces:
-                content = piece.encode()
-                digest.update(content)
-                size += len(content)
-                yield content
-
-        try:
-            path = self._write(measured(), lambda: self._path(f"sha256:{digest.hexdigest()}"))
-            _sync(path.parent)
-        except OSError as failed:
-            raise _refused(failed) from failed
-        return f"sha256:{digest.hexdigest()}", size
-
-    def incoming(self) -> Incoming:
-        """Takes a content in. Blocks; raises StoreFailed."""
-        return Incoming(self._folder)
-
-    def take(self, incoming: Incoming, digest: str) -> None:
-        """Puts a content that is whole under its digest. On the writer's thread, before the commit that refers to it.
-
-        Raises StoreFailed.
-        """
-        path = self._path(digest)
-        try:
-            if not path.exists():
-                self._make_folder(path)
-                incoming.move(path)
-            _sync(path.parent)  # also of one that is there: who wrote it may have died before this
-        except OSError as failed:
-            raise _refused(failed) from failed
-
-    def nameless(self) -> int:
-        """The descriptor of a new file that is gone when it is closed. Raises OSError."""
-        descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
-        os.unlink(name)
-        return descriptor
-
-    def open_file(self, digest: str) -> FileIO:
-        """A content, to be read; open it stays readable when its file is removed. Raises FileNotFoundError."""
-        return FileIO(self._path(digest))
-
-    def text(self, digest: str) -> str:
-        """A whole content. Raises OSError."""
-        return self._path(digest).read_bytes().decode()
-
-    def size(self, digest: str) -> int:
-        """Bytes of a content; 0 where it is gone."""
-        try:
-            return self._path(digest).stat().st_size
-        except OSError:
-            return 0
-
-    def prefixes(self) -> list[str]:
-        """The folders that there are, by the first two digits of the hashes in them."""
-        return sorted(entry.name for entry in os.scandir(self._folder) if _PREFIX.fullmatch(entry.name))
-
-    def stored(self, prefix: str) -> Iterator[str]:
-        """The digests in one of these folders."""
-        for entry in os.scandir(self._folder / prefix):
-            if _REST.fullmatch(entry.name):
-                yield f"sha256:{prefix}{entry.name}"
-
-    def remove(self, digests: Iterable[str]) -> None:
-        """Removes files that nothing refers to. On the writer's thread; raises OSError."""
-        for digest in digests:
-            self._path(digest).unlink(missing_ok=True)
-
-    def _write(self, pieces: Iterable[bytes], target: Callable[[], Path]) -> Path:
-        """A file of these pieces, at the path that is told when they are written."""
-        descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=self._folder)  # 0600
-        try:
-            with open(descriptor, "wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            path = target()
-            self._make_folder(path)
-            os.rename(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        return path
-
-    def _make_folder(self, path: Path) -> None:
-        if not path.parent.is_dir():
-            path.parent.mkdir(mode=0o700)
-            _sync(self._folder)
-
-    def _path(self, digest: str) -> Path:
-        if not is_digest(digest):
-            raise ValueError(f"no digest: {digest[:80]!r}")
-        value = digest.removeprefix("sha256:")
-        return self._folder / value[:2] / value[2:]
+def nameless(folder: Path) -> int:
+    """The descriptor of a new file in this folder that is gone when it is closed. Raises OSError."""
+    descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)  # 0600
+    os.unlink(name)
+    return descriptor
 
 
-def _encoded(text: str) -> Iterator[bytes]:
+def encoded(text: str) -> Iterator[bytes]:
+    """A text in UTF-8, piece by piece."""
     for start in range(0, len(text), _STEP):
         yield text[start : start + _STEP].encode()
 
 
-def _refused(failed: OSError) -> StoreFailed:
+def refused(failed: OSError) -> StoreFailed:
+    """What a caller is told where the disk does not take a content."""
     return StoreFailed(f"the store does not take writes: a large output or artifact: {failed.strerror or failed}")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,35 +7,66 @@ SQLAlchemy's own way costs two to three times as much for a statement that retur
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Update
+from sqlalchemy import Connection, Update
+from sqlalchemy import Insert as AnyInsert
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import IntegrityError, OperationalError
+
+from cellyard_controller.store.dialects import Insert, Inserting, inserting
 
 
 class Hot:
     """One statement, and the names of its values."""
 
-    def __init__(self, statement: Insert | Update, names: Sequence[str] | None = None) -> None:
-        """`names`: the columns that an insert is given."""
-        self._statement = statement
-        compiled = statement.compile(dialect=sqlite.dialect(), column_keys=names)
-        self._sql = str(compiled)
-        self._names = tuple(compiled.positiontup or ())
-        self._defaults = {column.key: getattr(column.default, "arg", None) for column in compiled.insert_prefetch}
+    def __init__(
+        self, statement: AnyInsert | Update | Callable[[Inserting], Insert], names: Sequence[str] | None = None
+    ) -> None:
+        """`statement`: made of the database's own way to insert, where it says what becomes of a conflict.
+
+        `names`: the columns that an insert is given.
+        """
+        self._statement, self._given = statement, names
+        self._sqlite = self._compiled(sqlite.dialect(), "sqlite")
+        self._names = tuple(self._sqlite.positiontup or ())
+        self._sql = str(self._sqlite)
+        self._defaults = {column.key: getattr(column.default, "arg", None) for column in self._sqlite.insert_prefetch}
+        self._postgresql = ""
 
     def __call__(self, connection: Connection, values: Mapping[str, Any]) -> None:
         """Runs it in the connection's transaction. Raises SQLAlchemy's errors."""
         driver = connection.connection.driver_connection
-        if not isinstance(driver, sqlite3.Connection):
-            connection.execute(self._statement, dict(values))
-            return
         given = {**self._defaults, **values} if self._defaults else values
+        if isinstance(driver, sqlite3.Connection):
+            try:
+                driver.execute(self._sql, [given[name] for name in self._names])
+            except sqlite3.IntegrityError as conflict:
+                raise IntegrityError(self._sql, None, conflict) from conflict
+            except sqlite3.Error as failed:
+                raise OperationalError(self._sql, None, failed) from failed
+        else:
+            self._on_postgresql(driver, given)
+
+    def _on_postgresql(self, driver: Any, given: Mapping[str, Any]) -> None:
+        import psycopg as errors  # from an extra
+
+        if not self._postgresql:
+            self._postgresql = str(self._compiled(psycopg.dialect(), "postgresql"))  # type: ignore[no-untyped-call]
         try:
-            driver.execute(self._sql, [given[name] for name in self._names])
-        except sqlite3.IntegrityError as conflict:
-            raise IntegrityError(self._sql, None, conflict) from conflict
-        except sqlite3.Error as failed:
-            raise OperationalError(self._sql, None, failed) from failed
+            driver.execute(self._postgresql, given, prepare=True)
+        except errors.IntegrityError as conflict:
+            raise IntegrityError(self._postgresql, None, conflict) from conflict
+        except errors.Error as failed:
+            raise OperationalError(self._postgresql, None, failed) from failed
+
+    def _compiled(self, dialect: Dialect, name: str) -> Any:
+        statement: Any = self._statement
+        if not isinstance(statement, AnyInsert | Update):
+            statement = statement(inserting(name))
+        if isinstance(statement, AnyInsert):
+            statement = statement.inline()  # nobody asks for the keys of its rows
+        return statement.compile(dialect=dialect, column_keys=self._given)

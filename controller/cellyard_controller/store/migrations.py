@@ -1,4 +1,8 @@
-"""From each schema to the next. A new database is made whole; an old one takes these steps in one transaction."""
+"""From each schema to the next. A new database is made whole; an old one takes these steps in one transaction.
+
+The steps up to 10 are SQLite's alone, the only database that there was. PostgreSQL begins with schema 10: what follows
+has to be said so that both understand it.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +66,16 @@ def _library(connection: Connection) -> None:
     schema.artifacts.create(connection)
 
 
+def _nodes(connection: Connection) -> None:
+    run = connection.exec_driver_sql
+    run("ALTER TABLE notebooks ADD COLUMN owner TEXT")
+    run("ALTER TABLE notebooks ADD COLUMN owner_fence BIGINT NOT NULL DEFAULT 0")
+    run("CREATE INDEX notebooks_by_owner ON notebooks (owner, owner_fence)")
+    run("ALTER TABLE sandboxes ADD COLUMN node TEXT NOT NULL DEFAULT ''")
+    for table in (schema.nodes, schema.writers, schema.blobs, schema.blob_pieces):
+        table.create(connection)
+
+
 STEPS: Mapping[int, Callable[[Connection], None]] = {
     1: _retention,
     2: _calls_and_widgets,
@@ -71,6 +85,7 @@ STEPS: Mapping[int, Callable[[Connection], None]] = {
     6: _tenants,
     7: _made_of,
     8: _library,
+    9: _nodes,
 }
 """By the version that a step starts from."""
 

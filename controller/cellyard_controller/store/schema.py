@@ -15,34 +15,45 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 metadata = MetaData()
+
+# Compared by their characters, as SQLite does it, whatever language the server's administrator speaks.
+_Words = Text().with_variant(Text(collation="C"), "postgresql")
+# SQLite counts rows by itself only under this type of its own, in which every integer has room.
+_Counted = BigInteger().with_variant(Integer, "sqlite")
 
 meta = Table(
     "meta",
     metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("key", _Words, primary_key=True),
+    Column("value", _Words, nullable=False),
 )
 
 notebooks = Table(
     "notebooks",
     metadata,
-    Column("key", Integer, primary_key=True),
-    Column("tenant", Text, nullable=False),
-    Column("notebook_id", Text, nullable=False),
+    Column("key", _Counted, primary_key=True),
+    Column("tenant", _Words, nullable=False),
+    Column("notebook_id", _Words, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     # What kernel is wanted or runs: settings as JSON, sealed, because they may carry secrets.
     Column("kernel_settings", LargeBinary),
     # Why the last kernel ended.
-    Column("kernel_end", Text, nullable=False, default=""),
+    Column("kernel_end", _Words, nullable=False, default=""),
     # The user's own, a JSON object of texts.
-    Column("labels", Text, nullable=False, default="{}"),
+    Column("labels", _Words, nullable=False, default="{}"),
+    # The node that has it, or had it last.
+    Column("owner", _Words),
+    # That node's fence when it got it; 0 where nobody has it.
+    Column("owner_fence", BigInteger, nullable=False, default=0, server_default="0"),
     UniqueConstraint("tenant", "notebook_id"),
+    Index("notebooks_by_owner", "owner", "owner_fence"),
 )
 
 # A document is its chunks in order: one saved document, then changes. Automerge loads them concatenated.
@@ -54,36 +65,38 @@ document_chunks = Table(
     Column("chunk", LargeBinary, nullable=False),
 )
 
+_UNFINISHED = text("state != 'ended'")
+
 executions = Table(
     "executions",
     metadata,
-    Column("ordinal", Integer, primary_key=True),  # in the order of acceptance
-    Column("execution_id", Text, nullable=False, unique=True),
+    Column("ordinal", _Counted, primary_key=True),  # in the order of acceptance
+    Column("execution_id", _Words, nullable=False, unique=True),
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
-    Column("cell_id", Text, nullable=False),
-    Column("session_id", Text, nullable=False),
-    Column("source", Text, nullable=False),
+    Column("cell_id", _Words, nullable=False),
+    Column("session_id", _Words, nullable=False),
+    Column("source", _Words, nullable=False),
     Column("timeout_s", Float),
     Column("start_deadline", Float, nullable=False),
     Column("stop_on_error", Boolean, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("end_wanted", Text, nullable=False, default=""),
-    Column("end", Text, nullable=False, default=""),
-    Column("end_reason", Text, nullable=False, default=""),
-    Column("end_message", Text, nullable=False, default=""),
+    Column("state", _Words, nullable=False),
+    Column("end_wanted", _Words, nullable=False, default=""),
+    Column("end", _Words, nullable=False, default=""),
+    Column("end_reason", _Words, nullable=False, default=""),
+    Column("end_message", _Words, nullable=False, default=""),
     Column("execution_count", Integer, nullable=False, default=0),
     Column("accepted_at", Float, nullable=False),
     Column("started_at", Float, nullable=False, default=0.0),
     Column("ended_at", Float, nullable=False, default=0.0),
     Column("last_seq", Integer, nullable=False, default=0),
-    Column("outputs", Text, nullable=False, default="[]"),
-    Column("value", Text),  # tagged JSON, as the kernel gave it
+    Column("outputs", _Words, nullable=False, default="[]"),
+    Column("value", _Words),  # tagged JSON, as the kernel gave it
     Column("value_is_repr", Boolean, nullable=False, default=False),
     Column("cpu_s", Float, nullable=False, default=0.0),
     Column("peak_memory_bytes", BigInteger, nullable=False, default=0),
     Column("wall_s", Float, nullable=False, default=0.0),
-    # What its client offers to the code, as JSON; empty for nothing.
-    Column("offers", Text, nullable=False, default=""),
+    # What its client offers to the code, and how it wants it run, as JSON; empty for nothing but the usual.
+    Column("offers", _Words, nullable=False, default=""),
     # What it has shown, in characters, whatever became of it.
     Column("output_bytes", BigInteger, nullable=False, default=0),
     # Of its source, outputs and value, once it has ended; large parts of outputs are counted as files.
@@ -92,7 +105,7 @@ executions = Table(
     # All that a tenant's sum needs: the rows themselves may be long.
     Index("executions_by_size", "notebook_key", "stored_bytes"),
     Index("executions_by_cell", "notebook_key", "cell_id", "ordinal"),
-    Index("executions_unfinished", "state", sqlite_where=Column("state") != "ended"),
+    Index("executions_unfinished", "state", sqlite_where=_UNFINISHED, postgresql_where=_UNFINISHED),
 )
 
 # Events in the batches in which they were committed.
@@ -101,7 +114,7 @@ event_batches = Table(
     metadata,
     Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
     Column("last_seq", Integer, primary_key=True),
-    Column("events", Text, nullable=False),
+    Column("events", _Words, nullable=False),
     # The only batch of an execution that ended some time ago: its events folded.
     Column("in_short", Boolean, nullable=False, default=False),
 )
@@ -111,7 +124,7 @@ blob_uses = Table(
     "blob_uses",
     metadata,
     Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
-    Column("digest", Text, primary_key=True),
+    Column("digest", _Words, primary_key=True),
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
     Index("blob_uses_by_digest", "digest", "notebook_key"),
     Index("blob_uses_by_notebook", "notebook_key"),
@@ -121,7 +134,7 @@ blob_uses = Table(
 expired = Table(
     "expired",
     metadata,
-    Column("execution_id", Text, primary_key=True),
+    Column("execution_id", _Words, primary_key=True),
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), nullable=False),
     Column("at", Float, nullable=False),
 )
@@ -131,7 +144,7 @@ displays = Table(
     "displays",
     metadata,
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
-    Column("display_id", Text, primary_key=True),
+    Column("display_id", _Words, primary_key=True),
     Column("execution_id", ForeignKey("executions.execution_id", ondelete="CASCADE"), primary_key=True),
 )
 
@@ -140,26 +153,26 @@ widgets = Table(
     "widgets",
     metadata,
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="CASCADE"), primary_key=True),
-    Column("comm_id", Text, primary_key=True),
-    Column("kernel", Text, nullable=False),  # sandbox and generation
-    Column("state", Text, nullable=False),
+    Column("comm_id", _Words, primary_key=True),
+    Column("kernel", _Words, nullable=False),  # sandbox and generation
+    Column("state", _Words, nullable=False),
 )
 
 # What code mode keeps for a tenant. A workspace is a part of it with a name; the one without has the empty name.
 workflows = Table(
     "workflows",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("workspace", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("tenant", _Words, primary_key=True),
+    Column("workspace", _Words, primary_key=True),
+    Column("name", _Words, primary_key=True),
     # Of all that follows.
     Column("stored_bytes", BigInteger, nullable=False),
     Column("changed_at", Float, nullable=False),
     # As it was given; empty where the source's own is meant.
-    Column("description", Text, nullable=False),
+    Column("description", _Words, nullable=False),
     # What was read in the source: description and parameters, tagged JSON.
-    Column("summary", Text, nullable=False),
-    Column("source", Text, nullable=False),
+    Column("summary", _Words, nullable=False),
+    Column("source", _Words, nullable=False),
     # All that a tenant's sum needs: the rows themselves may be long.
     Index("workflows_by_size", "tenant", "stored_bytes"),
 )
@@ -167,20 +180,20 @@ workflows = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("workspace", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("type", Text, nullable=False),
+    Column("tenant", _Words, primary_key=True),
+    Column("workspace", _Words, primary_key=True),
+    Column("name", _Words, primary_key=True),
+    Column("type", _Words, nullable=False),
     # The content is the file of this name.
-    Column("digest", Text, nullable=False),
+    Column("digest", _Words, nullable=False),
     Column("size", BigInteger, nullable=False),
     # Of name, description and metadata.
     Column("stored_bytes", BigInteger, nullable=False),
     # When it was written last.
     Column("created_at", Float, nullable=False),
-    Column("description", Text, nullable=False),
+    Column("description", _Words, nullable=False),
     # A JSON object.
-    Column("metadata", Text, nullable=False),
+    Column("metadata", _Words, nullable=False),
     Index("artifacts_by_digest", "digest"),
     # All that a tenant's sums need.
     Index("artifacts_by_size", "tenant", "digest", "size", "stored_bytes"),
@@ -189,48 +202,50 @@ artifacts = Table(
 requests = Table(
     "requests",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("request_id", Text, primary_key=True),
+    Column("tenant", _Words, primary_key=True),
+    Column("request_id", _Words, primary_key=True),
     Column("digest", LargeBinary, nullable=False),
-    Column("answer", Text, nullable=False),
+    Column("answer", _Words, nullable=False),
     Column("at", Float, nullable=False, index=True),
 )
 
 sandboxes = Table(
     "sandboxes",
     metadata,
-    Column("sandbox_id", Text, primary_key=True),
-    Column("runtime", Text, nullable=False),
-    Column("template", Text, nullable=False),
-    Column("network", Text, nullable=False, default="none"),
-    Column("instance_id", Text, nullable=False, default="", index=True),
+    Column("sandbox_id", _Words, primary_key=True),
+    Column("runtime", _Words, nullable=False),
+    Column("template", _Words, nullable=False),
+    Column("network", _Words, nullable=False, default="none"),
+    Column("instance_id", _Words, nullable=False, default="", index=True),
     Column("uid", Integer, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", _Words, nullable=False),
     Column("notebook_key", ForeignKey("notebooks.key", ondelete="SET NULL")),
-    Column("kernel_type", Text, nullable=False, default=""),
-    Column("env_source", Text, nullable=False, default=""),
-    Column("capabilities", Text, nullable=False, default="[]"),
+    Column("kernel_type", _Words, nullable=False, default=""),
+    Column("env_source", _Words, nullable=False, default=""),
+    Column("capabilities", _Words, nullable=False, default="[]"),
     Column("created_at", Float, nullable=False),
     Column("claimed_at", Float, nullable=False, default=0.0),
     Column("ended_at", Float, nullable=False, default=0.0),
-    Column("end_reason", Text, nullable=False, default=""),
+    Column("end_reason", _Words, nullable=False, default=""),
     # Counts its kernels; a restart adds one.
     Column("generation", Integer, nullable=False, default=0),
     # The last event of its agent that is committed.
     Column("committed_number", BigInteger, nullable=False, default=0),
     # The template as it was when the sandbox was made: the operator may define it anew meanwhile.
-    Column("asked", Text, nullable=False, default=""),
+    Column("asked", _Words, nullable=False, default=""),
     # What its runtime made it of: an image may be replaced meanwhile.
-    Column("made_of", Text, nullable=False, default=""),
+    Column("made_of", _Words, nullable=False, default=""),
+    # The node whose controller made it; empty where a controller is alone with its database.
+    Column("node", _Words, nullable=False, default="", server_default=""),
 )
 
 tenants = Table(
     "tenants",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("name", _Words, primary_key=True),
     Column("created_at", Float, nullable=False),
     # The quotas that were set for it, a JSON object; null is unlimited, what is missing the configuration's default.
-    Column("quotas", Text, nullable=False, default="{}"),
+    Column("quotas", _Words, nullable=False, default="{}"),
 )
 
 tokens = Table(
@@ -240,11 +255,11 @@ tokens = Table(
     Column("tenant", ForeignKey("tenants.name", ondelete="CASCADE"), nullable=False),
     Column("created_at", Float, nullable=False),
     # What people call it by; no secret.
-    Column("token_id", Text, nullable=False),
-    Column("name", Text, nullable=False, default=""),
-    Column("scope", Text, nullable=False, default="full"),
+    Column("token_id", _Words, nullable=False),
+    Column("name", _Words, nullable=False, default=""),
+    Column("scope", _Words, nullable=False, default="full"),
     # Of a client's certificate, without which the token is void; empty for any connection.
-    Column("certificate", Text, nullable=False, default=""),
+    Column("certificate", _Words, nullable=False, default=""),
     Column("expires_at", Float),
     # Its last use, to the minute.
     Column("used_at", Float, nullable=False, default=0.0),
@@ -255,11 +270,54 @@ tokens = Table(
 usage = Table(
     "usage",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("day", Text, primary_key=True),  # 2024-02-29
+    Column("tenant", _Words, primary_key=True),
+    Column("day", _Words, primary_key=True),  # 2024-02-29
     Column("executions", BigInteger, nullable=False),
     Column("cpu_s", Float, nullable=False),
     Column("wall_s", Float, nullable=False),
     Column("peak_memory_bytes", BigInteger, nullable=False),
     Column("output_bytes", BigInteger, nullable=False),
+)
+
+# The controllers that share the database. Empty where one is alone with it.
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", _Words, primary_key=True),
+    Column("controller_id", _Words, nullable=False),
+    # Counts up whenever the name is taken, and when it is taken away.
+    Column("fence", BigInteger, nullable=False),
+    # HOST:PORT that clients reach its controller at.
+    Column("endpoint", _Words, nullable=False),
+    Column("state", _Words, nullable=False),  # serving, draining, away or lost
+    # By the database's clock.
+    Column("expires_at", Float, nullable=False),
+    # What placement reads, JSON.
+    Column("report", _Words, nullable=False),
+    Column("access_version", BigInteger, nullable=False, default=0, server_default="0"),
+)
+
+# What each writer has committed last: how it finds out what became of a commit that got no answer.
+writers = Table(
+    "writers",
+    metadata,
+    Column("writer", _Words, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("at", Float, nullable=False),  # by the database's clock
+)
+
+# Large parts of outputs, and artifacts, where they are kept in the database, and not as files.
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("digest", _Words, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+)
+
+blob_pieces = Table(
+    "blob_pieces",
+    metadata,
+    Column("digest", ForeignKey("blobs.digest", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
 )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from tests.stores import Ground
 
 from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store.errors import Fenced
+from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import meta
 
 
@@ -26,7 +31,15 @@ def keys(connection: Connection) -> set[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(ground: Ground):
+    """On either database."""
+    store = ground.open()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def file_store(tmp_path: Path):
     store = Store.open(tmp_path / "db.sqlite")
     yield store
     store.close()
@@ -63,36 +76,36 @@ async def test_many_writers_share_commits_and_all_are_stored(store: Store) -> No
     assert count >= 500
 
 
-async def test_closing_commits_what_waits(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "db.sqlite")
+async def test_closing_commits_what_waits(ground: Ground) -> None:
+    store = ground.open()
     writes = [asyncio.ensure_future(store.write(put(f"k{n}"))) for n in range(20)]
     await asyncio.sleep(0)
     store.close()
     await asyncio.gather(*writes)
-    again = Store.open(tmp_path / "db.sqlite")
+    again = ground.open()
     assert {f"k{n}" for n in range(20)} <= await again.read(keys)
     again.close()
 
 
-async def test_a_store_that_cannot_write_says_so_and_recovers(store: Store) -> None:
+async def test_a_store_that_cannot_write_says_so_and_recovers(file_store: Store) -> None:
     def limit(pages: int):
         def work(connection: Connection) -> None:
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
 
         return work
 
-    await store.write(limit(1))  # as small as the file is now: the next page finds no room
+    await file_store.write(limit(1))  # as small as the file is now: the next page finds no room
     with pytest.raises(StoreFailed, match="full"):
-        await store.write(put("big", "x" * 1_000_000))
-    await store.write(limit(1_000_000))
-    assert await store.write(put("small")) == "small"
-    assert "big" not in await store.read(keys)
+        await file_store.write(put("big", "x" * 1_000_000))
+    await file_store.write(limit(1_000_000))
+    assert await file_store.write(put("small")) == "small"
+    assert "big" not in await file_store.read(keys)
 
 
-def test_the_controller_keeps_its_id(tmp_path: Path) -> None:
-    first = Store.open(tmp_path / "db.sqlite")
+def test_the_controller_keeps_its_id(ground: Ground) -> None:
+    first = ground.open()
     first.close()
-    second = Store.open(tmp_path / "db.sqlite")
+    second = ground.open()
     second.close()
     assert first.controller_id == second.controller_id != ""
 
@@ -103,18 +116,68 @@ def test_no_database_is_refused_in_a_sentence(tmp_path: Path) -> None:
         Store.open(tmp_path / "db.sqlite")
 
 
-def test_a_later_schema_is_refused(tmp_path: Path) -> None:
-    import sqlite3
-
-    Store.open(tmp_path / "db.sqlite").close()
-    with sqlite3.connect(tmp_path / "db.sqlite") as raw:
-        raw.execute("UPDATE meta SET value='99' WHERE key='schema_version'")
-    raw.close()
+async def test_a_later_schema_is_refused(ground: Ground) -> None:
+    store = ground.open()
+    later = update(meta).where(meta.c.key == "schema_version").values(value="99")
+    await store.write(lambda connection: connection.execute(later))
+    store.close()
     with pytest.raises(StoreFailed, match="later version"):
-        Store.open(tmp_path / "db.sqlite")
+        ground.open()
 
 
-async def test_every_commit_is_synced(store: Store) -> None:
+async def test_every_text_comes_back_as_it_was(store: Store) -> None:
+    """U+0000 too, which code may print, and which not every database takes."""
+    hot = Hot(insert(meta), ("key", "value"))
+    for text in ("a\0b", "\0", "\x1a", "\x1a0\x1a1", "\0\x1a\0", "é\U0001f40d\r\n", ""):
+        await store.write(put(f"core {text}", text))
+        await store.write(partial(hot, values={"key": f"hot {text}", "value": text}))
+        found = select(meta.c.key, meta.c.value).where(meta.c.value == text, meta.c.key.like("% %"))
+        rows = await store.read(lambda connection, found=found: connection.execute(found).all())
+        assert {tuple(row) for row in rows} == {(f"core {text}", text), (f"hot {text}", text)}
+
+
+async def test_a_text_that_is_no_unicode_is_its_writers_fault(store: Store) -> None:
+    """A lone surrogate has no bytes in UTF-8; neighbours do not notice."""
+    refused, stored = await asyncio.gather(
+        store.write(put("bad", "\ud800")), store.write(put("good")), return_exceptions=True
+    )
+    assert isinstance(refused, UnicodeEncodeError)
+    assert stored == "good"
+
+
+async def test_who_is_fenced_writes_nothing_and_all_who_wait_know(store: Store) -> None:
+    def fence(connection: Connection) -> None:
+        assert connection.execute(select(meta.c.key)).first() is not None  # it may ask the database
+        raise Fenced("another controller has taken this one's place")
+
+    store.guard = fence
+    results = await asyncio.gather(*(store.write(put(f"k{n}")) for n in range(5)), return_exceptions=True)
+    assert all(isinstance(result, Fenced) for result in results)
+    store.guard = None
+    await store.write(put("after"))
+    assert "after" in (known := await store.read(keys))
+    assert not {"k0", "k4"} & known
+
+
+async def test_what_is_read_in_one_look_is_of_one_moment(store: Store) -> None:
+    written, looked = threading.Event(), threading.Event()
+
+    def look(connection: Connection) -> tuple[set[str], set[str]]:
+        before = keys(connection)
+        looked.set()
+        assert written.wait(30)
+        return before, keys(connection)
+
+    looking = asyncio.ensure_future(store.read(look))
+    assert await asyncio.to_thread(looked.wait, 30)
+    await store.write(put("meanwhile"))
+    written.set()
+    before, after = await looking
+    assert before == after
+    assert "meanwhile" in await store.read(keys)
+
+
+async def test_every_commit_is_synced(file_store: Store) -> None:
     """The settings that "survives the loss of power" rests on; tests/chaos/test_power.py shows what they do."""
 
     def pragmas(connection: Connection) -> tuple[str, int]:
@@ -122,4 +185,4 @@ async def test_every_commit_is_synced(store: Store) -> None:
         return mode, connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
 
     full = 2
-    assert await store.write(pragmas) == ("wal", full)
+    assert await file_store.write(pragmas) == ("wal", full)
