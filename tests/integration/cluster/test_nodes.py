@@ -1,0 +1,253 @@
+"""Several controllers on one PostgreSQL: where notebooks go, and what becomes of them when a node goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+from tests.integration.cluster.nodes import Nodes
+from tests.postgres_server import PostgresServer
+
+import cellyard
+
+pytestmark = pytest.mark.timeout(240)
+
+ANSWERS_WITHIN_S = 60.0
+"""Generous: the machine may be busy with other tests."""
+
+
+@pytest.fixture
+def nodes(folder: Path, database: str) -> Iterator[Nodes]:
+    nodes = Nodes(folder, database)
+    yield nodes
+    nodes.close()
+
+
+@pytest.fixture
+def two(nodes: Nodes) -> Nodes:
+    nodes.start("a")
+    nodes.start("b")
+    return nodes
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _queue(session: cellyard.Session, source: str) -> str:
+    return session.queue_cell(session.create_cell(source))
+
+
+def _until(what: str, seen: object) -> None:
+    """Nothing tells of it: it is looked for until it is so."""
+    assert callable(seen)
+    deadline = time.monotonic() + ANSWERS_WITHIN_S
+    while not seen():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_notebooks_go_to_several_nodes_and_any_controller_leads_there(two: Nodes) -> None:
+    seen = set()
+    for number in range(12):
+        with two.session(f"notebook-{number}", "a") as session:
+            assert session.run(f"mine = {number}; mine").value == number
+            seen.add(two.where(f"notebook-{number}", "b"))
+            with two.session(f"notebook-{number}", "b") as other:
+                assert other.run("mine").value == number, "the same kernel, whichever node was asked"
+        if seen == {"a", "b"}:
+            break
+    assert seen == {"a", "b"}
+    with two.client("a") as client:
+        here = {node.name: node for node in client.list_nodes()}
+        assert client.server().node == "a"
+        assert sorted(here) == ["a", "b"]
+        assert [here[name].this_one for name in ("a", "b")] == [True, False]
+        assert {node.state for node in here.values()} == {"serving"}
+        assert here["b"].endpoint == two.process("b").endpoint
+        assert {notebook.notebook_id for notebook in client.list_notebooks()} >= {"notebook-0"}
+
+
+def test_a_node_that_dies_loses_what_ran_there_and_nothing_else(two: Nodes, folder: Path) -> None:
+    name, session = two.on("b", at="a")
+    traces = folder / "traces"
+    running = _queue(session, f"open({str(traces)!r}, 'a').write('x'); import time; time.sleep(600)")
+    _until("the cell does not run", traces.exists)
+    waiting = _queue(session, "'never'")
+    kernel = int((folder / "b" / "data" / "controller.pid").read_text())
+    two.process("b").kill()
+    assert not _alive(kernel)
+
+    with two.session(name, "a") as again:
+        assert again.run("'session' in globals()").value is False, "a new kernel, elsewhere"
+        assert two.where(name, "a") == "a"
+        with two.client("a") as client:
+            lost = client.get_execution(name, running)
+            cancelled = client.get_execution(name, waiting)
+            assert (lost.end, lost.end_reason) == ("lost", "node_lost")
+            assert (cancelled.end, cancelled.end_reason) == ("cancelled", "node_lost")
+            states = {node.name: node.state for node in client.list_nodes()}
+            assert states == {"a": "serving", "b": "lost"}
+    assert traces.read_text() == "x", "what ran is never sent again"
+
+    two.start("b")  # what it had is others' now: it begins with nothing
+    two.on("b", at="a")
+
+
+def test_a_paused_controller_writes_nothing_once_its_lease_is_over_and_its_kernels_are_gone(
+    two: Nodes, folder: Path
+) -> None:
+    name, session = two.on("b", at="a")
+    pid = session.run("import os; os.getpid()").value
+    ticks = folder / "ticks"
+    _queue(
+        session,
+        f"import time\nwhile True:\n    open({str(ticks)!r}, 'a').write('x')\n    print('tick')\n    time.sleep(0.05)",
+    )
+    _until("the cell does not run", ticks.exists)
+    two.pause("b")
+    with two.session(name, "a") as again:
+        assert again.run("'elsewhere'").value == "elsewhere"
+        assert not _alive(pid), "another kernel runs only when this one is gone"
+        ticked = ticks.stat().st_size
+        shown = len(again.get_cells())
+        two.resume("b")
+        process = two.process("b").process
+        assert process is not None
+        assert process.wait(60) == 3
+        assert "this node has lost its lease" in two.process("b").log.read_text()
+        assert again.run("'still'").value == "still"
+        assert len(again.get_cells()) == shown + 1
+    assert ticks.stat().st_size == ticked
+    two.start("b")
+
+
+def test_a_drained_node_keeps_what_runs_and_gets_nothing_new(two: Nodes) -> None:
+    busy, session = two.on("b", at="a")
+    idle, other = two.on("b", at="a")
+    other.shutdown_kernel()  # its kernel, not the notebook
+    other.close()
+    with two.client("a") as client, pytest.raises(cellyard.errors.CellyardError, match="no node 'nobody'"):
+        client.drain_node("nobody")
+    with two.client("a") as client:
+        client.drain_node("b")
+        _until("b does not drain", lambda: {n.name: n.state for n in client.list_nodes()}["b"] == "draining")
+        for number in range(8):
+            with two.session(f"new-{number}", "b") as new:
+                new.run("1")
+                assert two.where(f"new-{number}", "a") == "a"
+        assert session.run("'it goes on'").value == "it goes on"
+        assert two.where(busy, "a") == "b"
+        with two.session(idle, "b") as moved:
+            moved.run("1")
+            assert two.where(idle, "a") == "a"
+        session.close()
+        _until("what it has is not given up", lambda: {n.name: n.notebooks for n in client.list_nodes()}["b"] == 0)
+        client.resume_node("b")
+        _until("b does not serve", lambda: {n.name: n.state for n in client.list_nodes()}["b"] == "serving")
+    two.on("b", at="a")
+
+
+def test_two_controllers_of_one_name_and_one_with_another_key_are_refused(nodes: Nodes, folder: Path) -> None:
+    first = nodes.start("a")
+    code, said = nodes.refused("a", "copy")
+    assert code == 3
+    assert f"another controller is node 'a', at {first.endpoint}" in said
+    other_key = folder / "other-key"
+    other_key.write_bytes(Fernet.generate_key())
+    code, said = nodes.refused("b", "stranger", env={"CELLYARD_STORE__KEY_FILE": str(other_key)})
+    assert code == 3
+    assert "sealed with another key" in said
+    no_key = folder / "no-key"
+    no_key.write_text("nonsense")
+    code, said = nodes.refused("b", "stranger", env={"CELLYARD_STORE__KEY_FILE": str(no_key)})
+    assert code == 2
+    assert "store.key_file" in said
+    assert first.process is not None
+    assert first.process.poll() is None
+
+
+def test_tenants_and_tokens_that_one_controller_changes_hold_on_all(two: Nodes) -> None:
+    with two.client("a") as at_a, two.client("b") as at_b:
+        issued = at_a.create_tenant("acme", {"notebooks": 7})
+        _until("b does not hear of it", lambda: [t.name for t in at_b.list_tenants()] == ["acme"])
+
+        def known(name: str) -> bool:
+            with cellyard.Client(two.process(name).endpoint, issued.token) as client:
+                try:
+                    return bool(client.tenant().name == "acme")
+                except cellyard.errors.CellyardError:
+                    return False
+
+        _until("b does not know the token", lambda: known("b"))
+        at_a.revoke("acme")
+        _until("b still knows the token", lambda: not known("b"))
+
+
+def test_a_lease_that_cannot_be_renewed_ends_kernels_and_what_was_accepted_is_kept(folder: Path) -> None:
+    server = PostgresServer()
+    try:
+        nodes = Nodes(folder, server.create())
+        try:
+            nodes.start("a")
+            with nodes.session("kept", "a") as session:
+                pid = session.run("import os; os.getpid()").value
+                running = _queue(session, "import time; time.sleep(600)")
+                waiting = _queue(session, "2")
+                server.pause()
+                process = nodes.process("a").process
+                assert process is not None
+                assert process.wait(90) == 3, "it waits for no answer that does not come"
+                assert not _alive(pid)
+                server.resume()
+                nodes.start("a")
+                ends = [session.get_execution(each) for each in (running, waiting)]
+                assert [end.end for end in ends] == ["lost", "cancelled"]
+                assert session.run("1").value == 1
+        finally:
+            nodes.close()
+    finally:
+        server.close()
+
+
+def test_a_short_break_of_the_database_costs_nothing(folder: Path) -> None:
+    server = PostgresServer()
+    try:
+        nodes = Nodes(folder, server.create(), CELLYARD_NODE__LEASE="10")
+        try:
+            nodes.start("a")
+            with nodes.session("kept", "a") as session:
+                session.run("kept = 1")
+                running = _queue(session, "import time; time.sleep(1); 'ended meanwhile'")
+                server.stop()
+                with ThreadPoolExecutor() as pool:
+                    pending = pool.submit(session.run, "kept")  # while the database is away
+                    server.start()
+                    assert pending.result(ANSWERS_WITHIN_S).value == 1
+                assert session.wait(running).value == "ended meanwhile"
+        finally:
+            nodes.close()
+    finally:
+        server.close()
+
+
+def test_an_end_by_signal_leaves_no_notebook_behind(two: Nodes) -> None:
+    name, session = two.on("b", at="a")
+    process = two.process("b").process
+    assert process is not None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    with two.session(name, "a") as again:
+        assert again.run("1").value == 1
+        assert two.where(name, "a") == "a"
+    session.close()
