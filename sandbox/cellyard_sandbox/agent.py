@@ -39,7 +39,7 @@ DENO = "deno"
 DENO_RESTART_S = 3.0
 """Seconds after which an interrupt restarts a Deno kernel that ignores it, as each does that waits in an `await`."""
 
-_LEAVES_IT_UNTOUCHED = frozenset({"start_kernel", "acknowledge", "ping"})
+_LEAVES_IT_UNTOUCHED = frozenset({"start_kernel", "acknowledge", "ping", "lease"})
 
 KERNEL_HOST_VARIABLE = "CELLYARD_KERNEL_HOST"
 """Environment variable of the agent: which Python kernel it runs, "python" (ours) or "jupyter" (ipykernel)."""
@@ -66,6 +66,7 @@ class Agent:
         self._life = KernelLife()
         self._claimed = False
         self._untouched = True
+        self._lease: asyncio.TimerHandle | None = None
         self._env: dict[str, str] = {}
         self._forwarder: Forwarder | None = None
         self._proxy_path = str(Path(link_path).with_name(PROXY_SOCKET))
@@ -98,6 +99,7 @@ class Agent:
             "interrupt": lambda message: self._interrupt(message.interrupt),
             "acknowledge": lambda message: self._acknowledge(message.acknowledge.number),
             "ping": lambda message: self._link.answer(link_pb2.FromAgent(pong=link_pb2.Pong(id=message.ping.id))),
+            "lease": lambda message: self._leased(message.lease.left_s),
             "flow": lambda message: self._flows.receive(message.flow),
             "answer": lambda message: self._calls.answered(message.answer),
             "ask": lambda message: self._ask(message.ask),
@@ -242,6 +244,11 @@ class Agent:
             self._host.send_comm(comm)
         except ValueError as bad:
             log.warning("a message of a comm that is none: %s", bad)
+
+    def _leased(self, seconds: float) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
+        self._lease = self._loop.call_later(seconds, self._end, "the controller's lease has run out")
 
     def _end(self, why: str) -> None:
         log.info("ends: %s", why)

@@ -1,4 +1,4 @@
-"""Requests to a kernel beside its runs: completion, inspection, history.
+"""Requests to a kernel beside its runs: completion, inspection, history, and what it is.
 
 A kernel answers them only when it is idle. So what is asked while a cell runs waits here until its end, or until its
 time is over: the kernel never has to work off what nobody waits for any more.
@@ -44,12 +44,17 @@ class Asks:
         self._loop = asyncio.get_running_loop()
         self._made = 0
         self._open: dict[str, _Ask] = {}
+        self.info: dict[str, Any] = {}
+        """What the kernel said of itself at its start (kernel_info_reply)."""
 
     def ask(self, order: link_pb2.AskKernel, answer: Callable[[link_pb2.Reply], None], *, idle: bool) -> None:
         """Asks now, if the kernel is idle."""
         if len(self._open) >= _MAX_OPEN or order.WhichOneof("what") is None:
             error = BUSY if order.WhichOneof("what") else "not a question"
             answer(link_pb2.Reply(request=order.request, error=error))
+            return
+        if order.HasField("info"):
+            answer(link_pb2.Reply(request=order.request, **_reply(order, {"status": "ok", **self.info})))
             return
         self._made += 1
         msg_id = f"{_PREFIX}{self._made}"
@@ -99,11 +104,24 @@ def _request(order: link_pb2.AskKernel) -> tuple[str, dict[str, Any]]:
             inspect = order.inspect
             place = {"code": inspect.code, "cursor_pos": _cursor(inspect.code, inspect.cursor)}
             return "inspect_request", {**place, "detail_level": int(inspect.detail_level > 0)}
+        case "is_complete":
+            return "is_complete_request", {"code": order.is_complete.code}
         case _:
-            limit = order.history.limit if order.history.limit > 0 else _USUAL_HISTORY
-            # Of this kernel's life; a range that starts before its first cell starts with that (ipython.py).
-            what = {"hist_access_type": "range", "session": 0, "start": -limit, "raw": True, "output": False}
-            return "history_request", what
+            return "history_request", _history(order.history)
+
+
+def _history(asked: link_pb2.AskHistory) -> dict[str, Any]:
+    limit = asked.limit if asked.limit > 0 else _USUAL_HISTORY
+    how = {"raw": not asked.transformed, "output": asked.output}
+    if asked.HasField("range"):
+        stop = asked.range.stop if asked.range.HasField("stop") else None
+        span = {"session": asked.range.session, "start": asked.range.start, "stop": stop}
+        return {"hist_access_type": "range", **span, **how}
+    if asked.HasField("search"):
+        search = {"pattern": asked.search.pattern, "unique": asked.search.unique, "n": limit}
+        return {"hist_access_type": "search", **search, **how}
+    # Of this kernel's life; a range that starts before its first cell starts with that (ipython.py).
+    return {"hist_access_type": "range", "session": 0, "start": -limit, **how}
 
 
 def _cursor(code: str, cursor: int) -> int:
@@ -112,7 +130,7 @@ def _cursor(code: str, cursor: int) -> int:
 
 def _reply(order: link_pb2.AskKernel, content: dict[str, Any]) -> dict[str, str]:
     """The fields of the Reply."""
-    if content.get("status") != "ok":
+    if content.get("status") != "ok" and not order.HasField("is_complete"):  # whose status is the answer
         return {"error": f"{content.get('ename', 'an error')}: {content.get('evalue', '')}"[:1000]}
     text = _json(content)
     history = content.get("history")

@@ -92,7 +92,7 @@ class DenoChannels(ZmqChannels):
 
     def send(self, request: wire.Request) -> None:
         """See Channels."""
-        if request.kind == "execute_request" and request.content.get("store_history"):
+        if request.kind == "execute_request":
             self._pipe.read_rest()  # what earlier cells have left behind is theirs
             self._run = _Run(request.msg_id, request.content["code"])
             self._wrote = request.msg_id
@@ -219,7 +219,7 @@ class DenoChannels(ZmqChannels):
 
     def _execute(self, msg_id: str, code: str) -> None:
         content = {"code": code, "silent": True, "store_history": False, "allow_stdin": False}
-        self.send(wire.Request(msg_id, "execute_request", content))
+        super().send(wire.Request(msg_id, "execute_request", content))
 
 
 def _after(run: _Run) -> str:

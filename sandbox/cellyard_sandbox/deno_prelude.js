@@ -76,7 +76,9 @@
     const transient = options.display_id ? { display_id: options.display_id } : {};
     await show(options.update ? "update_display_data" : "display_data", { data, metadata: {}, transient });
   };
+  const turn = () => new Promise((go) => setTimeout(go, 0));
   Deno[Deno.internal].jupyter.broadcastResult = async (execution_count, value) => {
+    await turn(); // what the cell left rejected is told in the event loop's next turn, and is the cell's own
     if (value === undefined) return;
     const shown = await format(value);
     const text = shown["text/plain"] ?? Deno.inspect(value);

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_proto.v1 import link_pb2, manner_pb2, outputs_pb2
 from cellyard_sandbox.calls import Running
 from cellyard_sandbox.kernel_host import KernelHost, RunEnd, Usage
 from cellyard_sandbox.limits import Budget, OutputLimits
@@ -51,7 +51,10 @@ class _Execution:
     timeout_s: float
     allow_stdin: bool
     namespaces: bool
+    manner: manner_pb2.Manner
     budget: Budget
+    traceparent: str
+    came_at: float
     sent_at: float = 0.0
     started: bool = False
     interrupted_by: str = ""
@@ -116,7 +119,17 @@ class Executions:
             return
         self._held[execution_id] = 0
         budget = Budget(self.limits)
-        execution = _Execution(execution_id, order.source, order.timeout_s, order.allow_stdin, order.namespaces, budget)
+        execution = _Execution(
+            execution_id,
+            order.source,
+            order.timeout_s,
+            order.allow_stdin,
+            order.namespaces,
+            order.manner,
+            budget,
+            order.traceparent,
+            came_at=self._clock.time(),
+        )
         if self._gone is not None:
             self._end(execution, _gone(self._gone))
             return
@@ -205,7 +218,9 @@ class Executions:
             return
         self._running = None
         outcome = link_pb2.OUTCOME_OK if end.ok else link_pb2.OUTCOME_ERROR
-        ended = link_pb2.ExecutionEnded(outcome=outcome, execution_count=end.execution_count, value=end.value)
+        ended = link_pb2.ExecutionEnded(
+            outcome=outcome, execution_count=end.execution_count, value=end.value, reply_json=end.reply_json
+        )
         self._end(running, ended, self._host().usage())
         self._next()
 
@@ -221,7 +236,11 @@ class Executions:
         source, execution.source = execution.source, ""
         execution.sent_at = self._clock.time()
         self._host().run(
-            execution.execution_id, source, allow_stdin=execution.allow_stdin, namespaces=execution.namespaces
+            execution.execution_id,
+            source,
+            allow_stdin=execution.allow_stdin,
+            namespaces=execution.namespaces,
+            manner=execution.manner,
         )
 
     def _interrupt(self, execution: _Execution, why: str, restart_after_s: float) -> None:
@@ -265,6 +284,9 @@ class Executions:
         for item in execution.budget.close():
             self._show(execution.execution_id, item)
         ended.interrupted_by = execution.interrupted_by
+        if execution.traceparent:
+            ended.traceparent = execution.traceparent
+            ended.waited_s = max(0.0, execution.sent_at - execution.came_at)
         if execution.started:
             ended.wall_s = self._clock.time() - execution.sent_at
         if usage is not None:

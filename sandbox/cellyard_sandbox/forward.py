@@ -56,27 +56,42 @@ class Forwarder:
             writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        out_reader, out_writer = await asyncio.open_unix_connection(self._path, limit=_CHUNK)
-        answer = asyncio.ensure_future(_copy(out_reader, writer))
-        request = asyncio.ensure_future(_copy(reader, out_writer))
-        try:
-            await answer
-            # The proxy has hung up, and nobody wants the rest of the request. But closed over it, the client's
-            # connection would break before the answer is read.
-            await asyncio.wait((request,), timeout=_LINGER_S)
-        finally:
-            request.cancel()
-            await asyncio.gather(request, answer, return_exceptions=True)
-            out_writer.transport.abort()  # what the proxy has not read nobody waits for
-            with contextlib.suppress(OSError):
-                await out_writer.wait_closed()
+        loop = asyncio.get_running_loop()
+        # A plain socket: a transport drops what has arrived when what it sends is refused, and a proxy that refuses a
+        # request before it was read whole says why.
+        with socket.socket(socket.AF_UNIX) as out:
+            out.setblocking(False)
+            await loop.sock_connect(out, self._path)
+            answer = asyncio.ensure_future(_bring(out, writer))
+            request = asyncio.ensure_future(_send(reader, out))
+            try:
+                await answer
+                # The proxy has hung up, and nobody wants the rest of the request. But closed over it, the client's
+                # connection would break before the answer is read.
+                await asyncio.wait((request,), timeout=_LINGER_S)
+            finally:
+                request.cancel()
+                answer.cancel()
+                await asyncio.gather(request, answer, return_exceptions=True)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK):
+async def _bring(out: socket.socket, writer: asyncio.StreamWriter) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):  # one side is gone; the other is told by what follows
+        while data := await loop.sock_recv(out, _CHUNK):
             writer.write(data)
             await writer.drain()
+    with contextlib.suppress(OSError):
         writer.write_eof()
-    except OSError:
-        pass  # one side is gone; the other is told by what follows
+
+
+async def _send(reader: asyncio.StreamReader, out: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            await loop.sock_sendall(out, data)
+        out.shutdown(socket.SHUT_WR)
+        return
+    with contextlib.suppress(OSError):
+        while await reader.read(_CHUNK):
+            pass  # the proxy takes no more, and the client is to come to its answer

@@ -30,6 +30,7 @@ from traitlets.config import Config
 from cellyard_proto.codemode import frames
 from cellyard_sandbox import paging, values
 from cellyard_sandbox.asked import answer
+from cellyard_sandbox.python_kernel import told
 from cellyard_sandbox.threads import let_threads_write_to_their_cell
 
 
@@ -164,11 +165,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         """Says what is known of the name there."""
         return answer(lambda: super(Kernel, self).do_inspect(code, cursor_pos, *args, **options))
 
-    async def do_history(self, *args: Any, start: int = 0, **options: Any) -> dict[str, Any]:
-        """Says what ran. A range may start before the first cell, and then starts with that."""
-        kept = len(self.shell.history_manager.input_hist_raw)  # with an entry for the cell 0, which is none
-        first = max(start + kept, 1) if start < 0 else start
-        return answer(lambda: super(Kernel, self).do_history(*args, start=first, **options))
+    async def do_history(self, hist_access_type: str, output: bool, raw: bool, **options: Any) -> dict[str, Any]:
+        """Says what ran."""
+        options |= {"hist_access_type": hist_access_type, "output": output, "raw": raw}
+        return answer(lambda: told.history(self.shell, **options))
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: asyncio.Future[Any]) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_proto.v1 import link_pb2, manner_pb2, outputs_pb2
 from cellyard_sandbox import comms, host_frames, messages, wire
 from cellyard_sandbox.asks import Asks
 from cellyard_sandbox.carriers import END_OF_INPUT, Channels, OpenChannels
@@ -27,18 +28,13 @@ _SETTLE_S = 10.0  # between the first and the second sign that a run is over
 _LAST_WORDS_S = 0.5  # for what a dead kernel has left in its channels
 _DEAF_S = 1.0  # a kernel that closed its channels lives this long
 
-_EXECUTE = {
-    "silent": False,
-    "store_history": True,
-    "user_expressions": {},
-    # Else the kernel refuses what comes soon after an error. What depends on what is not its to say.
-    "stop_on_error": False,
-}
+_MAX_REPLY = 1024 * 1024  # bytes of what an end brings along for a front end
 
 
 @dataclass(slots=True)
 class _Run:
     run_id: str
+    manner: manner_pb2.Manner
     busy: bool = False
     idle: bool = False
     failed: bool = False
@@ -108,13 +104,24 @@ class JupyterHost:
         if self._channels is not None:
             self._channels.set_environment(env)
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool, manner: manner_pb2.Manner) -> None:
         """See KernelHost."""
         if self._run is not None or self._channels is None or self._process is None:
             raise RuntimeError("a run is under way, or no kernel is there")
-        self._run = _Run(run_id)
+        self._run = _Run(run_id, manner)
         self._process.run_starts()
-        content = {**_EXECUTE, "code": source, "allow_stdin": allow_stdin, "namespaces": namespaces}
+        content = {
+            "code": source,
+            "silent": manner.silent,
+            "store_history": not manner.silent and (manner.store_history or not manner.HasField("store_history")),
+            "user_expressions": dict(manner.user_expressions),
+            "allow_stdin": allow_stdin,
+            # Else the kernel refuses what comes soon after an error. What depends on what is not its to say.
+            "stop_on_error": False,
+            # Of this agent's own kernels.
+            "namespaces": namespaces,
+            "payload": manner.payload,
+        }
         self._send(wire.Request(run_id, "execute_request", content))
 
     def interrupt(self, run_id: str) -> None:
@@ -245,6 +252,7 @@ class JupyterHost:
         if self._asks.answered(message):
             return
         if message.kind == "kernel_info_reply":
+            self._asks.info = _content(message)
             self._answered = True
             self._maybe_ready()
             return
@@ -297,6 +305,8 @@ class JupyterHost:
             self._listener.run_started(run.run_id, run.execution_count)
         elif content.get("execution_state") == "busy":
             run.busy = True
+            if run.manner.silent:  # it is not told that it is counted
+                self._listener.run_started(run.run_id, 0)
         elif content.get("execution_state") == "idle" and run.busy:
             run.idle = True
             self._maybe_over(run)
@@ -344,7 +354,8 @@ class JupyterHost:
         if self._process is not None:
             execution_count = messages.count(reply.get("execution_count")) or run.execution_count
             self._asks.kernel_idle()
-            self._listener.run_ended(run.run_id, RunEnd(ok, execution_count, run.value))
+            end = RunEnd(ok, execution_count, run.value, _asked_for(run.manner, reply))
+            self._listener.run_ended(run.run_id, end)
             self._process.run_ended()
 
     def _start_timer(self, name: str, delay_s: float, call: Any) -> None:
@@ -366,6 +377,18 @@ def _content(message: wire.Message) -> dict[str, Any]:
         return message.content()
     except wire.NotAMessage:
         return {}
+
+
+def _asked_for(manner: manner_pb2.Manner, reply: Mapping[str, Any]) -> str:
+    """What of the reply somebody wants, as JSON; "" for nothing, and where it is too much."""
+    wanted: dict[str, Any] = {}
+    expressions, payload = reply.get("user_expressions"), reply.get("payload")
+    if manner.user_expressions and isinstance(expressions, dict):
+        wanted["user_expressions"] = expressions
+    if manner.payload and isinstance(payload, list) and payload:
+        wanted["payload"] = payload
+    text = json.dumps(wanted, separators=(",", ":")) if wanted else ""
+    return text if len(text) <= _MAX_REPLY else ""
 
 
 def _remove(folder: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_proto.v1 import link_pb2, manner_pb2, outputs_pb2
 from cellyard_sandbox.messages import Item
 
 
@@ -25,6 +25,8 @@ class RunEnd:
     ok: bool
     execution_count: int
     value: outputs_pb2.Value | None
+    reply_json: str = ""
+    """See ExecutionEnded; "" where nothing was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class KernelHost(Protocol):
     def set_environment(self, env: Mapping[str, str]) -> None:
         """Sets variables in the kernel that runs, before the next run; libraries that were imported may not notice."""
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool, manner: manner_pb2.Manner) -> None:
         """Gives a source to the kernel. Only where no other run is under way.
 
         Without `allow_stdin`, input() raises in it. With `namespaces` it finds code mode's among its globals.

@@ -1,4 +1,5 @@
-"""A pager for notebooks without one: what `name?` and its like page is an output of the cell. Runs in the kernel."""
+"""A pager for notebooks: what `name?` and its like page is an output of the cell, or comes with its end where somebody
+wants that. Runs in the kernel."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ def shows(shell: Any) -> Callable[..., None]:
 
     def page(text: str | dict[str, Any], start: int = 0, screen_lines: int = 0, pager_cmd: Any = None) -> None:
         data = text if isinstance(text, dict) else {"text/plain": text}
+        if shell.get_parent().get("content", {}).get("payload") is True:
+            shell.payload_manager.write_payload({"source": "page", "data": data, "start": start})
+            return
         if isinstance(data.get("text/plain"), str) and start > 0:
             data = {**data, "text/plain": "\n".join(data["text/plain"].split("\n")[start:])}
         shell.display_pub.publish(data)

@@ -6,11 +6,13 @@ import asyncio
 import builtins
 import contextlib
 import contextvars
+import functools
 import getpass
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ from IPython.utils.tokenutil import token_at_cursor
 from traitlets.config import Config
 
 from cellyard_sandbox.asked import answer
+from cellyard_sandbox.python_kernel import told
 from cellyard_sandbox.python_kernel.comms import Comms
 from cellyard_sandbox.python_kernel.connection import Closed, Connection, Request, frame
 from cellyard_sandbox.python_kernel.interrupts import Interrupts, raise_interrupt
@@ -135,13 +138,15 @@ class Kernel:
             os.environ.update(request.content.get("env", {}))
         elif request.kind == "kernel_info_request":
             status = frame("status", request.msg_id, {"execution_state": "idle"})
-            self.connection.send(frame("kernel_info_reply", request.msg_id, {"status": "ok"}), status)
+            self.connection.send(frame("kernel_info_reply", request.msg_id, told.info()), status)
         elif request.kind == "complete_request":
             self._answer(request, self._complete)
         elif request.kind == "inspect_request":
             self._answer(request, self._inspect)
         elif request.kind == "history_request":
-            self._answer(request, self._history)
+            self._answer(request, functools.partial(told.history, self.shell))
+        elif request.kind == "is_complete_request":
+            self._answer(request, functools.partial(told.is_complete, self.shell))
 
     def _hear_comm(self, request: Request) -> None:
         latest = self.parents.latest
@@ -170,7 +175,7 @@ class Kernel:
                 from cellyard_sandbox import codemode  # late: other kernels need none of it
 
                 codemode.provide(self.shell.user_ns, self.shell.user_ns_hidden)
-            reply = await self._run_interruptible(str(request.content.get("code", "")))
+            reply = await self._run_interruptible(str(request.content.get("code", "")), _how(request.content))
         except BaseException as failed:  # whatever it is, there is an answer
             reply = self._error(failed)
         self._questions.allowed = False
@@ -184,12 +189,12 @@ class Kernel:
         if self.shell.exit_now:
             self._end()
 
-    async def _run_interruptible(self, code: str) -> dict[str, Any]:
+    async def _run_interruptible(self, code: str, how: _How) -> dict[str, Any]:
         """Takes SIGINT while the cell runs, and only then."""
         try:
             self._interrupts.take()
             try:
-                return await self._run(code)
+                return await self._run(code, how)
             finally:
                 self._interrupts.ignore()
         except KeyboardInterrupt as interrupt:
@@ -198,7 +203,7 @@ class Kernel:
             self.shell.showtraceback()
             return self._error(interrupt)
 
-    async def _run(self, code: str) -> dict[str, Any]:
+    async def _run(self, code: str, how: _How) -> dict[str, Any]:
         shell = self.shell
         shell.start_cell()
         transformed, bad = code, None
@@ -212,8 +217,10 @@ class Kernel:
             may_wait = "await" in transformed or "async" in transformed  # else it need not be compiled to find out
             waits = may_wait and shell.should_run_async(code, **prepared)
             if waits and (shell.trio_runner or shell.loop_runner is not _asyncio_runner):
-                return self._reply(shell.run_cell(code, store_history=True))  # %autoawait has another event loop
-            cell = shell.run_cell_async(code, store_history=True, **prepared)
+                # %autoawait has another event loop
+                result = shell.run_cell(code, store_history=how.store_history, silent=how.silent)
+                return self._reply(result, how)
+            cell = shell.run_cell_async(code, store_history=how.store_history, silent=how.silent, **prepared)
             try:
                 if waits:
                     future = asyncio.ensure_future(cell)
@@ -226,10 +233,11 @@ class Kernel:
                         result = end.value
             finally:
                 shell.events.trigger("post_execute")
-                shell.events.trigger("post_run_cell", result)
+                if not how.silent:
+                    shell.events.trigger("post_run_cell", result)
+            return self._reply(result, how)
         finally:
             shell.payload_manager.clear_payload()
-        return self._reply(result)
 
     @contextlib.contextmanager
     def _cancel_on_interrupt(self, future: asyncio.Future[Any]) -> Iterator[None]:
@@ -252,11 +260,16 @@ class Kernel:
         finally:
             self._interrupts.take()
 
-    def _reply(self, result: Any) -> dict[str, Any]:
+    def _reply(self, result: Any, how: _How) -> dict[str, Any]:
         if result is None:
             return self._error(RuntimeError("the cell did not end"))
         if result.success and not self.shell.tell_errors_while_showing:
-            return {"status": "ok", "execution_count": self.shell.execution_count - 1}
+            reply = {"status": "ok", "execution_count": self.shell.execution_count - 1}
+            if how.user_expressions:
+                reply["user_expressions"] = self.shell.user_expressions(how.user_expressions)
+            if how.payload:
+                reply["payload"] = self.shell.payload_manager.read_payload()
+            return reply
         error = result.error_before_exec if result.error_before_exec is not None else result.error_in_exec
         return self._error(error)
 
@@ -304,12 +317,23 @@ class Kernel:
             data.pop("text/html", None)
         return {"status": "ok", "found": True, "data": data, "metadata": {}}
 
-    def _history(self, start: int = 0, raw: bool = True, output: bool = False, **_: Any) -> dict[str, Any]:
-        """What ran. A range may start before the first cell, and then starts with that."""
-        kept = len(self.shell.history_manager.input_hist_raw)  # with an entry for the cell 0, which is none
-        first = max(start + kept, 1) if start < 0 else start
-        entries = self.shell.history_manager.get_range(0, first, None, raw=raw, output=output)
-        return {"status": "ok", "history": list(entries)}
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    silent: bool
+    store_history: bool
+    user_expressions: dict[str, str]
+    payload: bool
+
+
+def _how(content: dict[str, Any]) -> _How:
+    """How a cell is to be run."""
+    return _How(
+        silent=content.get("silent") is True,
+        store_history=content.get("store_history") is not False,
+        user_expressions=content.get("user_expressions") or {},
+        payload=content.get("payload") is True,
+    )
 
 
 def _message(request: Request) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Stream(io.TextIOBase):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._forked = False
         self._line = ""  # of a forked process
+        arrived = select.poll()
+        arrived.register(self._pipe, select.POLLIN)
+        self._arrived = arrived.poll
         os.set_inheritable(self._pipe, False)
         os.set_blocking(self._pipe, False)
         try:
@@ -81,6 +84,10 @@ class Stream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         if self._forked:
             return self._write_forked(string)
+        # What programs and C code have written before this stands before it. print() writes line ends by themselves.
+        if string != "\n" and self._has_arrived():
+            with self._pump.interrupts:
+                self.read_pipe(_READS_A_FLUSH)
         self._keep(self._pump.parents.current().msg_id, str(string))
         self.flush_much()
         return len(string)
@@ -126,6 +133,10 @@ class Stream(io.TextIOBase):
     def pipe(self) -> int:
         """The end of the descriptor's pipe to read from."""
         return self._pipe
+
+    def _has_arrived(self) -> bool:
+        with self._pipe_lock:  # whoever reads the pipe has kept what it read
+            return bool(self._arrived(0))
 
     def _keep(self, parent: str, text: str) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from typing import Any
 from cellyard_controller.sandboxes.flows import FlowFailed, Flows, WriteFile
 from cellyard_proto import framing
 from cellyard_proto.outputs import NbOutput, OutputFold, data_to_nbformat, to_nbformat
-from cellyard_proto.v1 import calls_pb2, link_pb2, outputs_pb2
+from cellyard_proto.v1 import calls_pb2, link_pb2, manner_pb2, outputs_pb2
 
 WAIT_S = 60.0
 
@@ -166,16 +166,25 @@ class Controller:
     def claim(self, env: dict[str, str], *, proxy: bool = False) -> None:
         self.send(claim=link_pb2.ClaimSandbox(env=env, proxy=proxy))
 
-    def dispatch(self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False) -> Record:
+    def dispatch(
+        self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False, **manner: Any
+    ) -> Record:
+        """`manner`: the fields of a Manner."""
         order = link_pb2.Dispatch(
-            execution_id=execution_id, source=source, timeout_s=timeout_s, allow_stdin=allow_stdin
+            execution_id=execution_id,
+            source=source,
+            timeout_s=timeout_s,
+            allow_stdin=allow_stdin,
+            manner=manner_pb2.Manner(**manner) if manner else None,
         )
         self.send(dispatch=order)
         return self.record(execution_id)
 
-    async def run(self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False) -> Record:
+    async def run(
+        self, execution_id: str, source: str, timeout_s: float = 0, *, allow_stdin: bool = False, **manner: Any
+    ) -> Record:
         """Runs a source to its end."""
-        record = self.dispatch(execution_id, source, timeout_s, allow_stdin=allow_stdin)
+        record = self.dispatch(execution_id, source, timeout_s, allow_stdin=allow_stdin, **manner)
         await self.until(lambda: record.ended is not None)
         return record
 

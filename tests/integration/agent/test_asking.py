@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from tests.integration.agent.controller import Controller
 
-from cellyard_proto.v1 import calls_pb2, link_pb2
+from cellyard_proto.v1 import calls_pb2, history_pb2, link_pb2
 
 
 def complete(code: str, cursor: int) -> dict[str, Any]:
@@ -172,3 +173,80 @@ async def test_without_a_kernel_nothing_can_be_asked(kernel: Controller) -> None
     assert (await kernel.ask())[0] == "no kernel"
     await kernel.restart()
     assert (await kernel.ask())[0] == "not a question"
+
+
+async def test_a_silent_run_is_neither_counted_nor_shows_its_value(kernel: Controller) -> None:
+    await kernel.run("a", "1")
+    silent = await kernel.run("b", "x = 6\nprint('said')\nx * 7", silent=True)
+    assert (silent.outcome, silent.text(), silent.value) == ("ok", "said\n", None)
+    uncounted = await kernel.run("c", "x * 7", store_history=False)
+    assert uncounted.value is not None
+    assert uncounted.value.json == "42"
+    counted = await kernel.run("d", "x")
+    assert counted.end.execution_count == 2
+    _, ran = await kernel.ask(**history(10))
+    assert [entry[2] for entry in ran["history"]] == ["1", "x"]
+    failed = await kernel.run("e", "1/0", silent=True)
+    assert failed.outcome == "error"
+
+
+async def test_an_end_brings_along_what_was_asked_for(kernel: Controller) -> None:
+    asked = await kernel.run("a", "x = 6", user_expressions={"y": "x * 7", "bad": "1/0"})
+    told = json.loads(asked.end.reply_json)["user_expressions"]
+    assert told["y"]["data"] == {"text/plain": "42"}
+    assert told["bad"]["ename"] == "ZeroDivisionError"
+    paged = await kernel.run("b", "print?", payload=True)
+    (payload,) = json.loads(paged.end.reply_json)["payload"]
+    assert payload["source"] == "page"
+    assert "Prints the values" in payload["data"]["text/plain"]
+    assert not paged.outputs
+    proposed = await kernel.run("c", "get_ipython().set_next_input('next')", payload=True)
+    assert json.loads(proposed.end.reply_json)["payload"][0]["text"] == "next"
+    unasked = await kernel.run("d", "print?")
+    assert unasked.end.reply_json == ""
+    assert unasked.outputs
+
+
+async def test_what_the_kernel_is_can_be_asked_while_it_runs_a_cell(kernel: Controller) -> None:
+    run = kernel.dispatch("a", "import time\nwhile True: time.sleep(0.01)")
+    await kernel.until(lambda: run.started)
+    error, told = await kernel.ask(info=link_pb2.AskInfo())
+    assert error == ""
+    assert told["language_info"]["name"] == "python"
+    assert told["language_info"]["file_extension"] == ".py"
+    kernel.interrupt("a")
+    await kernel.until(lambda: run.ended is not None)
+
+
+async def test_whether_code_is_complete(kernel: Controller) -> None:
+    async def status(code: str) -> tuple[str, str]:
+        error, told = await kernel.ask(is_complete=link_pb2.AskIsComplete(code=code))
+        assert error == ""
+        return told["status"], told.get("indent", "")
+
+    assert await status("1 + 1") == ("complete", "")
+    assert await status("def f():") == ("incomplete", "    ")
+    assert (await status("x = )"))[0] == "invalid"
+
+
+async def test_the_history_by_range_and_by_pattern_with_values(kernel: Controller) -> None:
+    for number, source in enumerate(["a = 1", "a + 1", "%time a", "a = 1"]):
+        await kernel.run(f"h{number}", source)
+
+    async def told(**asked: Any) -> list[Any]:
+        error, answer = await kernel.ask(history=link_pb2.AskHistory(**asked))
+        assert error == ""
+        return [entry[1:] for entry in answer["history"]]
+
+    assert await told(range=history_pb2.HistoryRange(start=2, stop=3)) == [[2, "a + 1"]]
+    assert await told(range=history_pb2.HistoryRange(start=-1)) == [[4, "a = 1"]]
+    assert await told(range=history_pb2.HistoryRange(start=1, stop=3), output=True) == [
+        [1, ["a = 1", None]],
+        [2, ["a + 1", "2"]],
+    ]
+    assert await told(search=history_pb2.HistorySearch(pattern="a ?*")) == [[1, "a = 1"], [2, "a + 1"], [4, "a = 1"]]
+    assert await told(search=history_pb2.HistorySearch(pattern="a = *", unique=True)) == [[4, "a = 1"]]
+    assert await told(search=history_pb2.HistorySearch(pattern="*"), limit=1) == [[4, "a = 1"]]
+    (transformed,) = await told(range=history_pb2.HistoryRange(start=3, stop=4), transformed=True)
+    assert "run_line_magic" in transformed[1]
+    assert await told(range=history_pb2.HistoryRange(session=-1)) == []

@@ -33,6 +33,16 @@ async def echo(folder: Path) -> AsyncIterator[asyncio.Server]:
     server.close()
 
 
+async def refusing(folder: Path) -> asyncio.Server:
+    """In the proxy's place: says a word and hangs up, whatever it was asked."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"here")
+        writer.close()
+
+    return await asyncio.start_unix_server(serve, str(folder / "proxy.sock"))
+
+
 async def start(controller: Controller, *, proxy: bool, env: dict[str, str] | None = None) -> None:
     await controller.start_kernel()
     controller.claim(env or {}, proxy=proxy)
@@ -67,13 +77,17 @@ async def test_without_a_proxy_a_connection_ends_and_the_next_one_is_tried_anew(
     hang_up = "try:\n    print(ask(b'hello'))\nexcept OSError:\n    print(b'')"
     assert (await controller.run("e1", ASK + hang_up)).text() == "b''\n"
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"here")
-        writer.close()
+    async with await refusing(folder):
+        assert (await controller.run("e2", ASK + "print(ask(b'hello'))")).text() == "b'here'\n"
 
-    server = await asyncio.start_unix_server(serve, str(folder / "proxy.sock"))
-    assert (await controller.run("e2", ASK + "print(ask(b'hello'))")).text() == "b'here'\n"
-    server.close()
+
+async def test_an_answer_given_before_the_request_was_read_arrives(
+    agent: AgentProcess, controller: Controller, folder: Path
+) -> None:
+    async with await refusing(folder):
+        await start(controller, proxy=True)
+        asked = "print([ask(b'x' * size) for size in (1, 100, 1_000_000) for _ in range(50)] == [b'here'] * 150)"
+        assert (await controller.run("e1", ASK + asked)).text() == "True\n"
 
 
 async def test_a_kernel_that_has_no_way_out_is_told_of_none(agent: AgentProcess, controller: Controller) -> None:

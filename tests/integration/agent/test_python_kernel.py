@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import Any
 
@@ -82,6 +83,61 @@ print('fourth')
     run = await kernel.run("a", source)
     assert run.text() == "first\nsecond\nfourth\n"
     assert run.text("stderr") == "third\n"
+
+
+async def test_what_is_written_to_the_descriptor_stands_before_what_is_printed_after_it(kernel: Controller) -> None:
+    source = "import os\nfor n in range(500):\n    print(n)\n    os.write(1, b'+\\n')"
+    run = await kernel.run("a", source)
+    assert run.text() == "".join(f"{n}\n+\n" for n in range(500))
+
+
+async def test_that_order_stands_however_the_threads_take_turns(kernel: Controller) -> None:
+    source = """
+import os, sys
+interval = sys.getswitchinterval()
+sys.setswitchinterval(1e-6)
+for n in range(20_000):
+    print(n)
+    os.write(1, b'+\\n')
+sys.setswitchinterval(interval)
+"""
+    run = await kernel.run("a", source)
+    assert run.text() == "".join(f"{n}\n+\n" for n in range(20_000))
+
+
+async def test_many_threads_print_at_once(kernel: Controller) -> None:
+    source = """
+import sys, threading
+failed = []
+def say(name):
+    try:
+        for n in range(2_000):
+            print(name)
+    except BaseException as error:
+        failed.append(repr(error))
+interval = sys.getswitchinterval()
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=say, args=(name,)) for name in "abcd"]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.setswitchinterval(interval)
+failed
+"""
+    run = await kernel.run("a", source)
+    assert value_of(run) == []
+    assert collections.Counter(run.text()) == {"a": 2_000, "b": 2_000, "c": 2_000, "d": 2_000, "\n": 8_000}
+
+
+async def test_the_traceback_of_an_interrupt_shows_the_cell_alone(kernel: Controller) -> None:
+    source = "import _thread, time\n_thread.interrupt_main()\ntime.sleep(60)"
+    run = await kernel.run("a", source)
+    assert run.error is not None
+    assert run.error.ename == "KeyboardInterrupt"
+    shown = "".join(run.error.traceback)
+    assert "interrupt_main" in shown
+    assert "python_kernel" not in shown
 
 
 async def test_a_fork_that_comes_to_the_end_of_the_cell_ends_there(kernel: Controller) -> None:

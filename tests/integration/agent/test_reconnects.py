@@ -127,6 +127,27 @@ async def test_an_agent_without_a_controller_ends_after_its_grace(controller: Co
     assert await agent.ended(timeout_s=10) == 0
 
 
+async def test_an_agent_ends_with_its_controllers_lease_connected_or_not(
+    kernel: Controller, agent: AgentProcess
+) -> None:
+    run = kernel.dispatch("a", "import time\ntime.sleep(60)")
+    await kernel.until(lambda: run.started)
+    kernel.send(lease=link_pb2.Lease(left_s=60.0))
+    kernel.send(lease=link_pb2.Lease(left_s=0.5))  # the last one counts
+    assert await agent.ended(timeout_s=30) == 0
+
+
+async def test_a_renewed_lease_goes_on_and_one_that_a_new_connection_brings(
+    kernel: Controller, agent: AgentProcess
+) -> None:
+    kernel.send(lease=link_pb2.Lease(left_s=2.0))
+    kernel.send(lease=link_pb2.Lease(left_s=60.0))
+    assert (await kernel.run("a", "import time\ntime.sleep(2.5)\nprint('there')")).text() == "there\n"
+    kernel.send(lease=link_pb2.Lease(left_s=1.0))
+    await kernel.close()
+    assert await agent.ended(timeout_s=30) == 0
+
+
 async def test_text_that_waited_for_a_slow_reader_goes_out_when_it_reads_again(kernel: Controller) -> None:
     kernel.reading.clear()
     source = """

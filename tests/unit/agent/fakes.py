@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Mapping
 
-from cellyard_proto.v1 import link_pb2, outputs_pb2
+from cellyard_proto.v1 import link_pb2, manner_pb2, outputs_pb2
 from cellyard_sandbox.kernel_host import Usage
 
 
@@ -58,7 +58,7 @@ class ScriptedHost:
     async def stop(self) -> None:
         raise NotImplementedError
 
-    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool) -> None:
+    def run(self, run_id: str, source: str, *, allow_stdin: bool, namespaces: bool, manner: manner_pb2.Manner) -> None:
         self.ran.append((run_id, source))
 
     def interrupt(self, run_id: str) -> None:

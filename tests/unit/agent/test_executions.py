@@ -257,3 +257,14 @@ def test_the_end_tells_count_value_and_usage(sandbox: Sandbox) -> None:
     end = sandbox.end("a")
     assert (end.execution_count, end.value.json, end.cpu_s, end.wall_s) == (3, "2", 0.5, 1.5)
     assert end.peak_memory_bytes == 1000
+
+
+def test_who_wants_to_know_of_the_agents_span_hears_how_long_it_waited_and_nobody_else(sandbox: Sandbox) -> None:
+    span = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sandbox.dispatch("a")
+    sandbox.executions.dispatch(link_pb2.Dispatch(execution_id="b", source="x", traceparent=span))
+    sandbox.clock.pass_s(2.0)
+    sandbox.executions.run_ended("a", OK)
+    sandbox.executions.run_ended("b", OK)
+    assert (sandbox.end("a").traceparent, sandbox.end("a").waited_s) == ("", 0.0)
+    assert (sandbox.end("b").traceparent, sandbox.end("b").waited_s) == (span, 2.0)
