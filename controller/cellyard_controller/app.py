@@ -7,46 +7,68 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlalchemy import Connection
 
-from cellyard_controller import __version__
+from cellyard_controller import __version__, tracing
 from cellyard_controller.api.access import Access
 from cellyard_controller.api.arrivals import Arrivals
 from cellyard_controller.api.executions import Executions
 from cellyard_controller.api.files import Files
 from cellyard_controller.api.kernels import Kernels
 from cellyard_controller.api.library import Artifacts, Workflows
+from cellyard_controller.api.nodes import Nodes
 from cellyard_controller.api.notebooks import Notebooks
 from cellyard_controller.api.processes import Processes
+from cellyard_controller.api.reflection import Reflection
 from cellyard_controller.api.sandboxes import Sandboxes
 from cellyard_controller.api.server import Address, CannotListen, Server, lock
 from cellyard_controller.api.sessions import Sessions
 from cellyard_controller.api.tenants import Tenants
+from cellyard_controller.cluster.cluster import Cluster
+from cellyard_controller.cluster.joining import join
+from cellyard_controller.cluster.owners import Inherited
+from cellyard_controller.cluster.standing import Terms
 from cellyard_controller.config import Config
+from cellyard_controller.ids import NotebookRef
 from cellyard_controller.library import artifacts, serving, workflows
+from cellyard_controller.notebooks.ownership import Alone, Ownership
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.runtimes import Runtime
+from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
-from cellyard_controller.store import Store
+from cellyard_controller.store import Store, places
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.audit import Audit
 from cellyard_controller.tenants.quotas import Quotas
 from cellyard_controller.upkeep import keep_up
 from cellyard_proto.v1 import (
+    executions_pb2,
     executions_pb2_grpc,
+    files_pb2,
     files_pb2_grpc,
+    kernels_pb2,
     kernels_pb2_grpc,
+    library_pb2,
     library_pb2_grpc,
+    nodes_pb2,
+    nodes_pb2_grpc,
+    notebooks_pb2,
     notebooks_pb2_grpc,
+    processes_pb2,
     processes_pb2_grpc,
+    sandboxes_pb2,
     sandboxes_pb2_grpc,
+    sessions_pb2,
     sessions_pb2_grpc,
+    tenants_pb2,
     tenants_pb2_grpc,
 )
 
@@ -58,15 +80,41 @@ log = structlog.get_logger()
 Runtimes = Callable[[Config, str], Mapping[str, Runtime]]
 """Makes the runtimes of a controller from its configuration and id."""
 
+SERVICES = tuple(
+    service.full_name
+    for file in (
+        executions_pb2,
+        files_pb2,
+        kernels_pb2,
+        library_pb2,
+        nodes_pb2,
+        notebooks_pb2,
+        processes_pb2,
+        sandboxes_pb2,
+        sessions_pb2,
+        tenants_pb2,
+    )
+    for service in file.DESCRIPTOR.services_by_name.values()
+)
+"""The names of the services, as health checks and reflection have them."""
+
 _GRACE_S = 2.0
+_LEFT_WITHIN_S = 8.0
+"""Seconds; all of a node's sandboxes are being removed from the first moment on."""
+_EXPORT_WITHIN_S = 5.0
 _ID_LENGTH = len("sb-000000000000")
 
 
 class Controller:
     """A controller on one data folder. `start`, then `stop`; `run` does both around signals."""
 
-    def __init__(self, config: Config, runtimes: Runtimes | None = None) -> None:
-        """`runtimes` makes others than the configured ones."""
+    def __init__(
+        self, config: Config, runtimes: Runtimes | None = None, *, ownership: Ownership | None = None, node: str = ""
+    ) -> None:
+        """`runtimes` makes others than the configured ones. `ownership` says what is its own of a store that several
+        share, and `node` which of them it is; without, all of it is."""
+        self._ownership, self._node = ownership or Alone(), node
+        self._cluster: Cluster | None = None
         self._config = config
         self._make_runtimes = runtimes or configured_runtimes
         self._tasks = asyncio.TaskGroup()
@@ -90,16 +138,26 @@ class Controller:
         """Opens the data folder, adopts what is there, and listens. Raises CannotListen, StoreFailed."""
         config = self._config
         addresses = [Address.parse(text) for text in config.listen]
+        if config.tracing.endpoint and not tracing.installed():
+            raise CannotListen('tracing.endpoint needs OpenTelemetry: pip install "cellyard[tracing]"', usage=True)
         self._http = _http(config)
         self._open_folder(config.data)
         self._server = Server(config)
         self._server.bind([*addresses, Address(control_socket(config.data))])
         if self._http is not None:
             self._http.bind()
-        self._store = Store.open(config.data / "cellyard.sqlite", used=Seal.made(config.data))
+        place = _place(config)
+        self._store = Store.open(place, used=Seal.made(config.data))
+        seal = _seal(config)
         await self._tasks.__aenter__()
+        if isinstance(place, places.Postgres):
+            cluster = await asyncio.to_thread(join, config, place, self._store, self._server.addresses, seal)
+            self._cluster, self._node = cluster, cluster.name
+            self._keep_lease = self._tasks.create_task(cluster.keep())
+            self._ownership = cluster.ownerships(self._new_notebook)
         runtimes = self._make_runtimes(config, self._store.controller_id)
-        self.supervisor = Supervisor(self._store, runtimes, config, self._tasks, self.quotas)
+        self._traces = tracing.configured(config.tracing, __version__, self._store.controller_id)
+        self.supervisor = Supervisor(self._store, runtimes, config, self._tasks, self.quotas, self._cluster)
         self.replicas = ReplicaWorker(config)
         allowances = Allowances(self.quotas, self._store)
         self._audit = Audit(config.data, max_bytes=config.audit.max_bytes, files=config.audit.files)
@@ -111,20 +169,29 @@ class Controller:
         self.rooms = Rooms(
             self._store,
             self.supervisor,
-            Seal.of(config.data),
+            seal,
             config,
             self.replicas,
             self._library,
             allowances,
             self._audit,
+            self._traces,
+            self._ownership,
         )
-        self._access = Access(self._store, self.quotas, allowances, self._audit, Arrivals(config.limits))
+        arrivals = Arrivals(config.limits)
+        self._access = Access(self._store, self.quotas, allowances, self._audit, arrivals, self._traces)
         self._add_services()
         await self._access.load()
-        await self.rooms.recover(await self.supervisor.reconcile())
-        await self._server.start()
+        if self._cluster is None:
+            await self.rooms.recover(await self.supervisor.reconcile())
+        else:
+            self._cluster.attend(self.supervisor, self.supervisor.quota)
+            await self.rooms.recover(await self.supervisor.reconcile(), await self._cluster.had())
+            await self._cluster.begin()
+            self._be_node = self._tasks.create_task(self._cluster.run(self._recover, self.rooms.make_way))
+        await self._server.start(SERVICES)
         if self._http is not None:
-            await self._http.start(self.supervisor, self.rooms, self._store)
+            await self._http.start(self.supervisor, self.rooms, self._store, self._access)
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
         self._keep_access = self._tasks.create_task(self._access.keep())
         self._keep_audit = self._tasks.create_task(self._audit.run())
@@ -132,17 +199,41 @@ class Controller:
             self._linger = self._tasks.create_task(self._stop_when_unused(config.linger))
         log.info("ready", version=__version__, listen=self.addresses, data=str(config.data))
 
+    async def drain(self) -> None:
+        """Begins nothing new, and lets what was accepted come to its end, for as long as `drain_timeout`.
+
+        Where sandboxes are kept nothing is waited for: cells go on without the controller.
+        """
+        self._access.draining = True
+        await self._server.not_serving()
+        if self._http is not None:
+            self._http.not_ready("the controller is draining")
+        if self._config.on_stop == "remove" and self.rooms.unfinished:
+            log.info("draining", executions=self.rooms.unfinished, at_most_s=self._config.drain_timeout)
+            try:
+                async with asyncio.timeout(self._config.drain_timeout):
+                    changes = self.rooms.changes
+                    while self.rooms.unfinished:
+                        await changes.after(changes.count)
+            except TimeoutError:
+                log.info("drained no further", executions=self.rooms.unfinished)
+
     async def stop(self) -> None:
         """Ends what is open, commits, and lets go of the data folder."""
-        log.info("stopping", sandboxes=self._config.on_stop)
+        keep = self._config.on_stop == "keep" and not self.lost_because
+        log.info("stopping", sandboxes="keep" if keep else "remove")
+        if self._cluster is not None:
+            self._be_node.cancel()
+            if keep:
+                self._cluster.left_behind(self._config.node.away)
         self._upkeep.cancel()
         self._keep_access.cancel()
         if self._config.linger:
             self._linger.cancel()
         self._access.stopping.set()
         if self._http is not None:
-            self._http.not_ready()
-        await self.supervisor.stop(keep=self._config.on_stop == "keep")
+            self._http.stopping()
+        await self.supervisor.stop(keep=keep)
         await self.rooms.close()
         await self.replicas.close()
         await self._server.stop(_GRACE_S)
@@ -151,13 +242,28 @@ class Controller:
         await self._access.note_used()
         self._keep_audit.cancel()
         await self._audit.flush()
+        if self._cluster is not None:
+            self._keep_lease.cancel()
+            await asyncio.wait([self._keep_lease])
+            await asyncio.to_thread(self._cluster.leave, self._config.node.away if keep else 0.0)
         await self._tasks.__aexit__(None, None, None)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.close, _EXPORT_WITHIN_S)
         self._store.close()
         (self._config.data / "controller.pid").unlink(missing_ok=True)
         os.close(self._data_lock)
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serves until SIGTERM or SIGINT; a second one ends the process at once."""
+    async def run(
+        self,
+        on_ready: Callable[[], None],
+        on_stopping: Callable[[], None] = lambda: None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serves until SIGTERM or SIGINT, and then drains; a second one ends the process at once.
+
+        Where its node loses its lease it ends too. `on_lost` is called where that takes too long, because the store is
+        away; it ends the process.
+        """
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -169,8 +275,13 @@ class Controller:
             loop.add_signal_handler(number, stop)
         await self.start()
         on_ready()
-        await self.stopping.wait()
-        await self.stop()
+        await self._until_stopping()
+        on_stopping()
+        if self.lost_because:
+            await self._leave_at_once(on_lost)
+        else:
+            await self.drain()
+            await self.stop()
 
     def _open_folder(self, data: Path) -> None:
         longest = len(os.fsencode(data / "link")) + 1 + _ID_LENGTH + 1 + len(SOCKET_NAME)
@@ -190,6 +301,40 @@ class Controller:
         self._data_lock = lock(data / "lock", f"the data folder {data}")
         (data / "controller.pid").write_text(f"{os.getpid()}\n")
 
+    @property
+    def lost_because(self) -> str:
+        """Why what this controller had is another node's now; empty while it is not."""
+        return self._cluster.why_lost if self._cluster is not None and self._cluster.lost.is_set() else ""
+
+    async def _leave_at_once(self, on_lost: Callable[[], None]) -> None:
+        """Sandboxes go first, then everybody is told, and nothing is written."""
+
+        async def leave() -> None:
+            await self.rooms.disown()
+            await self.stop()
+
+        leaving = asyncio.ensure_future(leave())
+        await asyncio.wait([leaving], timeout=_LEFT_WITHIN_S)
+        if not leaving.done():
+            on_lost()
+        await leaving
+
+    async def _until_stopping(self) -> None:
+        """Until somebody wants it to stop, or its node has lost its lease."""
+        ends = [asyncio.ensure_future(self.stopping.wait())]
+        if self._cluster is not None:
+            ends.append(asyncio.ensure_future(self._cluster.lost.wait()))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        self.stopping.set()
+
+    async def _new_notebook(self, ref: NotebookRef) -> Callable[[Connection], object]:
+        return await self.rooms.new(ref)
+
+    async def _recover(self, inherited: Inherited) -> None:
+        await self.rooms.take_over(inherited.notebooks, (EndReason.NODE_LOST, f"the node {inherited.node!r} was lost"))
+
     def _add_services(self) -> None:
         server, access = self._server.grpc, self._access
         rooms, supervisor, config = self.rooms, self.supervisor, self._config
@@ -201,9 +346,12 @@ class Controller:
         library_pb2_grpc.add_WorkflowsServicer_to_server(Workflows(access, self._library, config), server)
         library_pb2_grpc.add_ArtifactsServicer_to_server(Artifacts(access, self._library, config), server)
         sandboxes_pb2_grpc.add_SandboxesServicer_to_server(Sandboxes(access, supervisor, config), server)
-        sessions = Sessions(access, rooms, supervisor, config, self._store.controller_id)
+        nodes_pb2_grpc.add_NodesServicer_to_server(Nodes(access, self._cluster), server)
+        sessions = Sessions(access, rooms, supervisor, config, self._store.controller_id, self._node)
         sessions_pb2_grpc.add_SessionsServicer_to_server(sessions, server)
         tenants_pb2_grpc.add_TenantsServicer_to_server(Tenants(access, self._store), server)
+        if config.reflection:
+            Reflection(access, SERVICES).add_to(server)
 
     async def _stop_when_unused(self, linger: float) -> None:
         while True:
@@ -214,6 +362,24 @@ class Controller:
                 self.stopping.set()
                 return
             await asyncio.sleep(left)
+
+
+def _place(config: Config) -> places.Place:
+    """Where the store is. What waits for a shared one gives up before a lease would."""
+    place = places.of(config.store, config.data)
+    if isinstance(place, places.Postgres):
+        return replace(place, timeout_s=Terms(config.node.lease).attempt_s)
+    return place
+
+
+def _seal(config: Config) -> Seal:
+    """What seals secrets before they are stored. Raises CannotListen."""
+    if config.store.key_file is None:
+        return Seal.of(config.data)
+    try:
+        return Seal.at(config.store.key_file)
+    except (OSError, ValueError) as bad:
+        raise CannotListen(f"store.key_file: {bad}", usage=True) from None
 
 
 def _http(config: Config) -> HttpSide | None:

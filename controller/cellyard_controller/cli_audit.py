@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cellyard_controller.cli_tables import visible
 from cellyard_controller.options import USAGE, AsJson, Data, configuration, end
 
 _LOOK_EVERY = 0.5
@@ -29,7 +30,10 @@ def audit(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Who did what, to which notebook, from where: oldest first. With --json one object a line."""
+    """Shows who did what, to which notebook, from where.
+
+    Oldest first; with --json one object a line. It is read from the data folder, whether a controller runs or not.
+    """
     folder, first = configuration(None, {"data": data}).data, _first(since)
 
     def wanted(entry: dict[str, Any]) -> bool:
@@ -113,6 +117,6 @@ def _first(since: str) -> str:
 def _shown(entry: dict[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps(entry)
-    first = [str(entry.get(key) or "-") for key in ("at", "tenant", "from", "action", "outcome")]
+    first = [visible(str(entry.get(key) or "-")) for key in ("at", "tenant", "from", "action", "outcome")]
     named = ("at", "tenant", "from", "action", "outcome")
     return "  ".join([*first, *(f"{key}={json.dumps(value)}" for key, value in entry.items() if key not in named)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cellyard_controller.cli_tables import table
 from cellyard_controller.options import FAILED, NO_CONTROLLER, USAGE, AsJson, configuration, end
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ images = typer.Typer(no_args_is_help=True, help="The images that sandboxes are m
 
 @images.command("build")
 def build_images(
-    name: Annotated[str | None, typer.Argument(help="What an image of your own is to be called.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="What one of your own is to be called.")] = None,
     file: Annotated[Path | None, typer.Option(help="Its Dockerfile.")] = None,
     requirements: Annotated[Path | None, typer.Option(help="Packages to add, a requirements.txt.")] = None,
     context: Annotated[Path | None, typer.Option(help="A folder whose files the Dockerfile may COPY.")] = None,
@@ -33,10 +36,12 @@ def build_images(
     config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Builds the images that the default templates need, where they are missing; or, with a NAME, one of your own.
+    """Builds the images that sandboxes start from.
 
-    An image of your own is made from a Dockerfile, from requirements, or both. Exit code 2 for files that are wrong, 1
-    where they cannot be built, 3 without a container engine.
+    Without a NAME those that the default templates need, where they are missing. With one an image of your own: it
+    is made from a Dockerfile, from requirements, or both. A terminal shows how far it is.
+
+    Exit code 2 for files that are wrong, 1 where they cannot be built, 3 without a container engine.
     """
     with _own():
         if name is None:
@@ -52,7 +57,10 @@ def build_images(
 
 @images.command("list")
 def list_images(as_json: AsJson = False) -> None:
-    """The images of this project that the engine has; * marks those that this release can start sandboxes from."""
+    """Lists the images of this project that the engine has, newest first.
+
+    Columns: * where this release can start sandboxes from it, name, size, when it was made.
+    """
     from cellyard_controller.runtimes.docker import images as docker_images
 
     with _engine() as client:
@@ -60,14 +68,23 @@ def list_images(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(image) for image in found], indent=2))
     else:
-        for image in found:
-            mark = "*" if image.expected else " "
-            typer.echo(f"{mark} {image.reference}  {image.size_bytes // 1_000_000} MB  {image.created}")
+        table(
+            ("", "image", "size", "made"),
+            [
+                ("*" if each.expected else "", each.reference, f"{each.size_bytes // 1_000_000}MB", each.created)
+                for each in found
+            ],
+        )
 
 
 @images.command("remove")
-def remove_image(name: Annotated[str, typer.Argument(help="What it was called when it was built.")]) -> None:
-    """Removes an image of your own, in all of its versions. Exit code 1 where a sandbox has it still, 2 for none."""
+def remove_image(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it was called when it was built.")],
+) -> None:
+    """Removes an image of your own, in all of its versions.
+
+    Exit code 1 where a sandbox has it still, 2 where there is none.
+    """
     from cellyard_controller.custom_images import build
 
     with _own(), _engine() as client:
@@ -84,7 +101,8 @@ def _build_ours(pythons: list[str], *, tell: bool) -> Iterator[str]:
         end(USAGE, f"this release has no image with Python {unknown}: there are {', '.join(PYTHONS)}")
     with _engine() as client:
         for kernel_type in dict.fromkeys((*docker_images.KERNEL_TYPES, *map(docker_images.family, pythons))):
-            reference = docker_images.build(partial(typer.echo, err=True), client=client, kernel_type=kernel_type)
+            with _steps(f"{kernel_type} image") as (report, on_step):
+                reference = docker_images.build(report, client=client, kernel_type=kernel_type, on_step=on_step)
             if tell:
                 typer.echo(reference)
             yield reference
@@ -93,8 +111,8 @@ def _build_ours(pythons: list[str], *, tell: bool) -> Iterator[str]:
 def _build_own(order: Order, *, tell: bool) -> dict[str, Any]:
     from cellyard_controller.custom_images import build
 
-    with _engine() as client:
-        built = build.build(order, client, partial(typer.echo, err=True))
+    with _engine() as client, _steps(f"image {order.name}") as (report, on_step):
+        built = build.build(order, client, report, on_step)
     if tell:
         typer.echo(built.reference)
     return {"name": order.name, **asdict(built)}
@@ -141,6 +159,30 @@ def _text(file: Path) -> str:
         raise BadInput(f"{file} is not in UTF-8") from None
     except OSError as failed:
         raise BadInput(f"{file} cannot be read: {failed.strerror}") from None
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None] | None]]:
+    """Tells of a build's steps on stderr; on a terminal also how far it is, on a line that goes with the build."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield partial(typer.echo, err=True), None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*shown, console=Console(stderr=True, highlight=False), transient=True) as progress:
+        task = progress.add_task(escape(what), total=None)
+
+        def report(line: str) -> None:
+            progress.console.print(line, markup=False)
+            progress.update(task, description=escape(f"{what}: {line}"), total=None, completed=0)
+
+        def on_step(step: int, steps: int) -> None:
+            progress.update(task, total=steps, completed=step - 1)
+
+        yield report, on_step
 
 
 @contextmanager

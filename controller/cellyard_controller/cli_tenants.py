@@ -11,17 +11,18 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from cellyard_controller.cli_tables import moment, table, visible
 from cellyard_controller.options import NO_CONTROLLER, USAGE, AsJson, Data, configuration, end
 
 tenants = typer.Typer(no_args_is_help=True, help="Who may use the controller.")
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name.")]
 Pairs = Annotated[
     list[str] | None,
     typer.Option("--quota", help="KEY=VALUE: sandboxes, memory, cpu, queued, notebooks, storage, rate; several."),
@@ -35,7 +36,7 @@ _TIMEOUT = 10
 
 @tenants.command("create")
 def create(
-    name: str,
+    name: Name,
     quota: Pairs = None,
     scope: Scope = "full",
     expires: Expires = None,
@@ -49,7 +50,7 @@ def create(
     changes, grant = _changes(quota or []), _grant("", scope, expires, certificate)
     issued = _administer(
         data,
-        lambda connection: records.create(connection, name, changes, grant),
+        lambda connection, blobs: records.create(connection, name, changes, grant),
         lambda stub: stub.Create(pb.CreateTenant(name=name, quotas=changes, grant=_message(grant)), timeout=_TIMEOUT),
         noted="Tenants.Create",
         of=name,
@@ -65,19 +66,18 @@ def list_tenants(data: Data = None, as_json: AsJson = False) -> None:
 
     rows = _administer(
         data,
-        lambda connection: [_stored(each) for each in records.listed(connection)],
+        lambda connection, blobs: [_stored(each) for each in records.listed(connection)],
         lambda stub: [_told(each) for each in stub.List(pb.ListTenants(), timeout=_TIMEOUT).tenants],
     )
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
-        for row in rows:
-            typer.echo(f"{row['name']}\t{row['tokens']} tokens\t{_in_words(row)}")
+        table(("tenant", "tokens", "quotas"), [(row["name"], row["tokens"], _in_words(row)) for row in rows])
 
 
 @tenants.command("quota")
 def quota(
-    name: str,
+    name: Name,
     changes: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE, unlimited and default are values too.")
     ] = None,
@@ -92,7 +92,7 @@ def quota(
     wanted = _changes([*(changes or []), *(quota or [])])
     row = _administer(
         data,
-        lambda connection: _stored(records.set_quotas(connection, name, wanted)),
+        lambda connection, blobs: _stored(records.set_quotas(connection, name, wanted)),
         lambda stub: _told(stub.SetQuotas(pb.SetTenantQuotas(name=name, quotas=wanted), timeout=_TIMEOUT)),
         noted="Tenants.SetQuotas",
         of=name,
@@ -102,7 +102,7 @@ def quota(
 
 @tenants.command("issue")
 def issue(
-    name: str,
+    name: Name,
     scope: Scope = "full",
     expires: Expires = None,
     label: Annotated[str, typer.Option("--name", help="What people call the token.")] = "",
@@ -116,7 +116,7 @@ def issue(
     grant = _grant(label, scope, expires, certificate)
     issued = _administer(
         data,
-        lambda connection: records.issue(connection, name, grant),
+        lambda connection, blobs: records.issue(connection, name, grant),
         lambda stub: stub.IssueToken(pb.IssueTokenRequest(tenant=name, grant=_message(grant)), timeout=_TIMEOUT),
         noted="Tenants.IssueToken",
         of=name,
@@ -125,14 +125,14 @@ def issue(
 
 
 @tenants.command("tokens")
-def list_tokens(name: str, data: Data = None, as_json: AsJson = False) -> None:
+def list_tokens(name: Name, data: Data = None, as_json: AsJson = False) -> None:
     """A tenant's tokens, without their secrets."""
     from cellyard_controller.tenants import records
     from cellyard_proto.v1 import tenants_pb2 as pb
 
     found = _administer(
         data,
-        lambda connection: records.tokens_of(connection, name),
+        lambda connection, blobs: records.tokens_of(connection, name),
         lambda stub: list(stub.ListTokens(pb.ListTokensRequest(tenant=name), timeout=_TIMEOUT).tokens),
     )
     fields = ("token_id", "name", "scope", "certificate", "created_at", "expires_at", "used_at")
@@ -140,14 +140,18 @@ def list_tokens(name: str, data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    for row in rows:
-        expires, used = _moment(row["expires_at"]), _moment(row["used_at"])
-        typer.echo(f"{row['token_id']}\t{row['scope']}\texpires {expires}\tused {used}\t{row['name'] or ''}".rstrip())
+    table(
+        ("token", "scope", "expires", "used", "name"),
+        [
+            (row["token_id"], row["scope"], moment(row["expires_at"]), moment(row["used_at"]), row["name"])
+            for row in rows
+        ],
+    )
 
 
 @tenants.command("revoke")
 def revoke(
-    name: str,
+    name: Name,
     token: Annotated[str, typer.Option("--token", help="The id of one token.", show_default="all of them")] = "",
     data: Data = None,
 ) -> None:
@@ -157,7 +161,7 @@ def revoke(
 
     _administer(
         data,
-        lambda connection: records.revoke(connection, name, token),
+        lambda connection, blobs: records.revoke(connection, name, token),
         lambda stub: stub.Revoke(pb.RevokeTenant(name=name, token_id=token), timeout=_TIMEOUT),
         noted="Tenants.Revoke",
         of=name,
@@ -176,24 +180,20 @@ def usage(
     from cellyard_proto.v1 import tenants_pb2 as pb
 
     request = pb.GetUsageRequest(tenant=name, from_day=since, to_day=until)
-    days, keep = _administer(data, partial(_used, data=data, request=request), lambda stub: _usage_told(stub, request))
+    days, keep = _administer(data, partial(_used, request=request), lambda stub: _usage_told(stub, request))
     if as_json:
         typer.echo(json.dumps({"days": days, "kept": keep}, indent=2))
         return
-    for day in days:
-        typer.echo(
-            "\t".join(str(round(value, 3)) if isinstance(value, float) else str(value) for value in day.values())
-        )
+    rows = [[round(value, 3) if isinstance(value, float) else value for value in day.values()] for day in days]
+    table(list(days[0]) if days else (), rows)
     for each in keep:
-        typer.echo(f"{each['tenant']} keeps {each['notebooks']} notebooks, {each['storage_bytes']} bytes")
+        typer.echo(f"{visible(each['tenant'])} keeps {each['notebooks']} notebooks, {each['storage_bytes']} bytes")
 
 
-def _used(connection: Any, data: Path | None, request: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _used(connection: Any, blobs: Any, request: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from cellyard_controller.executions import usage as used
-    from cellyard_controller.store.blobs import Blobs
     from cellyard_controller.tenants import kept
 
-    blobs = Blobs(configuration(None, {"data": data}).data / "blobs")
     days = used.by_day(connection, request.tenant or None, request.from_day, request.to_day)
     owners = [request.tenant] if request.tenant else kept.owners(connection)
     return [asdict(day) for day in days], [asdict(kept.measured(connection, blobs, owner)) for owner in owners]
@@ -209,10 +209,16 @@ def _fields(message: Any) -> dict[str, Any]:
 
 
 def _administer(
-    data: Path | None, offline: Callable[[Any], Any], online: Callable[[Any], Any], *, noted: str = "", of: str = ""
+    data: Path | None,
+    offline: Callable[[Any, Any], Any],
+    online: Callable[[Any], Any],
+    *,
+    noted: str = "",
+    of: str = "",
 ) -> Any:
-    """Through the running controller where there is one, else straight in the data folder.
+    """Through the running controller where there is one, else straight in its store.
 
+    `offline`: is given a connection and the large parts.
     `noted`: what the audit log calls it, as the controller would; and whom it is about.
     """
     import grpc
@@ -220,10 +226,11 @@ def _administer(
     from cellyard_controller.api.server import CannotListen, lock
     from cellyard_controller.app import control_socket
     from cellyard_controller.errors import Refused
-    from cellyard_controller.store import Store, StoreFailed
+    from cellyard_controller.store import Store, StoreFailed, places
     from cellyard_proto.v1 import tenants_pb2_grpc
 
-    folder = configuration(None, {"data": data}).data
+    config = configuration(None, {"data": data})
+    folder = config.data
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = lock(folder / "lock", "the data folder")
@@ -233,7 +240,7 @@ def _administer(
         if held < 0:
             with grpc.insecure_channel(f"unix:{control_socket(folder)}") as channel:
                 return online(tenants_pb2_grpc.TenantsStub(channel))
-        store = Store.open(folder / "cellyard.sqlite")
+        store = Store.open(places.of(config.store, folder))
         try:
             return asyncio.run(_offline(store, offline, folder, noted, of))
         finally:
@@ -250,11 +257,11 @@ def _administer(
             os.close(held)
 
 
-async def _offline(store: Any, work: Callable[[Any], Any], folder: Path, noted: str, of: str) -> Any:
+async def _offline(store: Any, work: Callable[[Any, Any], Any], folder: Path, noted: str, of: str) -> Any:
     from cellyard_controller.ids import LOCAL
     from cellyard_controller.tenants.audit import Audit
 
-    result = await store.write(work)
+    result = await store.write(lambda connection: work(connection, store.blobs))
     if noted:
         limits = configuration(None, {}).audit
         audit = Audit(folder, max_bytes=limits.max_bytes, files=limits.files)
@@ -318,7 +325,3 @@ def _in_words(row: dict[str, Any]) -> str:
     from cellyard_controller.tenants.quotas import Quota, words
 
     return " ".join(f"{key}={value}" for key, value in words(Quota(**row["quotas"])).items()) or "no quotas"
-
-
-def _moment(at: float | None) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "never"

@@ -38,6 +38,11 @@ def go_on(stored: str | None) -> str:
     return f"{boot} {_Line.ahead!r}"
 
 
+def agree(now: float) -> None:
+    """Goes on from this moment: controllers that share a database take the time from it, so deadlines mean the same."""
+    _Line.ahead = now - time.monotonic()
+
+
 def shown(moment: float) -> float:
     """A moment of the steady clock as the wall clock has it now; the same while that does not jump."""
     return moment + round(time.time() - steady())

@@ -6,16 +6,28 @@ Sizes are bytes, times are seconds.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -38,7 +50,9 @@ class _Section(BaseModel):
 class TemplateConfig(_Section):
     """One template: image and limits of its sandboxes."""
 
-    runtime: Literal["docker", "process"] | None = None
+    runtime: Literal["docker", "process"] | None = Field(
+        default=None, description="Runtime of its warm sandboxes; unset, the first of `runtime`."
+    )
     image: str = Field(default="", description="Image reference; empty for the image that this release builds.")
     python: dict[Annotated[str, Field(pattern=r"^\d{1,2}\.\d{1,3}$")], str] = Field(
         default_factory=dict, description="Images with other Pythons, by version; empty for this release's."
@@ -272,12 +286,82 @@ class LibraryConfig(_Section):
     artifact: Size = Field(default=1024 * MIB, description="The content of one artifact.")
 
 
+class StoreConfig(_Section):
+    """Where notebooks, executions and tenants are kept."""
+
+    url: str = Field(
+        default="",
+        description="PostgreSQL: postgresql://USER@HOST:PORT/DATABASE; empty for SQLite's file in the data folder.",
+    )
+    password_file: Path | None = Field(default=None, description="File with the password for PostgreSQL.")
+    blobs: Literal["folder", "database"] = Field(
+        default="folder", description="Where large outputs and artifacts are kept: as files, or in PostgreSQL."
+    )
+    blobs_folder: Path | None = Field(
+        default=None, description="Folder of these files, shared by all controllers of a database; unset, DATA/blobs."
+    )
+
+    key_file: Path | None = Field(
+        default=None,
+        description="File with the key that seals what may be secret in the store, the same for all controllers of "
+        "a database; unset, DATA/seal.key.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgresql(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/")):
+            raise ValueError("the store's URL is postgresql://USER@HOST:PORT/DATABASE, or empty")
+        return url
+
+    @field_validator("blobs_folder", "password_file", "key_file", mode="before")
+    @classmethod
+    def _unset(cls, path: object) -> object:
+        return path or None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.url and self.blobs == "database":
+            raise ValueError('store.blobs "database" needs PostgreSQL: set store.url')
+        return self
+
+    @field_serializer("url")
+    def _without_password(self, url: str) -> str:
+        """Nothing that is shown has it."""
+        return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+
+
+class NodeConfig(_Section):
+    """This controller among others that share a store on PostgreSQL."""
+
+    name: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")] = Field(
+        default="", description="What the node is called, by nobody else; empty for the machine's name."
+    )
+    endpoint: str = Field(
+        default="", description="HOST:PORT that clients reach this controller at; empty for its first TCP address."
+    )
+    lease: Annotated[float, Field(ge=3, le=10)] = Field(
+        default=8.0, description="A node that has not been heard of for so long has lost its notebooks."
+    )
+    away: Annotated[float, Field(ge=0, le=600)] = Field(
+        default=30.0, description="A controller that was stopped and kept its sandboxes is waited for this long."
+    )
+
+
 class HttpConfig(_Section):
-    """Health and metrics over HTTP."""
+    """Health, metrics and the console over HTTP."""
 
     listen: str = Field(default="", description="HOST:PORT; empty for no HTTP.")
+    hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Names, NAME or NAME:PORT, by which browsers reach the console beside the address it is served at.",
+    )
     token_file: Path | None = Field(
         default=None, description="File with the token for metrics; where none is named, DATA/http.token, made once."
+    )
+    tenants: bool = Field(
+        default=False, description="Tell in metrics how much each tenant does, by its name: of 100 tenants at most."
     )
     labels: tuple[Annotated[str, Field(pattern=rf"^{LABEL_NAME}$")], ...] = Field(
         default=(), max_length=16, description="Names of notebooks' labels whose values are counted in metrics."
@@ -316,11 +400,46 @@ class AuditConfig(_Section):
     files: Annotated[int, Field(ge=1, le=1000)] = Field(default=8, description="Files that are kept.")
 
 
+class TracingConfig(_Section):
+    """Traces of calls and executions, exported by OTLP over HTTP: needs the extra `tracing`.
+
+    Beside these the usual variables count: OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, OTEL_SDK_DISABLED ...
+    """
+
+    endpoint: str = Field(
+        default="", description="URL that spans are posted to, http://HOST:4318/v1/traces; empty for OTEL_*, or none."
+    )
+    tenants: bool = Field(default=False, description="Name tenants in spans.")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_http(cls, endpoint: str) -> str:
+        if endpoint and (urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname):
+            raise ValueError("the endpoint for traces is a URL like http://HOST:4318/v1/traces")
+        return endpoint
+
+    @property
+    def wanted(self) -> bool:
+        """Whether spans go anywhere."""
+        if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            return False
+        usual = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+        return bool(self.endpoint or any(os.environ.get(name) for name in usual))
+
+
 class LogConfig(_Section):
     """What the controller writes to stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is less is left out.")
+    format: Literal["console", "json"] = Field(default="console", description="For people, or one object a line.")
+    max_bytes: Size = Field(
+        default=16 * MIB, description="Of a file that stderr is appended to; then it begins anew, and FILE.1 is kept."
+    )
+
+
+def _absolute(path: Path) -> Path:
+    """A container engine mounts no relative path, and `~` is the shell's."""
+    return path.expanduser().absolute()
 
 
 class Config(BaseSettings):
@@ -328,16 +447,30 @@ class Config(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CELLYARD_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    data: Path = Field(default_factory=lambda: default_data(), description="Data folder, 0700.")
-    listen: tuple[str, ...] = Field((), description="Where to listen: unix:PATH or HOST:PORT, several allowed.")
+    data: Annotated[Path, AfterValidator(_absolute)] = Field(
+        default_factory=lambda: default_data(), description="Data folder, 0700."
+    )
+    listen: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Where to listen: unix:PATH or HOST:PORT, several allowed."
+    )
     insecure_listen: bool = Field(default=False, description="Allow a TCP address beyond loopback without TLS.")
     tls_cert: Path | None = Field(default=None, description="Certificate chain for every TCP listener, PEM.")
     tls_key: Path | None = Field(default=None, description="Private key of the certificate, PEM.")
     tls_client_ca: Path | None = Field(
         default=None, description="Authority whose certificate every TCP client has to present, PEM."
     )
-    runtime: tuple[Literal["docker", "process"], ...] = Field(("docker",), description="Runtimes, default first.")
+    reflection: bool = Field(
+        default=False,
+        description="Tell clients without .proto files, over gRPC, which services and messages there are.",
+    )
+    runtime: Annotated[tuple[Literal["docker", "process"], ...], NoDecode] = Field(
+        ("docker",), description="Runtimes, default first."
+    )
     on_stop: Literal["remove", "keep"] = Field("remove", description="What becomes of sandboxes at SIGTERM.")
+    drain_timeout: Annotated[float, Field(ge=0)] = Field(
+        default=5.0,
+        description="What was accepted may go on for this long after SIGTERM, before sandboxes are removed.",
+    )
     linger: Annotated[float, Field(ge=0)] = Field(
         default=0.0, description="End by itself after this long without session, execution or kernel; 0 means never."
     )
@@ -351,10 +484,13 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     library: LibraryConfig = LibraryConfig()
+    store: StoreConfig = StoreConfig()
+    node: NodeConfig = NodeConfig()
     http: HttpConfig = HttpConfig()
     quotas: QuotasConfig = QuotasConfig()
     audit: AuditConfig = AuditConfig()
     log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
     templates: dict[str, TemplateConfig] = Field(default_factory=lambda: {"default": TemplateConfig()})
 
     @field_validator("templates")
@@ -375,7 +511,12 @@ class Config(BaseSettings):
     @field_validator("runtime", "listen", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part for part in value.split(",") if part) if isinstance(value, str) else value
+        """In the environment and in flags: `a,b`, or a JSON array as other lists are written there."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("["):
+            return json.loads(value)
+        return tuple(part for part in value.split(",") if part)
 
     @model_validator(mode="after")
     def _fits_the_machine(self) -> Self:

@@ -107,6 +107,12 @@ class CapabilityUnavailable(Refused):
     reason = "CAPABILITY_UNAVAILABLE"
 
 
+class NotYetProven(CapabilityUnavailable):
+    """What was required has not been proven only because the machine is busy: it is probed again."""
+
+    retryable = True
+
+
 class QuotaExceeded(Refused):
     """The tenant has used up what it may have."""
 
@@ -152,3 +158,25 @@ class SandboxAway(Unavailable):
     """The connection to the sandbox broke; it comes back, or the sandbox's end is noticed."""
 
     retryable = True
+
+
+class Moved(Unavailable):
+    """The notebook is this controller's no more, or nobody's for the moment; whoever asks again is told whose it is."""
+
+    retryable = True
+
+
+class NotOwner(Refused):
+    """Another node's controller has the notebook. Details: its `endpoint`, its `node`, and the `notebook_id`."""
+
+    reason = "NOT_OWNER"
+
+    @classmethod
+    def of(cls, notebook_id: str, *, node: str, endpoint: str) -> NotOwner:
+        """With the sentence for clients that do not know how to follow."""
+        return cls(
+            f"notebook {notebook_id!r} is on node {node!r}: ask its controller at {endpoint}",
+            notebook_id=notebook_id,
+            node=node,
+            endpoint=endpoint,
+        )

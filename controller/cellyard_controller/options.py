@@ -20,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def configuration(file: Path | None, flags: dict[str, Any]) -> Config:
     """The configuration in force; ends the process with a sentence where it is wrong."""
+    file = file or file_of_environment()
     if file is not None:
         if not file.is_file():
             end(USAGE, f"the configuration file {file} does not exist")
@@ -33,6 +34,12 @@ def configuration(file: Path | None, flags: dict[str, Any]) -> Config:
         end(USAGE, f"configuration: {where}{first['msg'].removeprefix('Value error, ')}")
     except ValueError as bad:
         end(USAGE, f"configuration: {bad}")
+
+
+def file_of_environment() -> Path | None:
+    """The configuration file that CELLYARD_CONFIG names."""
+    named = os.environ.get("CELLYARD_CONFIG")
+    return Path(named) if named else None
 
 
 def end(code: int, message: str) -> NoReturn:

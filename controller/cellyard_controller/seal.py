@@ -36,6 +36,14 @@ class Seal:
             os.fsync(descriptor)
         return cls(key)
 
+    @classmethod
+    def at(cls, path: Path) -> Seal:
+        """The seal of a key that somebody else has put there. Raises OSError, ValueError."""
+        try:
+            return cls(path.read_bytes().strip())
+        except ValueError as bad:
+            raise ValueError(f"{path} has no key: 32 bytes in URL-safe base64") from bad
+
     @staticmethod
     def made(data: Path) -> bool:
         """Whether the data folder has a key: the first start that went well has made one."""

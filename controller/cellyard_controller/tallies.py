@@ -58,3 +58,23 @@ class Durations:
     def read(self) -> Spread:
         """All of them as they stand."""
         return Spread(self._bounds, tuple(self._counts), self._total)
+
+
+class DurationsBy:
+    """How long something took, each time, by labels."""
+
+    def __init__(self, *bounds: float) -> None:
+        """`bounds`: in seconds, ascending."""
+        self._bounds = bounds
+        self._by: dict[Labels, Durations] = {}
+
+    def observe(self, seconds: float, *labels: str) -> None:
+        """One of these took this long."""
+        durations = self._by.get(labels)
+        if durations is None:
+            durations = self._by[labels] = Durations(*self._bounds)
+        durations.observe(seconds)
+
+    def read(self) -> Mapping[Labels, Spread]:
+        """All of them as they stand."""
+        return {labels: durations.read() for labels, durations in list(self._by.items())}

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import grpc
-import structlog
 
+from cellyard_controller.api.accounting import Failure, accounted
 from cellyard_controller.api.auditing import Noted, administers
 from cellyard_controller.api.callers import Access, Caller, Context
 from cellyard_controller.api.status import abort
-from cellyard_controller.errors import Refused, Unavailable
-from cellyard_controller.store import StoreFailed
+from cellyard_controller.errors import Refused
 
 __all__ = ["Access", "Caller", "duplex", "intake", "stream", "unary"]
-
-log = structlog.get_logger()
 
 _Request = TypeVar("_Request", contravariant=True)
 _Response = TypeVar("_Response", covariant=True)
@@ -39,6 +37,7 @@ def unary(
 
     @functools.wraps(method)
     async def call(self: Guarded, requests: AsyncIterator[Any], context: Context) -> _Response:
+        began = time.monotonic()
         async with _refusing(self.access, name, context) as noted:
             caller, arrivals = _caller(self.access, name, context, noted), self.access.arrivals
             with arrivals.call(caller.tenant):
@@ -48,6 +47,7 @@ def unary(
             noted.done(response)
             if administers(name):
                 await self.access.audit.flush()
+        self.access.calls.answered(name, began)
         return response
 
     return call
@@ -142,12 +142,9 @@ async def _refusing(access: Access, name: str, context: Context) -> AsyncIterato
     """Ends the call with a status where something is refused or goes wrong, and notes it."""
     noted = Noted(access.audit, name, context)
     try:
-        yield noted
-    except (Refused, StoreFailed) as failed:
-        refused = failed if isinstance(failed, Refused) else Unavailable(str(failed))
-        noted.refused(refused)
+        async with accounted(access, name, noted, tuple(context.invocation_metadata() or ())):
+            yield noted
+    except Refused as refused:
         await abort(context, refused)
-    except Exception:
-        noted.failed()
-        log.exception("a call failed", method=name)
+    except Failure:
         await context.abort(grpc.StatusCode.INTERNAL, "internal error; the controller's log says more")

@@ -3,51 +3,76 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
+from structlog.contextvars import bind_contextvars
 
 from cellyard_controller.api import scopes
-from cellyard_controller.api.callers import Caller, Context
+from cellyard_controller.api.callers import Caller
 from cellyard_controller.errors import Refused
 from cellyard_controller.tenants.audit import Audit
 from cellyard_controller.tenants.tokens import Scope
 
-_LOOKING = frozenset(("Kernels.Complete", "Kernels.Inspect", "Kernels.History", "Kernels.ListInstalled", "Files.List"))
+_LOOKING = frozenset(
+    (
+        *(f"Kernels.{name}" for name in ("Complete", "Inspect", "History", "IsComplete", "Info", "ListInstalled")),
+        "Files.List",
+    )
+)
 _LOOKING_OPERATOR = frozenset(("Tenants.List", "Tenants.ListTokens"))
 _DENIED = frozenset(("UNAUTHENTICATED", "PERMISSION_DENIED"))
 _IDS = ("notebook_id", "cell_id", "execution_id", "sandbox_id", "session_id", "request_id", "path", "size", "token_id")
+_NAMED = ("notebook_id", "execution_id", "sandbox_id")
+"""By which lines of the log and spans are found."""
+_LONGEST_ID = 256
 _NAMES = ("workspace_id", "name")
 """What workflows and artifacts are called."""
 _WITHIN = frozenset(("begin", "start", "open", "source"))
 """Fields whose message tells what a call is about."""
 
 
+class Peer(Protocol):
+    """Where a call comes from, as gRPC's contexts tell it."""
+
+    def peer(self) -> str: ...
+
+
 class Noted:
     """One call, to be noted when it is known what came of it."""
 
-    def __init__(self, audit: Audit, method: str, context: Context) -> None:
+    def __init__(self, audit: Audit, method: str, context: Peer, **how: str) -> None:
+        """`how` a call comes is noted where it is not gRPC."""
         self._audit, self._method, self._context = audit, method, context
+        self._how = how
         self._about: dict[str, Any] = {}
+        self.ids: dict[str, str] = {}
+        """What it is about, by its ids: for whoever reads logs and traces."""
         self._done = False
         self.caller: Caller | None = None
 
     def about(self, message: Message) -> None:
         """What is asked for."""
+        about = subject(message)
         if acts(self._method):
-            self._about = subject(message)
+            self._about = about
+        self.ids = {name: about[name][:_LONGEST_ID] for name in _NAMED if name in about}
+        bind_contextvars(tenant=self.caller.tenant if self.caller is not None else "", **self.ids)
 
     def done(self, answer: Any = None) -> None:
         """It is carried out, or a stream has begun to be. Only the first time counts."""
         if self._done or not acts(self._method):
             return
         self._done = True
+        if (execution_id := getattr(getattr(answer, "accepted", answer), "execution_id", "")) and self.ids:
+            self.ids["execution_id"] = execution_id
+            bind_contextvars(execution_id=execution_id)
         if administers(self._method):
             made = {"token_id": getattr(answer, "token_id", "")}
         else:
-            made = {"execution_id": getattr(getattr(answer, "accepted", answer), "execution_id", "")}
+            made = {"execution_id": execution_id}
         about = self._about | {key: value for key, value in made.items() if value}
         self._audit.note(self._method, about=about, outcome="ok", **self._who())
 
@@ -66,9 +91,9 @@ class Noted:
     def _who(self) -> dict[str, str]:
         caller = self.caller
         if caller is None:
-            return {"tenant": "", "from": unquote(self._context.peer())}
+            return {"tenant": "", "from": unquote(self._context.peer()), **self._how}
         token = caller.token.token_id if caller.token is not None else ""
-        return {"tenant": caller.tenant, "token": token, "from": caller.address}
+        return {"tenant": caller.tenant, "token": token, "from": caller.address, **self._how}
 
 
 @cache

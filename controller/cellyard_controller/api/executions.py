@@ -15,6 +15,7 @@ from cellyard_controller.ids import CellId, ExecutionId, SessionId
 from cellyard_controller.notebooks.room import Room
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.notebooks.runner import Order
+from cellyard_controller.tracing import CALL
 from cellyard_proto.v1 import executions_pb2 as pb
 from cellyard_proto.v1 import executions_pb2_grpc
 
@@ -138,6 +139,8 @@ class Executions(executions_pb2_grpc.ExecutionsServicer):
             stop_on_error=message.stop_on_error,
             coalesce=message.coalesce,
             offers=requests.offers(message, self._config.limits),
+            call=CALL.get(),
+            manner=requests.manner(message, self._config.limits),
         )
 
 

@@ -12,7 +12,6 @@ from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.config import Config
 from cellyard_controller.environments.beside import read_names, read_requirements
 from cellyard_controller.environments.reading import Bounds
-from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.notebooks.installing import Installing
 from cellyard_controller.notebooks.kernel import KernelView
 from cellyard_controller.notebooks.rooms import Rooms
@@ -36,6 +35,8 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
         session = requests.session(message.session_id, self._config)
         request = requests.request(message, message.request_id, self._config)
         async with self._rooms.use(requests.notebook(message.notebook_id, caller, self._config)) as room:
+            if not (await room.driving.view()).sandbox_id:  # asking for one that runs begins nothing
+                self.access.begins()
             async for item in room.driving.start(request, session, settings):
                 if isinstance(item, KernelView):
                     yield pb.KernelEvent(kernel=responses.kernel(item))
@@ -100,10 +101,19 @@ class Kernels(kernels_pb2_grpc.KernelsServicer):
     @unary
     async def History(self, message: pb.HistoryRequest, caller: Caller) -> pb.HistoryResponse:  # noqa: N802
         """What ran in this kernel."""
-        if message.limit < 0:
-            raise InvalidRequest(f"a limit is not negative: {message.limit}")
-        question = Question("history", limit=min(message.limit or _MAX_HISTORY, _MAX_HISTORY))
+        question = requests.history(message, _MAX_HISTORY)
         return responses.history(await self._question(message.notebook_id, question, caller))
+
+    @unary
+    async def IsComplete(self, message: pb.IsCompleteRequest, caller: Caller) -> pb.IsCompleteResponse:  # noqa: N802
+        """Whether code is ready to run."""
+        question = requests.question("is_complete", message.code, None, self._config.limits)
+        return responses.completeness(await self._question(message.notebook_id, question, caller))
+
+    @unary
+    async def Info(self, message: pb.KernelInfoRequest, caller: Caller) -> pb.KernelInfoResponse:  # noqa: N802
+        """What the kernel says of itself."""
+        return responses.kernel_info(await self._question(message.notebook_id, Question("info"), caller))
 
     @unary
     async def SendComm(self, message: pb.SendCommRequest, caller: Caller) -> pb.SendCommResponse:  # noqa: N802

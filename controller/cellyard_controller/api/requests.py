@@ -15,6 +15,7 @@ from cellyard_controller.api.environments import environment
 from cellyard_controller.config import Config, LimitsConfig, TemplateConfig
 from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.executions.calls import Answer, Offers
+from cellyard_controller.executions.model import USUAL, Manner
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import LABEL_NAME, CellId, NotebookId, NotebookRef, SessionId
 from cellyard_controller.notebooks.document import CELL_TYPES
@@ -50,6 +51,8 @@ _MAX_FILE_NAME = 255
 _LABEL = re.compile(LABEL_NAME)
 _MAX_LABEL = 256
 _MAX_FUNCTIONS = 1_000
+_MAX_EXPRESSIONS = 100
+_MAX_PATTERN = 10_000
 _MAX_ARGUMENTS = 10_000
 _MAX_ARGUMENT_BYTES = 1024 * 1024
 
@@ -199,6 +202,48 @@ def question(kind: str, code: str, cursor: int | None, limits: LimitsConfig, *, 
     if detail_level not in (0, 1):
         raise InvalidRequest(f"the detail level is 0 or 1, not {detail_level}")
     return Question(kind, code, length if cursor is None else cursor, detail_level)
+
+
+def manner(message: executions_pb2.Start, limits: LimitsConfig) -> Manner:
+    """How a source is to be run."""
+    if not message.HasField("manner"):
+        return USUAL
+    asked = message.manner
+    expressions = tuple(sorted(asked.user_expressions.items()))
+    if len(expressions) > _MAX_EXPRESSIONS:
+        raise InvalidRequest(f"at most {_MAX_EXPRESSIONS} user expressions, not {len(expressions)}")
+    for _, expression in expressions:
+        source(expression, limits)
+    return Manner(
+        silent=asked.silent,
+        store_history=asked.store_history if asked.HasField("store_history") else None,
+        user_expressions=expressions,
+        payload=asked.payload,
+    )
+
+
+def history(message: kernels_pb2.HistoryRequest, limit: int) -> Question:
+    """What of a kernel's history is asked for; `limit`: how many entries at most."""
+    if message.limit < 0:
+        raise InvalidRequest(f"a limit is not negative: {message.limit}")
+    if message.HasField("range") and message.HasField("search"):
+        raise InvalidRequest("a range of the history, or a search in it, not both")
+    span = search = None
+    if message.HasField("range"):
+        stop = message.range.stop if message.range.HasField("stop") else None
+        span = (message.range.session, message.range.start, stop)
+    if message.HasField("search"):
+        if len(message.search.pattern) > _MAX_PATTERN:
+            raise InvalidRequest(f"a pattern has at most {_MAX_PATTERN} characters")
+        search = (message.search.pattern, message.search.unique)
+    return Question(
+        "history",
+        limit=min(message.limit or limit, limit),
+        span=span,
+        search=search,
+        output=message.output,
+        transformed=message.transformed,
+    )
 
 
 def kernel_settings(message: kernels_pb2.KernelSettings, caller: Caller, config: Config) -> KernelSettings:

@@ -103,11 +103,29 @@ def history(reply: dict[str, Any]) -> kernels_pb2.HistoryResponse:
     """A kernel's history_reply. Untrusted."""
     entries = reply.get("history")
     told = [
-        kernels_pb2.HistoryEntry(execution_count=_integer(entry[1]), source=entry[2])
+        kernels_pb2.HistoryEntry(
+            execution_count=_integer(entry[1]), source=source, output=output, session=_integer(entry[0])
+        )
         for entry in (entries if isinstance(entries, list) else [])
-        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], str)
+        if isinstance(entry, list) and len(entry) == 3
+        for source, output in [_ran(entry[2])]
+        if source is not None
     ]
     return kernels_pb2.HistoryResponse(entries=told)
+
+
+def completeness(reply: dict[str, Any]) -> kernels_pb2.IsCompleteResponse:
+    """A kernel's is_complete_reply. Untrusted."""
+    status, indent = reply.get("status"), reply.get("indent")
+    return kernels_pb2.IsCompleteResponse(
+        status=status if status in ("complete", "incomplete", "invalid") else "unknown",
+        indent=indent[:1000] if isinstance(indent, str) else "",
+    )
+
+
+def kernel_info(reply: dict[str, Any]) -> kernels_pb2.KernelInfoResponse:
+    """A kernel's kernel_info_reply. Untrusted: passed on as data."""
+    return kernels_pb2.KernelInfoResponse(content_json=_json_object(reply))
 
 
 def notebook_event(ref: NotebookRef, told: w.Told) -> notebooks_pb2.NotebookEvent:
@@ -154,6 +172,12 @@ def kernel(view: KernelView) -> kernels_pb2.Kernel:
     )
 
 
+def _ran(entry: Any) -> tuple[str | None, str | None]:
+    """What ran, and what it showed."""
+    source, output = entry if isinstance(entry, list) and len(entry) == 2 else (entry, None)
+    return source if isinstance(source, str) else None, output if isinstance(output, str) else None
+
+
 def _integer(value: Any) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**31 else 0
 
@@ -188,6 +212,7 @@ def _finished(body: dict[str, Any]) -> ex.Finished:
         execution_count=body["execution_count"],
         ended_at=body["ended_at"],
         usage=_usage(*body["usage"]),
+        reply_json=body.get("reply", ""),  # that of older releases has none
     )
     if body["value"] is not None:
         text, is_repr = body["value"]

@@ -9,7 +9,7 @@ from cellyard_controller.api import requests
 from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.clock import shown, steady
 from cellyard_controller.config import Config
-from cellyard_controller.errors import PermissionDenied
+from cellyard_controller.errors import InvalidRequest, PermissionDenied
 from cellyard_controller.ids import SandboxId
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.pool import PoolView
@@ -53,15 +53,18 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
 
     @unary
     async def List(self, message: pb.ListSandboxes, caller: Caller) -> pb.ListSandboxesResponse:  # noqa: N802
-        """The caller's sandboxes; for the operator all."""
-        return pb.ListSandboxesResponse(sandboxes=[_sandbox(each) for each in self._views() if _may_see(caller, each)])
+        """The caller's sandboxes; for the operator all. Those of other nodes too, as the store has them."""
+        views = await self._supervisor.views()
+        return pb.ListSandboxesResponse(sandboxes=[_sandbox(each) for each in views if _may_see(caller, each)])
 
     @unary
     async def Stop(self, message: pb.StopSandbox, caller: Caller) -> pb.StopSandboxResponse:  # noqa: N802
-        """Ends one sandbox; one that is not there is no error."""
+        """Ends one sandbox; one that is not there is no error, one of another node is that node's to end."""
         sandbox = self._supervisor.find(SandboxId(message.sandbox_id))
         if sandbox is not None and _may_see(caller, SandboxView.of(sandbox)):
             await self._supervisor.release(sandbox.sandbox_id, EndReason.SHUTDOWN, "the sandbox was stopped by hand")
+        elif sandbox is None:
+            await self._not_elsewhere(message.sandbox_id, caller)
         return pb.StopSandboxResponse()
 
     @stream
@@ -80,8 +83,10 @@ class Sandboxes(sandboxes_pb2_grpc.SandboxesServicer):
         caller.must_be_operator()
         return pb.ListPoolsResponse(pools=[_pool(view) for view in self._supervisor.pools()])
 
-    def _views(self) -> list[SandboxView]:
-        return [SandboxView.of(each) for each in self._supervisor.sandboxes()]
+    async def _not_elsewhere(self, sandbox_id: str, caller: Caller) -> None:
+        for view in await self._supervisor.views():
+            if view.sandbox_id == sandbox_id and _may_see(caller, view):
+                raise InvalidRequest(f"sandbox {sandbox_id!r} is on node {view.node!r}: ask that one", node=view.node)
 
 
 def _may_see(caller: Caller, sandbox: SandboxView) -> bool:
@@ -101,6 +106,7 @@ def _sandbox(sandbox: SandboxView) -> pb.Sandbox:
         end_reason=sandbox.end_reason,
         end_message=sandbox.end_message,
         claimed_at=shown(sandbox.claimed_at) if sandbox.claimed_at else 0.0,
+        node=sandbox.node,
     )
 
 

@@ -15,6 +15,7 @@ _READ = {
     "Tenants": ("Get", "GetUsage"),
     "Workflows": ("List", "Get", "Search"),
     "Artifacts": ("List", "Get", "Read"),
+    "Reflection": ("ServerReflectionInfo",),
 }
 _RUN = {
     "Notebooks": (
@@ -42,6 +43,8 @@ _RUN = {
         "Complete",
         "Inspect",
         "History",
+        "IsComplete",
+        "Info",
         "SendComm",
         "Install",
         "Uninstall",
@@ -57,6 +60,7 @@ _FULL = {
     "Notebooks": ("Delete",),
     "Sandboxes": ("Stop", "ListPools"),
     # The operator's, whose calls need no token at all.
+    "Nodes": ("List", "Drain", "Resume"),
     "Tenants": ("Create", "List", "SetQuotas", "IssueToken", "ListTokens", "Revoke"),
 }
 _BY_SCOPE: Mapping[Scope, Mapping[str, tuple[str, ...]]] = {Scope.READ: _READ, Scope.RUN: _RUN, Scope.FULL: _FULL}

@@ -6,6 +6,7 @@ import fcntl
 import ipaddress
 import os
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,14 +144,19 @@ class Server:
             else:
                 self._bind_tcp(address, credentials)
 
-    async def start(self) -> None:
-        """Answers from now on."""
+    async def start(self, services: Iterable[str]) -> None:
+        """Answers from now on. `services`: the names of those that were added, for clients that ask how one is."""
         await self.grpc.start()
-        await self.health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for name in ("", *services):
+            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def not_serving(self) -> None:
+        """From now on it says, by the health service, that clients had better go elsewhere. It answers still."""
+        await self.health.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new calls, gives open ones some time, and removes the sockets."""
-        await self.health.enter_graceful_shutdown()
+        await self.not_serving()
         await self.grpc.stop(grace_s)
         for path in self._sockets:
             path.unlink(missing_ok=True)

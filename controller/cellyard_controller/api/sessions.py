@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from cellyard_controller import __version__
 from cellyard_controller.api import requests
 from cellyard_controller.api.access import Access, Caller, stream, unary
 from cellyard_controller.config import Config
 from cellyard_controller.errors import InvalidRequest, NotebookNotFound
+from cellyard_controller.notebooks.room import Room
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.tenants.tokens import Scope
@@ -21,10 +24,17 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
     """The Sessions service."""
 
     def __init__(
-        self, access: Access, rooms: Rooms, supervisor: Supervisor, config: Config, controller_id: str
+        self,
+        access: Access,
+        rooms: Rooms,
+        supervisor: Supervisor,
+        config: Config,
+        controller_id: str,
+        node: str = "",
     ) -> None:
+        """`node`: this controller's, where several share a store."""
         self.access, self._rooms, self._supervisor = access, rooms, supervisor
-        self._config, self._controller_id = config, controller_id
+        self._config, self._controller_id, self._node = config, controller_id, node
 
     @unary
     async def Hello(self, message: pb.HelloRequest, caller: Caller) -> pb.HelloResponse:  # noqa: N802
@@ -44,6 +54,7 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
             ready=ready,
             not_ready_reason=reason,
             runtimes=runtimes,
+            node=self._node,
         )
 
     @stream
@@ -58,9 +69,20 @@ class Sessions(sessions_pb2_grpc.SessionsServicer):
             await room.driving.attach_session(session, used_kernel=message.used_kernel and works)
             try:
                 yield pb.AttachedSession()
-                await self.access.stopping.wait()  # or until the client goes
+                await self._until_over(room)
             finally:
                 room.driving.detach_session(session)
+
+    async def _until_over(self, room: Room) -> None:
+        """Until the controller stops, or the client goes. Raises why the notebook is this controller's no more."""
+        stopping = asyncio.ensure_future(self.access.stopping.wait())
+        ends: set[asyncio.Future[Any]] = {stopping, room.moved}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if room.moved.done():
+            raise room.moved.result()
 
     @unary
     async def Close(self, message: pb.CloseSession, caller: Caller) -> pb.CloseSessionResponse:  # noqa: N802

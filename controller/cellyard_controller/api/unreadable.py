@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from cellyard_controller.errors import InvalidRequest
 
-_OURS = "/cellyard."
+_OURS = ("/cellyard.", "/grpc.reflection.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from cellyard_controller.custom_images import dockerfile, requirements
 from cellyard_controller.custom_images.errors import BadInput
 from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON
 from cellyard_controller.runtimes.docker import building, images, wheels
-from cellyard_controller.runtimes.docker.building import ImageBuildFailed, Report, timed
+from cellyard_controller.runtimes.docker.building import ImageBuildFailed, OnStep, Report, timed
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _REFERENCE = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?")
@@ -78,11 +78,11 @@ def repository(name: str) -> str:
     return f"cellyard-custom-{name}"
 
 
-def build(order: Order, client: DockerClient, report: Report) -> Built:
+def build(order: Order, client: DockerClient, report: Report, on_step: OnStep | None = None) -> Built:
     """Builds what is missing and names it. Raises BadInput, RuntimeFailed; nothing is left then."""
     with building.alone(report):
         try:
-            return _build(order, client, report)
+            return _build(order, client, report, on_step)
         except (DockerException, http.RequestException) as error:
             raise ImageBuildFailed(f"the engine failed while building {order.name}: {error}. Try again") from error
         finally:
@@ -102,13 +102,13 @@ def remove(name: str, client: DockerClient) -> list[str]:
     return [image.reference for image in found]
 
 
-def _build(order: Order, client: DockerClient, report: Report) -> Built:
+def _build(order: Order, client: DockerClient, report: Report, on_step: OnStep | None) -> Built:
     exact = {image: _exact(image, where, client, report) for image, where in order.dockerfile.bases.items()}
     text = order.dockerfile.text(exact.__getitem__)
     context: dict[str, Path | bytes] = _files(order.context) if order.context else {}
     with timed(report, "Dockerfile"):
         report("building the Dockerfile")
-        base = building.build(client, "", {**context, "Dockerfile": text.encode()}, {})
+        base = building.build(client, "", {**context, "Dockerfile": text.encode()}, {}, on_step)
     python, target, glibc = _python_of(base, client)
     lock = ""
     if order.requirements:
@@ -119,9 +119,9 @@ def _build(order: Order, client: DockerClient, report: Report) -> Built:
     new = not images.present(client, reference)
     if new:
         if lock:
-            base = _add_requirements(order, base, lock, target, glibc, client, report)
+            base = _add_requirements(order, base, lock, target, glibc, client, report, on_step)
         report("adding the kernel agent")
-        image = images.add_agent(client, "", base, **{images.CUSTOM_LABEL: order.name})
+        image = images.add_agent(client, "", base, on_step, **{images.CUSTOM_LABEL: order.name})
         _check(image, client)
         client.images.get(image).tag(*reference.split(":"))
     for name in (f"{repository(order.name)}:latest", order.tag):
@@ -184,7 +184,14 @@ def _python_of(image: str, client: DockerClient) -> tuple[str, requirements.Targ
 
 
 def _add_requirements(
-    order: Order, base: str, lock: str, target: requirements.Target, glibc: int, client: DockerClient, report: Report
+    order: Order,
+    base: str,
+    lock: str,
+    target: requirements.Target,
+    glibc: int,
+    client: DockerClient,
+    report: Report,
+    on_step: OnStep | None,
 ) -> str:
     machine = client.version()["Arch"]
     installer = wheels.fetch([images.images_folder() / "python" / "pip.lock"], machine, report, family="pip")
@@ -197,7 +204,7 @@ def _add_requirements(
         report("installing the packages and compiling their bytecode")
         parts = [(images.images_folder() / _FOLDER, ""), (installer, "wheels"), (found, "wheels")]
         context = {**building.context_of(parts), "requirements.lock": lock.encode()}
-        return building.build(client, "", context, {"BASE": base})
+        return building.build(client, "", context, {"BASE": base}, on_step)
 
 
 def _check(image: str, client: DockerClient) -> None:

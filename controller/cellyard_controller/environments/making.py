@@ -22,6 +22,7 @@ from cellyard_controller.environments.workshop import Workshop
 from cellyard_controller.errors import EnvironmentFailed, Refused
 from cellyard_controller.ids import SandboxId, TenantName
 from cellyard_controller.runtimes import Runtime, Template
+from cellyard_controller.tallies import Tally
 
 STAGE = "environment"
 _MOST_BUILT = 20
@@ -39,6 +40,8 @@ class Environments:
     def __init__(self, config: EnvironmentsConfig, folder: Path, workshop: Workshop) -> None:
         self._config, self._workshop = config, workshop
         self._shelf = Shelf(folder)
+        self.outcomes = Tally()
+        """Of those that were to be made: `made` or `failed`."""
         self._making: dict[EnvironmentKey, _Making] = {}
         self._held: Counter[EnvironmentKey] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,6 +136,7 @@ class Environments:
         self._tasks.discard(task)
         if not task.cancelled() and (failed := task.exception()) is not None:
             log.warning("environment not made", environment=key, why=str(failed))
+            self.outcomes.add("failed")
 
     def _forget(self, key: EnvironmentKey, making: _Making) -> None:
         """Who asks from now on does not join it."""
@@ -164,6 +168,7 @@ class Environments:
                 )
                 await asyncio.to_thread(self._shelf.put, key, site, packages)
         log.info("environment made", environment=key, packages=len(packages))
+        self.outcomes.add("made")
         await self.tidy()
 
     async def _fetch(

@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from cellyard_controller.ids import ExecutionId, NotebookKey
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import Store, StoreFailed, sweeping
 from cellyard_controller.store.blobs import Blobs
+from cellyard_controller.store.dialects import insert
 from cellyard_controller.store.schema import artifacts, blob_uses
 
 _REFERRING = (blob_uses.c.digest, artifacts.c.digest)
@@ -22,10 +22,11 @@ _AT_A_TIME = 200
 def add(connection: Connection, notebook: NotebookKey, execution_id: ExecutionId, digests: Collection[str]) -> None:
     """Notes what an execution refers to, besides what it did before."""
     if digests:
+        sweeping.put_off(connection)
         rows = [
             {"notebook_key": notebook, "execution_id": execution_id, "digest": digest} for digest in sorted(digests)
         ]
-        connection.execute(insert(blob_uses).on_conflict_do_nothing(), rows)
+        connection.execute(insert(connection, blob_uses).on_conflict_do_nothing(), rows)
 
 
 def keep_only(connection: Connection, execution_id: ExecutionId, digests: Collection[str]) -> None:
@@ -57,7 +58,7 @@ async def collect(store: Store) -> int:
 
 
 def _unused(connection: Connection, blobs: Blobs, prefix: str) -> set[str]:
-    unused = set(blobs.stored(prefix))
+    unused = set(blobs.stored(connection, prefix))
     first = f"sha256:{prefix}"
     for digest in _REFERRING:
         known = select(digest).distinct().where(digest >= first, digest < f"{first}g")  # "g": past all digits
@@ -66,12 +67,17 @@ def _unused(connection: Connection, blobs: Blobs, prefix: str) -> set[str]:
 
 
 def _remove(connection: Connection, blobs: Blobs, digests: Sequence[str]) -> int:
+    if not sweeping.may_begin(connection):  # another controller's transaction may come to refer to one: the next round
+        return 0
     known: set[str] = set()
     for digest in _REFERRING:
         known.update(connection.execute(select(digest).where(digest.in_(digests))).scalars())
     unused = [digest for digest in digests if digest not in known]
     try:
-        blobs.remove(unused)
+        with blobs.removing() as may:
+            if not may:  # a copy is being made that may refer to them: the next round removes them
+                return 0
+            blobs.remove(connection, unused)
     except OSError as failed:
         raise StoreFailed(f"a file that nothing refers to cannot be removed: {failed}") from failed
     return len(unused)

@@ -119,8 +119,12 @@ class Journal:
         """The steps that store what is not stored yet, and what to do when they are committed."""
         rows: list[Row] = []
         done: list[Callable[[], None]] = []
-        for live in self._live.values():
+        # Ends come last: what an ending cell has done to the displays of others is shown before that it has ended.
+        for live in sorted(self._live.values(), key=_ends):
+            if not live.unpublished:
+                continue
             if not live.pending:
+                done.append(partial(live.publish, 0, Parts(live.sizes)))
                 continue
             # Of a running one its events tell the outputs; they are folded once, at its end.
             execution = live.snapshot(with_outputs=live.execution.state is State.ENDED, in_files=True)
@@ -134,9 +138,16 @@ class Journal:
 
     def forget_ended(self) -> None:
         """Lets go of the oldest executions that have ended and are stored."""
-        ended = [name for name, live in self._live.items() if live.execution.state is State.ENDED and not live.pending]
+        ended = [
+            name for name, live in self._live.items() if live.execution.state is State.ENDED and not live.unpublished
+        ]
         for name in ended[:-_KEEP_ENDED]:
             del self._live[name]
+
+    def end(self, why: Exception) -> None:
+        """Nothing more is shown of any of them."""
+        for live in self._live.values():
+            live.log.end(why)
 
     async def _missing(self, execution_id: ExecutionId) -> ExecutionNotFound:
         gone = partial(retention.was_there, notebook=self._notebook, execution_id=execution_id)
@@ -152,6 +163,10 @@ class Journal:
         )
 
 
+def _ends(live: LiveExecution) -> bool:
+    return bool(live.pending) and live.pending[-1].kind == "finished"
+
+
 def _write(
     notebook: NotebookKey,
     execution: Execution,
@@ -161,7 +176,7 @@ def _write(
     blobs: Blobs,
     connection: Connection,
 ) -> None:
-    stored_events, outputs = parts.of(events), parts.of_outputs(execution.outputs)
+    stored_events, outputs = parts.of(events), parts.of_outputs(execution.outputs, connection=connection)
     parts.keep(connection, blobs, notebook, execution.execution_id)
     records.save(connection, replace(execution, outputs=outputs))
     records.add_events(connection, execution.execution_id, stored_events)

@@ -44,6 +44,7 @@ def finished_body(execution: Execution) -> dict[str, Any]:
         "execution_count": execution.execution_count,
         "value": [execution.value.json, execution.value.is_repr] if execution.value else None,
         "usage": [execution.usage.cpu_s, execution.usage.peak_memory_bytes, execution.usage.wall_s],
+        "reply": execution.reply,
     }
 
 
@@ -70,6 +71,7 @@ class LiveExecution:
         """When it was started, by the steady clock, or when this controller came to know of that; 0 before."""
         self.pending: list[Event] = []
         self.sizes: list[int] = []
+        self._between: list[tuple[int, Callable[[], None]]] = []
         self.calls = Calls(execution.offers)
         self.log = EventLog(execution.last_seq, fetch, finished=execution.state is State.ENDED, hear=hear)
         self._fold = OutputFold(execution.outputs, text=text)
@@ -171,8 +173,9 @@ class LiveExecution:
             execution_count=count or self.execution.execution_count,
             value=report.value if report else None,
             usage=report.usage if report else self.execution.usage,
+            reply=report.reply if report else "",
         )
-        self._add("finished", finished_body(self.execution))
+        self._add("finished", finished_body(self.execution), 64 + len(self.execution.reply))
 
     @property
     def clear_waits(self) -> bool:
@@ -212,13 +215,35 @@ class LiveExecution:
         """Under which ids it displays something."""
         return self._fold.display_ids()
 
+    def between(self, tell: Callable[[], None]) -> None:
+        """Something is to be told at this place among its events, once those before it are shown."""
+        self._between.append((self._last_seq, tell))
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether anything waits to be shown."""
+        return bool(self.pending or self._between)
+
     def publish(self, committed: int, parts: Parts) -> None:
         """The first `committed` pending events are on disk, their large `parts` as files: show them."""
         parts.replace(self.sizes)
         if parts.streams:
             self._fold.keep_elsewhere(parts.streams)
-        self.log.publish(self.pending[:committed], self.sizes[:committed])
+        shown = 0
+        between, self._between = self._between, []
+        for after_seq, tell in between:
+            upto = shown
+            while upto < committed and self.pending[upto].seq <= after_seq:
+                upto += 1
+            self._show(shown, upto)
+            shown = upto
+            tell()
+        self._show(shown, committed)
         del self.pending[:committed], self.sizes[:committed]
+
+    def _show(self, first: int, end: int) -> None:
+        if end > first:
+            self.log.publish(self.pending[first:end], self.sizes[first:end])
 
     def _within_limits(self, size: int, *, new: bool) -> bool:
         self._bytes_left -= size

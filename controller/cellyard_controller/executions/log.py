@@ -34,6 +34,7 @@ class EventLog:
         self._window: deque[tuple[Event, int]] = deque()
         self._size = 0
         self._changed = asyncio.Event()
+        self._over: Exception | None = None
 
     def publish(self, events: Sequence[Event], sizes: Sequence[int]) -> None:
         """Shows committed events to everybody who watches."""
@@ -56,8 +57,13 @@ class EventLog:
                 self._hear([notice], [0])
             self._wake()
 
+    def end(self, why: Exception) -> None:
+        """Nothing more is shown here: those who watch are told this, once they have read what was."""
+        self._over = why
+        self._wake()
+
     async def follow(self, after_seq: int) -> AsyncIterator[Event | Notice]:
-        """Events after a number as they are committed, and notices; ends after `finished`."""
+        """Events after a number as they are committed, and notices; ends after `finished`. Raises what `end` said."""
         seen: Notice | None = None
         while True:
             changed = self._changed
@@ -74,6 +80,8 @@ class EventLog:
                 seen = self.notice
                 yield seen
                 continue
+            if self._over is not None:
+                raise self._over
             await changed.wait()
 
     async def _after(self, seq: int) -> list[Event]:

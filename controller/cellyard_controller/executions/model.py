@@ -58,6 +58,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How a source is to be run, where that is not as usual (manner.proto)."""
+
+    silent: bool = False
+    store_history: bool | None = None
+    user_expressions: tuple[tuple[str, str], ...] = ()
+    payload: bool = False
+
+
+USUAL = Manner()
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """One execution as it stands. `outputs` are nbformat's, plus `transient.display_id`."""
 
@@ -82,6 +95,9 @@ class Execution:
     value: Value | None = None
     usage: Usage = Usage()
     offers: Offers = NOTHING
+    manner: Manner = USUAL
+    reply: str = ""
+    """What its end brings along for a front end, a JSON object. Kept in its `finished` event alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,13 +58,15 @@ class Parts:
                 self._lifted[place] = sum(ref.size - _REF_SIZE for _, _, ref in self._instead[before:])
         return lifted
 
-    def of_outputs(self, outputs: Sequence[NbOutput], *, any_json: bool = False) -> list[NbOutput]:
+    def of_outputs(
+        self, outputs: Sequence[NbOutput], *, any_json: bool = False, connection: Connection | None = None
+    ) -> list[NbOutput]:
         """Outputs with references.
 
         Of JSON only what was found to be large before, unless `any_json`: its size is not to be seen. Texts that are
-        in files become files under their digest here: on the writer's thread; raises StoreFailed.
+        in files are kept under their digest here, in the transaction of `connection`; raises StoreFailed.
         """
-        lifted = [self._lift(output, any_json=any_json) for output in outputs]
+        lifted = [self._lift(output, any_json=any_json, connection=connection) for output in outputs]
         for place, output in enumerate(lifted):
             if isinstance(output.get("text"), BlobRef):
                 self.streams[place] = output["text"]
@@ -73,7 +75,7 @@ class Parts:
     def keep(self, connection: Connection, blobs: Blobs, notebook: NotebookKey, execution_id: ExecutionId) -> None:
         """The files, and who uses them. On the writer's thread, before the commit; raises StoreFailed."""
         for digest, text in self._texts.items():
-            blobs.keep(digest, text)
+            blobs.keep(connection, digest, text)
         if self._texts:
             faults.point("blobs-written")
         blob_uses.add(connection, notebook, execution_id, self._used)
@@ -85,7 +87,7 @@ class Parts:
         for place, lifted in self._lifted.items():
             sizes[place] = max(_REF_SIZE, sizes[place] - lifted)
 
-    def _lift(self, shown: dict[str, Any], *, any_json: bool) -> dict[str, Any]:
+    def _lift(self, shown: dict[str, Any], *, any_json: bool, connection: Connection | None = None) -> dict[str, Any]:
         holder, keys = _places(shown)
         refs: dict[str, BlobRef | str] = {}
         for key in keys:
@@ -93,7 +95,8 @@ class Parts:
             if isinstance(value, BlobRef):
                 self._used.add(value.digest)
             elif isinstance(value, SpooledText):
-                refs[key] = kept = value.keep(LARGE)
+                assert connection is not None
+                refs[key] = kept = value.keep(connection, LARGE)
                 if isinstance(kept, BlobRef):
                     self._used.add(kept.digest)
             elif isinstance(value, str) or any_json or id(value) in self._known:

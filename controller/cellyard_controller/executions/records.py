@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from cellyard_controller.executions.calls import Offers
-from cellyard_controller.executions.model import End, Event, Execution, State, Usage, Value
+from cellyard_controller.executions.model import USUAL, End, Event, Execution, Manner, State, Usage, Value
 from cellyard_controller.executions.parts import restored, stored
 from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, SessionId
 from cellyard_controller.store.hot import Hot
@@ -69,7 +69,7 @@ def add(connection: Connection, notebook: NotebookKey, execution: Execution) -> 
             "stop_on_error": execution.stop_on_error,
             "state": execution.state,
             "accepted_at": execution.accepted_at,
-            "offers": _offers_json(execution.offers),
+            "offers": _asked_json(execution.offers, execution.manner),
             "stored_bytes": size_of(execution.source),
         },
     )
@@ -265,15 +265,29 @@ def _execution(row: Row[Any]) -> Execution:
         value=Value(values["value"], values["value_is_repr"]) if values["value"] is not None else None,
         usage=Usage(values["cpu_s"], values["peak_memory_bytes"], values["wall_s"], values["output_bytes"]),
         offers=_offers(values["offers"]),
+        manner=_manner(values["offers"]),
     )
 
 
-def _offers_json(offers: Offers) -> str:
-    return _json({"functions": sorted(offers.functions), "input": offers.input}) if offers else ""
+def _asked_json(offers: Offers, manner: Manner) -> str:
+    asked: dict[str, Any] = {}
+    if offers:
+        asked |= {"functions": sorted(offers.functions), "input": offers.input}
+    if manner != USUAL:
+        asked["manner"] = [manner.silent, manner.store_history, manner.user_expressions, manner.payload]
+    return _json(asked) if asked else ""
 
 
 def _offers(text: str) -> Offers:
     if not text:
         return Offers()
     known = json.loads(text)
-    return Offers(frozenset(known["functions"]), known["input"])
+    return Offers(frozenset(known.get("functions", ())), known.get("input", False))
+
+
+def _manner(text: str) -> Manner:
+    known = json.loads(text).get("manner") if text else None
+    if known is None:
+        return USUAL
+    silent, store_history, expressions, payload = known
+    return Manner(silent, store_history, tuple((name, text) for name, text in expressions), payload)

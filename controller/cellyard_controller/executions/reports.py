@@ -100,6 +100,12 @@ class Ended:
     interrupted_by: str
     reason: str
     usage: Usage
+    traceparent: str = ""
+    """Of its dispatch, as the agent says."""
+    waited_s: float = 0.0
+    """In the agent, until the kernel was given it."""
+    reply: str = ""
+    """What somebody asked for (manner.proto), a JSON object."""
 
 
 What = Started | Output | Clear | Update | Truncated | Called | Asked | CommSaid | Warned | Ended

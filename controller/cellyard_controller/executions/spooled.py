@@ -7,6 +7,8 @@ import itertools
 import os
 from collections.abc import Iterator
 
+from sqlalchemy import Connection
+
 from cellyard_controller.store.blobs import Blobs
 from cellyard_proto.outputs import BlobRef
 from cellyard_proto.stream_text import CONTROLS, StreamText, apply_controls_to
@@ -51,10 +53,10 @@ class SpooledText(StreamText):
         held = super().whole()
         return "".join([*self._stored(), held]) if self.in_file else held
 
-    def keep(self, large: int) -> BlobRef | str:
+    def keep(self, connection: Connection, large: int) -> BlobRef | str:
         """Puts it on disk as it is shown; what is shown of it where that is no more than `large` characters.
 
-        On the store's writer thread; raises StoreFailed.
+        In the store writer's transaction; raises StoreFailed.
         """
         controls = self._controls or CONTROLS.search(super().whole())
         pieces = apply_controls_to(self._pieces()) if controls else self._pieces()
@@ -62,7 +64,7 @@ class SpooledText(StreamText):
         for piece in pieces:
             first.append(piece)
             if sum(map(len, first)) > large:
-                return BlobRef(*self._blobs.keep_pieces(itertools.chain(first, pieces)))
+                return BlobRef(*self._blobs.keep_pieces(connection, itertools.chain(first, pieces)))
         return "".join(first)
 
     def _pieces(self) -> Iterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, bindparam, case, select
 
 from cellyard_controller.executions.model import Execution
 from cellyard_controller.ids import TenantName
+from cellyard_controller.store.dialects import Insert, Inserting
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import usage
 
@@ -30,14 +30,19 @@ class Day:
 
 
 _SUMMED = ("executions", "cpu_s", "wall_s", "output_bytes")
-_NEW = insert(usage).values({column.name: bindparam(column.name) for column in usage.c})
-_HIGHEST = func.max(usage.c.peak_memory_bytes, _NEW.excluded.peak_memory_bytes)
-_ADD = Hot(
-    _NEW.on_conflict_do_update(
+
+
+def _adding(insert: Inserting) -> Insert:
+    new = insert(usage).values({column.name: bindparam(column.name) for column in usage.c})
+    before, now = usage.c.peak_memory_bytes, new.excluded.peak_memory_bytes
+    return new.on_conflict_do_update(
         index_elements=["tenant", "day"],
-        set_={name: usage.c[name] + _NEW.excluded[name] for name in _SUMMED} | {"peak_memory_bytes": _HIGHEST},
+        set_={name: usage.c[name] + new.excluded[name] for name in _SUMMED}
+        | {"peak_memory_bytes": case((before > now, before), else_=now)},
     )
-)
+
+
+_ADD = Hot(_adding)
 
 
 def add(connection: Connection, used: Day) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from cellyard_controller.config import LibraryConfig
 from cellyard_controller.errors import ArtifactNameInvalid
 from cellyard_controller.library.places import Place, too_many
+from cellyard_controller.store.dialects import insert
 from cellyard_controller.store.schema import artifacts
 
 _KEYS = ("tenant", "workspace", "name")
@@ -64,7 +64,9 @@ def put(connection: Connection, place: Place, record: ArtifactRecord, stored: in
         "stored_bytes": stored,
         "created_at": record.created_at,
     }
-    new = insert(artifacts).values(tenant=place.tenant, workspace=place.workspace, name=record.name, **values)
+    new = insert(connection, artifacts).values(
+        tenant=place.tenant, workspace=place.workspace, name=record.name, **values
+    )
     connection.execute(new.on_conflict_do_update(index_elements=list(_KEYS), set_=values))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from io import FileIO
-from typing import Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -21,6 +20,7 @@ from cellyard_controller.library.artifact_records import About, ArtifactRecord
 from cellyard_controller.library.places import Place, change_once
 from cellyard_controller.store import Store
 from cellyard_controller.store.blobs import Incoming
+from cellyard_controller.store.opened import opened
 from cellyard_controller.store.requests import Request
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_proto import amounts
@@ -51,28 +51,6 @@ def named(name: object) -> str:
         return checks.check_name(name)
     except ArtifactNameError as wrong:
         raise ArtifactNameInvalid(str(wrong)) from None
-
-
-class _Closes(Protocol):
-    def close(self) -> None: ...
-
-
-_File = TypeVar("_File", bound=_Closes)
-
-
-async def opened(open_file: Callable[[], _File]) -> _File:
-    """Opens something in a thread. Where the caller is cancelled meanwhile, it is closed as soon as it is open."""
-    opening = asyncio.ensure_future(asyncio.to_thread(open_file))
-
-    def close(done: asyncio.Future[_File]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            done.result().close()
-
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(close)
-        raise
 
 
 class Writing:
@@ -144,7 +122,7 @@ class Artifacts:
         incoming = writing.incoming
 
         def put(connection: Connection) -> float:
-            blobs.take(incoming, digest)
+            blobs.take(connection, incoming, digest)
             faults.point("artifact-stored")
             record = _record(said, digest, incoming.size, time.time())
             records.put(connection, place, record, said.size, self._limits)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from cellyard_controller.config import LibraryConfig
 from cellyard_controller.library.places import Place, too_many
+from cellyard_controller.store.dialects import insert
 from cellyard_controller.store.schema import workflows
 from cellyard_proto import amounts, values
 
@@ -44,7 +44,7 @@ def put(connection: Connection, place: Place, record: WorkflowRecord, limits: Li
     mine, size = workflows.c.tenant == place.tenant, record.size
     there = connection.execute(select(workflows.c.stored_bytes).where(_here(place, record.name))).scalar()
     total = select(func.count(), func.coalesce(func.sum(workflows.c.stored_bytes), 0)).select_from(workflows)
-    count, kept = connection.execute(total.where(mine)).one()
+    count, kept = map(int, connection.execute(total.where(mine)).one())
     if there is None and count >= limits.workflows:
         raise too_many(place.tenant, "workflows", f"{count:,}")
     if kept - (there or 0) + size > limits.sources:
@@ -56,7 +56,9 @@ def put(connection: Connection, place: Place, record: WorkflowRecord, limits: Li
         "stored_bytes": size,
         "changed_at": time.time(),
     }
-    new = insert(workflows).values(tenant=place.tenant, workspace=place.workspace, name=record.name, **values_of)
+    new = insert(connection, workflows).values(
+        tenant=place.tenant, workspace=place.workspace, name=record.name, **values_of
+    )
     connection.execute(new.on_conflict_do_update(index_elements=list(_KEYS), set_=values_of))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cellyard_controller import json_text
 from cellyard_controller.config import Config
-from cellyard_controller.errors import NoAnswer, NoKernel
+from cellyard_controller.errors import NoAnswer, NoKernel, Refused
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.reports import CommSaid, Warned
 from cellyard_controller.ids import SandboxId
@@ -106,9 +106,9 @@ class Hearing:
         """The connection has ended; the agent comes back, or the runtime reports its end."""
         self._refuse(NoAnswer("the connection to the sandbox broke; ask again"))
 
-    async def evict(self, sandbox_id: SandboxId) -> bool:
+    async def evict(self, sandbox_id: SandboxId, why: str) -> bool:
         """Somebody else needs the room."""
-        return await self._ask(partial(self.seating.evict, sandbox_id))
+        return await self._ask(partial(self.seating.evict, sandbox_id, why))
 
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone."""
@@ -132,6 +132,10 @@ class Hearing:
         self._post(work)
 
     # Questions
+
+    def abandon(self, why: Refused) -> None:
+        """The room ends: whoever waits for an answer is told this."""
+        self._refuse(why)
 
     async def question(self, question: Question) -> dict[str, Any]:
         """What the kernel replies, as Jupyter's messages have it. Raises NoAnswer, NoKernel where it is busy."""

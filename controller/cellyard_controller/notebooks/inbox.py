@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from cellyard_controller.errors import Stopping
+from cellyard_controller.errors import Refused, Stopping
 
 T = TypeVar("T")
 Work = Callable[[], Awaitable[Any]]
@@ -31,6 +31,7 @@ class Inbox:
         self._waiting: asyncio.Queue[tuple[Work, asyncio.Future[Any] | None]] = asyncio.Queue()
         self._stopped = self._closed = self._at_work = False
         self._beside: set[asyncio.Task[None]] = set()
+        self._over: Refused | None = None
 
     @property
     def empty(self) -> bool:
@@ -39,6 +40,8 @@ class Inbox:
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
         """Has work done and returns what became of it. Raises Stopping where nothing is done any more."""
+        if self._over is not None:
+            raise self._over
         if self._closed:
             raise Stopping("the controller is stopping")
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -67,7 +70,7 @@ class Inbox:
                 result = await work()
             except Exception as failed:  # a refusal goes to who asked; a defect must not end the room
                 if answer is None:
-                    log.exception("a message to a room failed", notebook=self._name)
+                    log.exception("a message to a room failed", notebook_id=self._name)
                 elif not answer.done():
                     answer.set_exception(failed)
             else:
@@ -85,8 +88,13 @@ class Inbox:
 
         self.post(work)
 
+    def abandon(self, why: Refused) -> None:
+        """Ends `handle` after the work in hand, and does nothing of what waits: who asked for it is told why."""
+        self._over, self._stopped = why, True
+        self.stop()  # it may wait for work
+
     async def close(self) -> None:
-        """Does what nobody waits for and refuses the rest. `handle` has ended before."""
+        """Does what nobody waits for, unless it is abandoned, and refuses the rest. `handle` has ended before."""
         for task in list(self._beside):
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
@@ -94,6 +102,7 @@ class Inbox:
         while not self._waiting.empty():  # a sandbox's end may have come while the controller stops
             work, answer = self._waiting.get_nowait()
             if answer is None:
-                await work()
+                if self._over is None:
+                    await work()
             elif not answer.done():
-                answer.set_exception(Stopping("the controller is stopping"))
+                answer.set_exception(self._over or Stopping("the controller is stopping"))

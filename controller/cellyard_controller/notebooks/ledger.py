@@ -22,6 +22,7 @@ from cellyard_controller.ids import NotebookRef
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.store import Store, StoreFailed, requests
+from cellyard_controller.store.errors import refusal
 from cellyard_controller.store.requests import Request
 
 T = TypeVar("T")
@@ -55,11 +56,16 @@ class Ledger:
         self._ref, self._store, self._journal, self._kernel = ref, store, journal, kernel
         self._flush_in = flush_in
         self.kept = Change()
+        self._over: Refused | None = None
 
     @property
     def empty(self) -> bool:
         """Whether nothing waits to be written."""
         return not self.kept.rows and self._journal.size == 0 and not self._unnumbered()
+
+    def abandon(self, why: Refused) -> None:
+        """Nothing more is written: commits raise this."""
+        self._over = why
 
     async def commit(self, change: Change | None = None) -> None:
         """Writes what is kept and this change in one transaction, then does what waited for it.
@@ -67,6 +73,8 @@ class Ledger:
         Raises Unavailable where the store takes no writes: then this change is void, what is kept stays kept and is
         tried again. Raises IntegrityError where the change repeats a request.
         """
+        if self._over is not None:
+            raise self._over
         kept, number, sandbox = self.kept, self._kernel.received, self._kernel.sandbox
         rows, published = self._journal.unwritten()
         rows = [*kept.rows, *rows]
@@ -77,9 +85,11 @@ class Ledger:
             try:
                 await self._store.write(partial(_run_all, rows))
             except StoreFailed as failed:
+                if self._over is not None:
+                    raise self._over from failed
                 self._flush_in(RETRY_AFTER)
-                log.error("the store takes no writes", notebook=self._ref.notebook_id, why=str(failed))
-                raise Unavailable(str(failed)) from failed
+                log.error("the store takes no writes", notebook_id=self._ref.notebook_id, why=str(failed))
+                raise refusal(failed) from failed
             except IntegrityError:
                 self._flush_in(0)
                 raise

@@ -14,7 +14,7 @@ from cellyard_controller.ids import CellId, ExecutionId, NotebookKey, NotebookRe
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.records import NotebookRecord
 from cellyard_controller.store import StoreDamaged
-from cellyard_controller.store.database import is_damage, read_failure
+from cellyard_controller.store.errors import is_damage, read_failure
 
 
 @dataclass(frozen=True, slots=True)

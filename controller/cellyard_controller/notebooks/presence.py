@@ -58,6 +58,11 @@ class Presence:
             del self._sessions[name]
 
     @property
+    def attached(self) -> int:
+        """Sessions that are there."""
+        return sum(session.streams > 0 for session in self._sessions.values())
+
+    @property
     def anybody(self) -> bool:
         """Whether a session is there, or within its grace."""
         self.forget_gone()

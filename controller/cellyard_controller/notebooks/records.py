@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cellyard_controller.errors import InvalidRequest, NotebookNotFound
 from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
+from cellyard_controller.store.dialects import member
 from cellyard_controller.store.hot import Hot
 from cellyard_controller.store.schema import document_chunks, notebooks
 
@@ -78,7 +79,7 @@ def listed(
     """A tenant's notebooks by id: those that have these labels, where an empty value stands for any."""
     query = select(notebooks).where(notebooks.c.tenant == tenant, notebooks.c.notebook_id > after)
     for key, value in labels.items():
-        has = func.json_extract(notebooks.c.labels, f'$."{key}"')  # no key has a quote: they are checked
+        has = member(notebooks.c.labels, key)  # no key has a quote: they are checked
         query = query.where(has == value if value else has.is_not(None))
     rows = connection.execute(query.order_by(notebooks.c.notebook_id).limit(limit))
     return [_record(row) for row in rows]

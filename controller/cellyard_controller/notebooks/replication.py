@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from cellyard_controller.config import ReplicasConfig
-from cellyard_controller.errors import InvalidRequest, QuotaExceeded, Stopping, Unavailable
+from cellyard_controller.errors import InvalidRequest, QuotaExceeded, Refused, Stopping, Unavailable
 from cellyard_controller.ids import NotebookKey, NotebookRef
 from cellyard_controller.notebooks import records
 from cellyard_controller.notebooks.editor import Editor
@@ -93,16 +93,17 @@ class Replication:
         """The state of the worker's copy; None where it has none that is right."""
         self._behind = False
         """The document has changed since the copy was brought up to date."""
-        self._closed = False
+        self._over: Refused | None = None
 
     @property
     def anybody(self) -> bool:
         """Whether a replica is connected."""
         return bool(self._streams)
 
-    def close(self) -> None:
-        """Ends every stream; the room has come to its end."""
-        self._closed = True
+    def close(self, why: Refused | None = None) -> None:
+        """Ends every stream, with this; the room has come to its end."""
+        closed = Stopping("the notebook is closed: it was deleted, or the controller is stopping")
+        self._over = self._over or why or closed
         self._wake()
 
     async def serve(self, actor_id: bytes, incoming: AsyncIterator[bytes]) -> AsyncGenerator[Opened | bytes, None]:
@@ -121,7 +122,7 @@ class Replication:
         reader.add_done_callback(lambda _: stream.wake.set())
         try:
             yield Opened(actor_id)
-            while not (reader.done() or self._closed):
+            while not (reader.done() or self._over):
                 if stream.begun and not stream.anew:
                     message = await self._next_message(stream)
                     if message is not None:
@@ -132,8 +133,7 @@ class Replication:
                     yield Opened(actor_id)
                 await stream.wake.wait()
                 stream.wake.clear()
-            if self._closed:
-                raise Stopping("the notebook is closed: it was deleted, or the controller is stopping")
+            self._check_open()
             reader.result()
         finally:
             reader.cancel()
@@ -236,8 +236,8 @@ class Replication:
             pass  # it took all of it along
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise Stopping("the notebook is closed: it was deleted, or the controller is stopping")
+        if self._over is not None:
+            raise self._over
 
     def _stored(self) -> None:
         self._behind = True

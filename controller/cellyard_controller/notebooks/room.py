@@ -9,11 +9,17 @@ Everybody else sends messages to its `inbox`. Those for the document go through 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
 
+import structlog
+from cryptography.fernet import InvalidToken
+from structlog.contextvars import bind_contextvars, clear_contextvars
+
+from cellyard_controller.changes import Changes
 from cellyard_controller.clock import steady
 from cellyard_controller.config import Config, EnvironmentsConfig
-from cellyard_controller.errors import Unavailable
+from cellyard_controller.errors import Refused, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
@@ -43,15 +49,30 @@ from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.notebooks.watching import Watching
 from cellyard_controller.notebooks.widgets import Widgets
 from cellyard_controller.replicas.process import ReplicaWorker
-from cellyard_controller.sandboxes.lifecycle import EndReason
+from cellyard_controller.sandboxes.lifecycle import EndReason, KernelState
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.audit import Audit
+from cellyard_controller.tracing import Traces
 
 _LONGEST_WAIT = 3600.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RoomView:
+    """A notebook in memory, as it is told."""
+
+    ref: NotebookRef
+    kernel: KernelState
+    running: str
+    """The execution that runs, or is about to; "" for none."""
+    waiting: int
+    """Executions that wait."""
 
 
 class Room:
@@ -62,6 +83,7 @@ class Room:
         stored: Stored,
         document: Document | Unavailable,
         *,
+        changes: Changes,
         store: Store,
         supervisor: Supervisor,
         seal: Seal,
@@ -71,8 +93,11 @@ class Room:
         counts: Counts,
         allowances: Allowances,
         audit: Audit,
+        traces: Traces | None,
     ) -> None:
-        """`document`: it, or why there is none; executions and kernel do without."""
+        """`document`: it, or why there is none; executions and kernel do without. `changes` hears of `standing`."""
+        self._changes = changes
+        self._stood: RoomView | None = None
         record = stored.record
         self.key: NotebookKey = record.key
         self.ref: NotebookRef = record.ref
@@ -81,9 +106,14 @@ class Room:
         self._wake_at: asyncio.TimerHandle | None = None
         self._kernel = Kernel(record.kernel_end)
         if record.kernel_settings is not None:
-            self._kernel.settings = settings_from_json(seal.open(record.kernel_settings))
+            try:
+                self._kernel.settings = settings_from_json(seal.open(record.kernel_settings))
+            except InvalidToken:  # of a copy of the database without its key: the notebook needs none of it
+                log.error("a kernel's settings are sealed with another key", notebook_id=record.ref.notebook_id)
         self.watchers = Watchers()
         """Who watches."""
+        self.moved: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+        """Done once the room is abandoned, with the reason."""
         self._journal = Journal(record.key, record.ref.tenant, store, config.limits, self.watchers.execution)
         self._presence = Presence(config.sessions.grace)
         self._ledger = Ledger(record.ref, store, self._journal, self._kernel, self._flush_in)
@@ -130,6 +160,7 @@ class Room:
             widgets=self._widgets,
             counts=counts,
             allowances=allowances,
+            traces=traces,
             on_accepted=self.watchers.accepted,
             on_started=self._pages.last_by_cell.__setitem__,
         )
@@ -142,7 +173,7 @@ class Room:
             ask=inbox.ask,
         )
         """The document, for everybody."""
-        hearing = Hearing(
+        hearing = self._hearing = Hearing(
             config=config,
             kernel=self._kernel,
             journal=self._journal,
@@ -234,15 +265,23 @@ class Room:
 
     async def run(self) -> None:
         """Handles messages one after the other until `stop`."""
+        clear_contextvars()  # of whoever came first
+        bind_contextvars(tenant=self.ref.tenant, notebook_id=self.ref.notebook_id)
         await self._inbox.handle(self._after_each)
 
     async def recover(
-        self, unfinished: list[Execution], sandbox: Sandbox | None, committed: int, lost: tuple[EndReason, str]
+        self,
+        unfinished: list[Execution],
+        sandbox: Sandbox | None,
+        committed: int,
+        lost: tuple[EndReason, str],
+        *,
+        restored: bool = False,
     ) -> None:
         """After the controller's start: goes on with what is unfinished. Called once, before `run`.
 
         Without a sandbox whatever was dispatched is lost, for the reason given; what only waited runs in a kernel
-        that is yet to come.
+        that is yet to come. `restored`: from a backup, since which it may have run elsewhere, so it does not.
         """
         await self._journal.recover(unfinished)
         self._runner.recover(unfinished)
@@ -250,7 +289,7 @@ class Room:
             lost, sandbox = sandbox.end, None
         if sandbox is not None and self._kernel.settings is not None:
             self._seating.adopt(sandbox, committed)
-        elif any(execution.state is not State.QUEUED for execution in unfinished):
+        elif restored or any(execution.state is not State.QUEUED for execution in unfinished):
             self._seating.lose(*lost)
             await self._ledger.flush()  # a full disk does not keep the others from going on
         self._seating.start_if_wanted()
@@ -262,13 +301,32 @@ class Room:
         self._inbox.stop()
 
     async def close(self) -> None:
-        """Writes what is left and lets go. `run` has ended before."""
+        """Writes what is left, unless it is abandoned, and lets go. `run` has ended before."""
         self.replication.close()
         for timer in (self._flush_at, self._wake_at):
             if timer is not None:
                 timer.cancel()
         await self._inbox.close()
         await self._ledger.flush()
+        self._runner.leave()
+
+    def abandon(self, why: Refused) -> None:
+        """The notebook is not this node's any more: nothing more is done or written, everybody in it is told why, and
+        its sandbox goes. What ran there its next owner sees to."""
+        self._ledger.abandon(why)
+        self._inbox.abandon(why)
+        self._seating.abandon(why)
+        self._hearing.abandon(why)
+        self._journal.end(why)
+        self.watchers.end(why)
+        self.replication.close(why)
+        if not self.moved.done():
+            self.moved.set_result(why)
+
+    @property
+    def standing(self) -> RoomView:
+        """How it is, in a few words."""
+        return RoomView(self.ref, self._kernel.state, self._running() or "", self.waiting)
 
     @property
     def at_rest(self) -> bool:
@@ -284,9 +342,29 @@ class Room:
         )
 
     @property
+    def leaves_nothing(self) -> bool:
+        """Whether, once it is closed, nothing of the notebook is on this node: no kernel, nothing unwritten."""
+        return self._runner.queue.empty and not self._kernel.running and self._ledger.empty
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody is there, or something is to be run."""
+        return bool(self.unfinished or self._presence.anybody or self.watchers.anybody or self.replication.anybody)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are there."""
+        return self._presence.attached
+
+    @property
     def waiting(self) -> int:
         """Executions that wait for the kernel, or for their turn in it."""
         return len(self._runner.queue.waiting)
+
+    @property
+    def unfinished(self) -> int:
+        """Executions that have not ended."""
+        return self.waiting + (self._runner.queue.running is not None)
 
     # Inside
 
@@ -303,6 +381,9 @@ class Room:
         await self._ledger.flush()
 
     def _after_each(self) -> None:
+        if (standing := self.standing) != self._stood:
+            self._stood = standing
+            self._changes.tell()
         self._seating.withdraw_unless_wanted()
         self._seating.note_use()
         self._calling.end_served()

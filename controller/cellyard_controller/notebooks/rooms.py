@@ -5,53 +5,56 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from io import FileIO
+from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from cellyard_controller.changes import Changes
 from cellyard_controller.config import Config
 from cellyard_controller.errors import (
-    ExecutionNotFound,
-    InvalidRequest,
+    Moved,
     NotebookNotFound,
     Refused,
     Stopping,
-    Unavailable,
 )
-from cellyard_controller.executions import blob_uses
 from cellyard_controller.executions import records as execution_records
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
 from cellyard_controller.library.serving import Library
-from cellyard_controller.notebooks import opening, records, set_aside
-from cellyard_controller.notebooks.document import Document, DocumentDamaged
-from cellyard_controller.notebooks.document_versions import TooNew
+from cellyard_controller.notebooks import large_parts, loading, opening, records, set_aside
+from cellyard_controller.notebooks.document import Document
 from cellyard_controller.notebooks.opening import Stored
-from cellyard_controller.notebooks.room import Room
+from cellyard_controller.notebooks.ownership import Ownership
+from cellyard_controller.notebooks.room import Room, RoomView
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.sandboxes import records as sandbox_records
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
+from cellyard_controller.sandboxes.records import SandboxRecord
 from cellyard_controller.sandboxes.sandbox import Sandbox
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import Store, StoreDamaged, StoreFailed, requests
-from cellyard_controller.store.blobs import is_digest
+from cellyard_controller.store.errors import refusal
 from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants.allowances import Allowances
 from cellyard_controller.tenants.audit import Audit
+from cellyard_controller.tracing import Traces
 
 Lost = tuple[EndReason, str]
 LOST: Lost = (EndReason.RUNTIME_LOST, "the sandbox did not outlive the controller")
+LOST_ELSEWHERE: Lost = (EndReason.NODE_LOST, "the node that it ran on has lost the notebook")
 
-_SMALL = 4096
-"""Bytes of a document that is loaded faster than another thread wakes up."""
+_ASK_AGAIN_S = 0.5
+"""Seconds after which a notebook that has moved may have its next owner."""
 
 log = structlog.get_logger()
 
@@ -67,7 +70,11 @@ class _Seat:
 
 
 class Rooms:
-    """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice."""
+    """Finds and opens rooms. One lock a notebook keeps two callers from opening it twice.
+
+    A room is in memory only while its notebook is this node's: that is asked before anything of it is read from the
+    store, and told when the room has gone.
+    """
 
     def __init__(
         self,
@@ -79,20 +86,32 @@ class Rooms:
         library: Library,
         allowances: Allowances,
         audit: Audit,
+        traces: Traces | None,
+        ownership: Ownership,
     ) -> None:
         self._store, self._supervisor, self._seal, self._config = store, supervisor, seal, config
         self.counts = Counts()
         """What happened to executions."""
+        self.changes = Changes()
+        """Of what `views` tells."""
         self._replicas, self._library, self._allowances, self._audit = replicas, library, allowances, audit
+        self._traces, self._ownership = traces, ownership
         self._seats: dict[NotebookRef, _Seat] = {}
         self._opening: WeakValueDictionary[NotebookRef, asyncio.Lock] = WeakValueDictionary()
         """Held while a notebook is opened or removed; each lives as long as somebody holds it or waits for it."""
         self._removals: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
+        """What is given up."""
+        self._disowned = 0
+        """How often notebooks were lost: what was being opened meanwhile may be one of them."""
         self._last_busy = time.monotonic()
 
     @asynccontextmanager
     async def use(self, ref: NotebookRef, *, create: bool = True) -> AsyncIterator[Room]:
-        """The notebook's room, kept in memory meanwhile. Raises NotebookNotFound where it must exist and does not."""
+        """The notebook's room, kept in memory meanwhile.
+
+        Raises NotebookNotFound where it must exist and does not, NotOwner and Unavailable as Ownership.own does.
+        """
         seat = await self._enter(ref, create)
         try:
             yield seat.room
@@ -101,28 +120,58 @@ class Rooms:
             self._last_busy = time.monotonic()
             self._drop_later(ref, seat)
 
-    async def recover(self, lost: Mapping[NotebookKey, Lost]) -> None:
+    async def new(self, ref: NotebookRef) -> Callable[[Connection], object]:
+        """What adds this notebook. Raises QuotaExceeded, StoreFailed; so may it, QuotaExceeded."""
+        return partial(records.add, ref=ref, **await self._new(ref))
+
+    async def recover(self, lost: Mapping[NotebookKey, Lost], mine: Collection[NotebookKey] | None = None) -> None:
         """Opens every notebook that has something to go on with, and gives adopted sandboxes back to theirs.
 
-        `lost`: why the sandboxes of notebooks ended that are gone.
+        `lost`: why the sandboxes of notebooks ended that are gone. `mine`: those that are this node's; None: all.
+        Of a restored database everything is lost that had not ended.
         """
+        all_lost: Lost | None = None
+        if self._store.restored:
+            log.info("restored", backup=self._store.restored)
+            message = f"the controller was restored from a backup of {self._store.restored}; it may have run since"
+            all_lost = EndReason.NODE_LOST, message
         unfinished = await self._store.read(execution_records.notebooks_with_unfinished)
-        living = await self._store.read(sandbox_records.living)
+        if mine is not None:
+            unfinished &= set(mine)
+        living = await self._store.read(partial(sandbox_records.living, node=self._store.node))
         claimed = {r.notebook: r for r in living if r.state is SandboxState.CLAIMED and r.notebook is not None}
         for key in sorted(unfinished | claimed.keys()):
-            has = claimed.get(key)
-            sandbox = self._supervisor.find(has.sandbox_id) if has else None
-            committed = has.committed_number if has else 0
-            try:
-                stored = await self._store.read(partial(opening.by_key, key=key))
-                seat = await self._open(stored, sandbox, committed, lost.get(key, LOST))
-            except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
-                log.error("a notebook cannot be read", key=key, why=str(damaged))
-                continue
-            ref = stored.record.ref
-            if sandbox is not None and sandbox.end is None:
-                sandbox.notebook = ref
-                await sandbox.link.open()
+            why = all_lost or lost.get(key, LOST)
+            await self._recover(key, why, claimed.get(key), restored=all_lost is not None)
+        if all_lost is not None:
+            await self._store.saw_to_restored()
+
+    async def take_over(self, keys: Collection[NotebookKey], lost: Lost) -> None:
+        """Opens notebooks that another node has lost: what ran there ends for this reason, what only waited runs here.
+
+        Those that are another node's again are left alone.
+        """
+        for key in keys:
+            await self._recover(key, lost)
+
+    async def disown(self, refs: Collection[NotebookRef] | None = None) -> None:
+        """These notebooks, or all, are this node's no more. Their rooms write nothing from now on, whoever is in them
+        is told, and their sandboxes are being removed, before this waits for anything: for what was in hand."""
+        self._disowned += 1
+        lost = self._seats.keys() if refs is None else self._seats.keys() & set(refs)
+        seats = {ref: self._seats.pop(ref) for ref in list(lost)}
+        for ref, seat in seats.items():
+            seat.room.abandon(_moved(ref))
+        self.changes.tell()
+        await asyncio.gather(*(self._finish(ref, seat) for ref, seat in seats.items()))
+
+    async def make_way(self) -> None:
+        """Lets go of the notebooks that nobody uses, with kernels that are idle: this node is being emptied."""
+        for sandbox in self._supervisor.sandboxes():
+            seat = self._seats.get(sandbox.notebook) if sandbox.notebook is not None else None
+            if seat is not None and not seat.users and not seat.room.wanted and sandbox.owner is not None:
+                await sandbox.owner.evict(sandbox.sandbox_id, "it was idle, and its node is being emptied")
+        for ref, seat in list(self._seats.items()):
             self._drop_later(ref, seat)
 
     async def list(
@@ -137,50 +186,34 @@ class Rooms:
     ) -> dict[str, str]:
         """Sets and removes labels of a notebook, which comes into being with them; once for a request.
 
-        Raises InvalidRequest.
+        Raises InvalidRequest, and as `use`.
         """
-        record = (await self._stored(ref, create=bool(labels))).record
+        async with self._lock(ref):
+            await self._own(ref, create=bool(labels))
+            try:
+                key = (await self._stored(ref, create=bool(labels))).record.key
 
-        def write(connection: Connection) -> dict[str, str]:
-            found = records.set_labels(connection, key=record.key, labels=labels, remove=remove)
-            if request.request_id:
-                requests.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
-            return found
+                def write(connection: Connection) -> dict[str, str]:
+                    found = records.set_labels(connection, key=key, labels=labels, remove=remove)
+                    if request.request_id:
+                        requests.remember(connection, tenant=ref.tenant, request=request, answer=json.dumps(found))
+                    return found
 
-        try:
-            return await self._store.write(write)
-        except IntegrityError:
-            answer = await requests.answer_to(self._store, ref.tenant, request)
-            return dict(json.loads(answer or "{}"))
+                return await self._store.write(write)
+            except IntegrityError:
+                answer = await requests.answer_to(self._store, ref.tenant, request)
+                return dict(json.loads(answer or "{}"))
+            finally:
+                if ref not in self._seats:
+                    await self._give_up(ref)
 
     async def blob(self, ref: NotebookRef, digest: str) -> FileIO:
-        """A large part of the notebook's outputs, to be read and closed.
+        """A large part of the notebook's outputs, to be read and closed, whosever the notebook is.
 
         Raises NotebookNotFound, InvalidRequest for what is no digest, ExecutionNotFound where no execution of this
         notebook refers to it (any more), whoever else does.
         """
-        if not is_digest(digest):
-            raise InvalidRequest("a digest is sha256: and 64 hexadecimal digits", digest=digest[:80])
-
-        def find(connection: Connection) -> bool:
-            record = records.find(connection, ref)
-            if record is None:
-                raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
-            return blob_uses.in_use(connection, record.key, digest)
-
-        gone = ExecutionNotFound(
-            f"no execution of notebook {ref.notebook_id!r} shows {digest} (any more)", digest=digest
-        )
-        if not await self._store.read(find):
-            raise gone
-        try:
-            return await asyncio.to_thread(self._store.blobs.open_file, digest)
-        except FileNotFoundError:
-            if await self._store.read(find):  # else it was removed just now
-                log.error("a large part of an output is missing on disk", notebook=ref.notebook_id, digest=digest)
-            raise gone from None
-        except OSError as failed:
-            raise Unavailable(f"{digest} cannot be read: {failed.strerror}") from failed
+        return await large_parts.opened_part(self._store, ref, digest)
 
     async def delete(self, ref: NotebookRef, request: Request = UNNAMED) -> None:
         """Ends the kernel and removes all of the notebook, once for a request. Raises NotebookNotFound."""
@@ -196,21 +229,45 @@ class Rooms:
 
     async def close(self) -> None:
         """Commits what is left in every room and ends them."""
-        await asyncio.gather(*self._removals, return_exceptions=True)
-        seats, self._seats = list(self._seats.values()), {}
-        await asyncio.gather(*(self._end(seat) for seat in seats))
-        for seat in seats:
+        await asyncio.gather(*self._removals, *self._leaving, return_exceptions=True)
+        seats, self._seats = self._seats, {}
+        await asyncio.gather(*(self._end(seat) for seat in seats.values()))
+        for seat in seats.values():
             seat.room.watchers.end(Stopping("the controller is stopping"))
+        await asyncio.gather(*(self._give_up(ref) for ref, seat in seats.items() if seat.room.leaves_nothing))
 
     @property
     def loaded(self) -> int:
         """Notebooks in memory."""
         return len(self._seats)
 
+    def views(self) -> tuple[RoomView, ...]:
+        """The notebooks in memory."""
+        return tuple(seat.room.standing for seat in self._seats.values())
+
     @property
     def waiting(self) -> int:
         """Executions of all notebooks that wait for their turn."""
         return sum(seat.room.waiting for seat in self._seats.values())
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are there, in all notebooks."""
+        return sum(seat.room.sessions for seat in self._seats.values())
+
+    @property
+    def waiting_by_tenant(self) -> Counter[TenantName]:
+        """Executions that wait for their turn."""
+        found: Counter[TenantName] = Counter()
+        for ref, seat in self._seats.items():
+            if seat.room.waiting:
+                found[ref.tenant] += seat.room.waiting
+        return found
+
+    @property
+    def unfinished(self) -> int:
+        """Executions of all notebooks that have not ended."""
+        return sum(seat.room.unfinished for seat in self._seats.values())
 
     @property
     def unused_since(self) -> float | None:
@@ -234,10 +291,12 @@ class Rooms:
             if seat is None or seat.room is not room:
                 raise NotebookNotFound(f"notebook {ref.notebook_id!r} was deleted", notebook_id=ref.notebook_id)
             del self._seats[ref]
+            self.changes.tell()
             over: Refused = Stopping(f"notebook {ref.notebook_id!r} could not be deleted")
             try:
                 await self._end(seat)
                 await self._store.write(partial(records.remove, key=room.key))
+                await self._give_up(ref)
                 await self._remember(ref, request)
                 await asyncio.to_thread(set_aside.forget, self._config.data, room.key)
                 self._allowances.measure_again(ref.tenant)
@@ -256,9 +315,76 @@ class Rooms:
         async with self._lock(ref):
             seat = self._seats.get(ref)
             if seat is None:
-                seat = await self._open(await self._stored(ref, create))
+
+                async def first() -> _Seat:
+                    # Work that is open was another node's, and has no sandbox: of this one's all is in memory.
+                    return await self._open(await self._stored(ref, create), lost=LOST_ELSEWHERE)
+
+                seat = await self._owned(ref, create, first)
             seat.users += 1
         return seat
+
+    async def _owned(self, ref: NotebookRef, create: bool, first: Callable[[], Awaitable[_Seat]]) -> _Seat:
+        """A room of a notebook that is this node's, and was all the time while it was opened."""
+        before = self._disowned
+        await self._own(ref, create)
+        try:
+            seat = await first()
+            if before != self._disowned:
+                del self._seats[ref]
+                seat.room.abandon(_moved(ref))
+                await self._end(seat)
+                raise _moved(ref)
+        except BaseException:  # whoever asked may have gone, too
+            self._leave_later(ref)
+            raise
+        return seat
+
+    async def _own(self, ref: NotebookRef, create: bool) -> None:
+        if ref not in self._seats:
+            await self._ownership.own(ref, create=create)
+
+    async def _give_up(self, ref: NotebookRef) -> None:
+        try:
+            await self._ownership.give_up(ref)
+        except (Refused, StoreFailed) as failed:  # it stays this node's, which may open it again or lose it
+            log.warning("a notebook is not given up", notebook_id=ref.notebook_id, why=str(failed))
+
+    async def _recover(
+        self, key: NotebookKey, lost: Lost, has: SandboxRecord | None = None, *, restored: bool = False
+    ) -> None:
+        """Opens a notebook that has something to go on with; `has` is the sandbox that the store says it has."""
+        sandbox = self._supervisor.find(has.sandbox_id) if has else None
+        committed = has.committed_number if has else 0
+        try:
+            ref = (await self._store.read(partial(records.by_key, key=key))).ref
+            async with self._lock(ref):
+                if ref in self._seats:
+                    return  # somebody was faster
+
+                async def first() -> _Seat:
+                    stored = await self._store.read(partial(opening.by_key, key=key))
+                    return await self._open(stored, sandbox, committed, lost, restored=restored)
+
+                seat = await self._owned(ref, False, first)
+        except StoreDamaged as damaged:  # the others go on; what belongs to this one is left as it is
+            log.error("a notebook cannot be read", key=key, why=str(damaged))
+            return
+        except Refused as elsewhere:  # whoever has it, or opens it next, sees to it
+            log.info("a notebook is not this node's", key=key, why=str(elsewhere))
+            if sandbox is not None:
+                self._supervisor.let_go(sandbox.sandbox_id, *LOST_ELSEWHERE)
+            return
+        if sandbox is not None and sandbox.end is None:
+            sandbox.notebook = ref
+            await sandbox.link.open()
+        self._drop_later(ref, seat)
+
+    async def _new(self, ref: NotebookRef) -> dict[str, Any]:
+        """What a new notebook is added with: its document, and what admits it. Raises QuotaExceeded, StoreFailed."""
+        document = Document.new().save()
+        await self._allowances.keep(ref.tenant, len(document))
+        return {"document": document, "admit": partial(self._allowances.notebook, ref.tenant)}
 
     async def _stored(self, ref: NotebookRef, create: bool) -> Stored:
         found = await self._store.read(partial(opening.find, ref=ref))
@@ -266,20 +392,24 @@ class Rooms:
             return found
         if not create:
             raise NotebookNotFound(f"notebook {ref.notebook_id!r} not found", notebook_id=ref.notebook_id)
-        document = Document.new().save()
-        await self._allowances.keep(ref.tenant, len(document))
-        admit = partial(self._allowances.notebook, ref.tenant)
         try:
-            return await self._store.write(partial(opening.find_or_add, ref=ref, document=document, admit=admit))
+            return await self._store.write(partial(opening.find_or_add, ref=ref, **await self._new(ref)))
         except StoreFailed as failed:
-            raise Unavailable(str(failed)) from failed
+            raise refusal(failed) from failed
 
     async def _open(
-        self, stored: Stored, sandbox: Sandbox | None = None, committed: int = 0, lost: Lost = LOST
+        self,
+        stored: Stored,
+        sandbox: Sandbox | None = None,
+        committed: int = 0,
+        lost: Lost = LOST,
+        *,
+        restored: bool = False,
     ) -> _Seat:
         room = Room(
             stored,
-            await self._document(stored),
+            await loading.document(stored, self._store, self._config.data),
+            changes=self.changes,
             store=self._store,
             supervisor=self._supervisor,
             seal=self._seal,
@@ -289,42 +419,12 @@ class Rooms:
             counts=self.counts,
             allowances=self._allowances,
             audit=self._audit,
+            traces=self._traces,
         )
-        await room.recover(stored.unfinished, sandbox, committed, lost)
+        await room.recover(stored.unfinished, sandbox, committed, lost, restored=restored)
         seat = _Seat(room, asyncio.ensure_future(room.run()))
         self._seats[stored.record.ref] = seat
         return seat
-
-    async def _document(self, stored: Stored) -> Document | Unavailable:
-        """The notebook's document, or why there is none to be had: one that is damaged is set aside."""
-        record, notebook_id = stored.record, stored.record.ref.notebook_id
-        chunks: list[bytes] = []
-        try:
-            if isinstance(stored.chunks, StoreDamaged):
-                raise stored.chunks
-            chunks = stored.chunks
-            if sum(map(len, chunks)) <= _SMALL:
-                return Document.load(chunks)
-            return await asyncio.to_thread(Document.load, chunks)
-        except TooNew as new:
-            return Unavailable(f"notebook {notebook_id!r} needs a later release: {new}", notebook_id=notebook_id)
-        except DocumentDamaged as damaged:
-            why, then = str(damaged), "deleting the notebook removes all of it"
-        except StoreDamaged as damaged:
-            why, then = str(damaged), "the database itself is to be repaired, while the controller is stopped"
-            chunks = await self._store.read(partial(records.readable_chunks, key=record.key))
-        try:
-            keep = partial(set_aside.keep, self._config.data, record.key, notebook_id, chunks)
-            kept = str(await asyncio.to_thread(keep))
-        except OSError as failed:
-            kept = f"the database alone ({failed.strerror})"
-        log.error("a document is damaged", notebook=notebook_id, tenant=record.ref.tenant, why=why, set_aside=kept)
-        return Unavailable(
-            f"the document of notebook {notebook_id!r} is damaged: {why}. What is stored of it is kept in {kept}; "
-            f"its executions can be read; {then}",
-            notebook_id=notebook_id,
-            set_aside=kept,
-        )
 
     def _drop_later(self, ref: NotebookRef, seat: _Seat) -> None:
         """A room that nobody is in and that is at rest goes; one that is not is looked at again later."""
@@ -332,8 +432,10 @@ class Rooms:
             return
         if seat.room.at_rest:
             del self._seats[ref]
+            self.changes.tell()
             self._last_busy = time.monotonic()
             seat.room.stop()
+            self._leave_later(ref, seat)
         else:
             if seat.sweep is not None:
                 seat.sweep.cancel()
@@ -346,3 +448,29 @@ class Rooms:
         seat.room.stop()
         await seat.task
         await seat.room.close()
+
+    def _leave_later(self, ref: NotebookRef, seat: _Seat | None = None) -> None:
+        leaving = asyncio.ensure_future(self._leave(ref, seat))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, ref: NotebookRef, seat: _Seat | None) -> None:
+        """No room keeps the notebook: so it is given up, unless somebody has come again."""
+        if seat is not None:
+            await seat.task
+        async with self._lock(ref):
+            if ref not in self._seats:
+                await self._give_up(ref)
+
+    async def _finish(self, ref: NotebookRef, seat: _Seat) -> None:
+        """Ends an abandoned room. Nobody opens the notebook again before what was in hand there is done."""
+        async with self._lock(ref):
+            await self._end(seat)
+
+
+def _moved(ref: NotebookRef) -> Moved:
+    return Moved(
+        f"notebook {ref.notebook_id!r} has moved to another node, or is about to: ask again",
+        retry_after_s=_ASK_AGAIN_S,
+        notebook_id=ref.notebook_id,
+    )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -18,7 +19,7 @@ from cellyard_controller.executions.calls import NOTHING, Offers
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.live import LiveExecution
-from cellyard_controller.executions.model import End, Execution, Notice, Outcome, State
+from cellyard_controller.executions.model import USUAL, End, Execution, Manner, Notice, Outcome, State
 from cellyard_controller.executions.reports import (
     Asked,
     Called,
@@ -43,6 +44,7 @@ from cellyard_controller.sandboxes.sandbox import KernelSettings
 from cellyard_controller.store import Store
 from cellyard_controller.store.requests import Request
 from cellyard_controller.tenants.allowances import Allowances
+from cellyard_controller.tracing import ExecutionTrace, Traces
 from cellyard_proto.codemode import names
 
 _OVERDUE = 20.0
@@ -65,6 +67,9 @@ class Order:
     stop_on_error: bool = False
     coalesce: bool = False
     offers: Offers = NOTHING
+    call: Any = None
+    """The span of the call that it came with."""
+    manner: Manner = USUAL
 
 
 class Runner:
@@ -86,6 +91,7 @@ class Runner:
         widgets: Widgets,
         counts: Counts,
         allowances: Allowances,
+        traces: Traces | None,
         on_accepted: Callable[[Execution], None],
         on_started: Callable[[CellId, ExecutionId], None],
     ) -> None:
@@ -94,6 +100,9 @@ class Runner:
         self._store, self._journal, self._kernel, self._ledger = store, journal, kernel, ledger
         self._calling, self._widgets, self._counts = calling, widgets, counts
         self._on_accepted, self._on_started = on_accepted, on_started
+        self._traces = traces
+        self._traced: dict[ExecutionId, ExecutionTrace] = {}
+        """Of those that have not ended and were accepted by this controller."""
         self.died = ""
         """What the agent says of its kernel's end, where a report has brought it ahead of the kernel's own state."""
 
@@ -121,6 +130,7 @@ class Runner:
             timeout_s=order.timeout_s,
             stop_on_error=order.stop_on_error,
             offers=order.offers,
+            manner=order.manner,
         )
         queue, decisions = q.accept(self.queue, _entry(execution))
         # Where it goes out at once, it is stored as dispatched: one statement, not two.
@@ -131,11 +141,33 @@ class Runner:
         change.rows.append(partial(records.add, notebook=self._notebook, execution=stored))
         change.done.append(partial(faults.point, "accept-committed"))
         change.done.append(partial(self._on_accepted, stored))
+        change.done.append(partial(log.debug, "execution accepted", execution_id=execution.execution_id))
         change.done.append(partial(self._take_over, queue))
+        if self._traces is not None:
+            change.done.append(partial(self._trace, stored, order.call))
         if at_once:
             change.done.append(partial(self._send, execution.execution_id))
         change.done.append(self.tell_positions)
         return self._journal.add(execution)
+
+    # What is known of its trace
+
+    @property
+    def first_traced(self) -> ExecutionTrace | None:
+        """The trace of the execution that waits for longest, and that a sandbox is asked for."""
+        first = self.queue.waiting[0].execution_id if self.queue.waiting else None
+        return self._traced.get(first) if first is not None else None
+
+    def leave(self) -> None:
+        """The room ends, and what has not ended goes on without it."""
+        self._allowances.waiting(self._ref, 0)
+        for traced in self._traced.values():
+            traced.left()
+        self._traced.clear()
+
+    def _trace(self, execution: Execution, call: Any) -> None:
+        assert self._traces is not None
+        self._traced[execution.execution_id] = self._traces.execution(self._ref, execution, call)
 
     # The queue
 
@@ -175,7 +207,11 @@ class Runner:
                 live = self._journal.live(decision.execution_id)
                 said = _limit_of(live.execution, decision) or message
                 live.finish(decision.end, decision.reason, said, of_report)
-                self._counts.ended(live.execution)
+                self._counts.ended(live.execution, self._ref.tenant)
+                self._log_end(live.execution)
+                traced = self._traced.pop(decision.execution_id, None)
+                if traced is not None:
+                    traced.ended(live.execution, of_report)
         self.tell_positions()
 
     def lose_kernel(self, reason: EndReason, message: str) -> None:
@@ -267,7 +303,7 @@ class Runner:
             await self._update_displays(report, what)
             return False
         if isinstance(what, CommSaid):
-            await self._widgets.said(what)
+            await self._widgets.said(what, self._journal.find(report.execution_id))
             return False
         live = await self._subject(report.execution_id)
         if isinstance(what, Called | Asked):
@@ -284,8 +320,12 @@ class Runner:
                 self._take_over(queue)
                 faults.point("start-reported")
                 live.started(what)
+                if report.execution_id in self._traced:
+                    self._traced[report.execution_id].started()
                 self._on_started(live.execution.cell_id, report.execution_id)
         elif isinstance(what, Output | Clear | Truncated):
+            if isinstance(what, Truncated):
+                self._counts.truncated()
             live.output(what, report.size)
         return False
 
@@ -309,6 +349,13 @@ class Runner:
                 live.update_display(what, report.size)
 
     # Inside
+
+    def _log_end(self, execution: Execution) -> None:
+        assert execution.end is not None
+        # Those that ended as they should are for who looks closely.
+        write = log.info if execution.end in (End.LOST, End.TIMED_OUT) else log.debug
+        name, end, reason = execution.execution_id, execution.end.value, execution.end_reason
+        write("execution ended", execution_id=name, end=end, reason=reason[:64])
 
     def _sentence(self, ended: Ended) -> str:
         if ended.reason == EndReason.KERNEL_RESTARTED:
@@ -335,6 +382,7 @@ class Runner:
         sandbox = self._kernel.sandbox
         if sandbox is not None:
             execution = self._journal.live(execution_id).execution
+            traced = self._traced.get(execution_id)
             sandbox.link.dispatch(
                 execution_id,
                 execution.source,
@@ -342,6 +390,8 @@ class Runner:
                 execution.cell_id,
                 allow_stdin=execution.offers.input,
                 namespaces=not names.FUNCTIONS.isdisjoint(execution.offers.functions),
+                traceparent=traced.sent() if traced is not None else "",
+                manner=execution.manner,
             )
             faults.point("sent")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from functools import partial
 
 from cellyard_controller import faults
@@ -12,7 +13,7 @@ from cellyard_controller.executions import records
 from cellyard_controller.executions.calls import Answer
 from cellyard_controller.executions.journal import Journal
 from cellyard_controller.executions.model import Event, Execution, Notice
-from cellyard_controller.ids import ExecutionId, SessionId
+from cellyard_controller.ids import CellId, ExecutionId, SessionId
 from cellyard_controller.notebooks.calling import Calling
 from cellyard_controller.notebooks.inbox import Inbox
 from cellyard_controller.notebooks.kernel import Kernel
@@ -100,6 +101,9 @@ class Runs:
     # In the room's task
 
     async def _accept(self, order: Order) -> Execution:
+        if order.new_source is not None and order.manner.silent:
+            order = replace(order, cell_id=CellId(""))
+
         async def attempt() -> Execution:
             if order.coalesce:
                 source = self._pages.code_of(order.cell_id)
@@ -111,6 +115,8 @@ class Runs:
             try:
                 if order.new_source is None:
                     source = self._pages.code_of(order.cell_id)
+                elif order.manner.silent:
+                    source = order.new_source
                 else:
                     source = order.new_source
                     await self._pages.add_code(order.cell_id, source, order.index)
@@ -125,7 +131,7 @@ class Runs:
                     self._runner.count_waiting()
                     raise
             except BaseException as failed:
-                if order.new_source is not None:
+                if order.new_source is not None and not order.manner.silent:
                     await self._pages.take_back(failed)
                 raise
             self._presence.used(order.session_id)

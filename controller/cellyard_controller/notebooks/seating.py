@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import structlog
+
 from cellyard_controller.clock import steady
 from cellyard_controller.environments.making import STAGE
-from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused, Unavailable
+from cellyard_controller.errors import CapabilityUnavailable, KernelMismatch, NoKernel, Refused
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.journal import Row
 from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId
@@ -29,8 +31,12 @@ from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, 
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
 from cellyard_controller.store import StoreFailed
+from cellyard_controller.store.errors import refusal
 from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants.audit import Audit
+from cellyard_controller.tracing import ExecutionTrace
+
+log = structlog.get_logger()
 
 News = tuple[str, str] | KernelView | Exception
 """Progress (stage, message) of a start, or its end."""
@@ -72,6 +78,8 @@ class Seating:
         """Why the claim waits for others to let go, while it does."""
         self._making = Making()
         self._watching: set[asyncio.Queue[News]] = set()
+        self._traced: ExecutionTrace | None = None
+        """Of the execution that the claim is for, where it is for one."""
         self._hello = AgentHello(KernelReport("none", 0, ""), frozenset(), 0)
         self._hello_pending = False
 
@@ -113,6 +121,9 @@ class Seating:
             self._kernel.move(KernelState.STARTING)
             self._making = Making()
             request = ClaimRequest(self._notebook, self._ref, self._kernel.settings)
+            self._traced = self._runner.first_traced
+            if self._traced is not None:
+                self._traced.claiming()
             self._claim = self._spawn(self._claim_sandbox(request))
 
     def start_if_wanted(self) -> None:
@@ -167,6 +178,19 @@ class Seating:
         await self._ledger.commit_done(request)
         sandbox.link.restart_kernel(self._kernel.generation)
 
+    def abandon(self, why: Refused) -> None:
+        """The notebook is another node's: the sandbox goes, and nothing is noted, for that is the other's to do.
+
+        The one thing here that may be called beside the room's task, which may hang on a store that is away.
+        """
+        if self._claim is not None:
+            self._claim.cancel()
+        self._tell(why)
+        sandbox = self._kernel.sandbox
+        if sandbox is not None:
+            sandbox.take_back()
+            self._supervisor.let_go(sandbox.sandbox_id, EndReason.NODE_LOST, str(why))
+
     def not_started(self, now: float) -> None:
         """Ends what has waited for its start long enough. What an environment takes to be made does not count."""
         self._postpone(now)
@@ -194,13 +218,13 @@ class Seating:
             idle = kernel.state is KernelState.IDLE and not kernel.visits and self._runner.queue.empty
             kernel.sandbox.unused_since = kernel.last_used if idle else None
 
-    async def evict(self, sandbox_id: SandboxId) -> bool:
+    async def evict(self, sandbox_id: SandboxId, why: str) -> bool:
         """Lets the sandbox go where it is idle still; False where it is not."""
         self.note_use()
         sandbox = self._kernel.sandbox
         if sandbox is None or sandbox.sandbox_id != sandbox_id or sandbox.unused_since is None:
             return False
-        self.lose(EndReason.EVICTED, "it was idle, and somebody else needed the room")
+        self.lose(EndReason.EVICTED, why)
         await self._ledger.flush()
         return True
 
@@ -331,7 +355,7 @@ class Seating:
             reason = EndReason(refused.reason.lower()) if known else EndReason.START_FAILED
             await self._ask(partial(self._not_granted, mine, reason, refused))
         except StoreFailed as failed:
-            await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, Unavailable(str(failed))))
+            await self._ask(partial(self._not_granted, mine, EndReason.START_FAILED, refusal(failed)))
         else:
             try:
                 await self._ask(partial(self._granted, mine, request, sandbox))
@@ -344,10 +368,13 @@ class Seating:
             self._supervisor.let_go(sandbox.sandbox_id, EndReason.SHUTDOWN, "nobody wants it any more")
             return
         self._claim = self._waited = None
+        if self._traced is not None:
+            self._traced.claimed(sandbox.sandbox_id)
         before = self._kernel.end_reason
         self._kernel.seat(sandbox)
         self._kernel.move(KernelState.IDLE)
         self._note("sandbox.claimed", sandbox)
+        log.info("sandbox claimed", sandbox=sandbox.sandbox_id)
         self._ledger.kept.rows.append(self._as_claimed(request, sandbox))
         sandbox.hand_over(self._owner)
         if sandbox.end is not None:  # it died before it was handed over
@@ -383,12 +410,16 @@ class Seating:
 
     def _report_wait(self, waited: Waited) -> None:
         self._waited = waited
+        if self._traced is not None:
+            self._traced.waits(waited.reason)
         self._making.told(steady(), False)
         self._tell(("waiting", f"{waited}: number {waited.position + 1} in the queue"))
         self._runner.tell_wait(waited.reason, waited.position, waited.eta_s)
 
     def _report_progress(self, stage: str, message: str) -> None:
         self._waited = None
+        if self._traced is not None:
+            self._traced.stage(stage)
         self._making.told(steady(), stage == STAGE)
         self._tell((stage, message))
         self._runner.tell_progress(stage, message)

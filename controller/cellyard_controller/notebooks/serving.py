@@ -95,7 +95,7 @@ class Serving:
                 await self._note(execution_id, called, type(failed).__name__)
                 return Answer("error", str(failed)[:_MAX_MESSAGE], type(failed).__name__)
             except Exception:  # a defect here must not leave the code waiting for ever
-                log.exception("a call of code failed", notebook=self._ref.notebook_id, function=called.function)
+                log.exception("a call of code failed", notebook_id=self._ref.notebook_id, function=called.function)
                 await self._note(execution_id, called, "internal_error")
                 return Answer("error", "internal error; the controller's log says more", "StorageError")
             else:

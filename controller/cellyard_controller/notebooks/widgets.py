@@ -13,14 +13,15 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
+from cellyard_controller.executions.live import LiveExecution
 from cellyard_controller.executions.reports import CommSaid
 from cellyard_controller.ids import NotebookKey
 from cellyard_controller.notebooks.kernel import Kernel
 from cellyard_controller.notebooks.ledger import Ledger
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.store import Store
+from cellyard_controller.store.dialects import insert
 from cellyard_controller.store.schema import widgets
 
 _TARGET = "jupyter.widget"
@@ -74,11 +75,18 @@ class Widgets:
         self._of = ""  # the kernel that they live in
         self._changed: dict[str, None] = {}
 
-    async def said(self, said: CommSaid) -> None:
-        """A comm's message from the kernel. It is stored with the next commit, and told to whoever watches."""
+    async def said(self, said: CommSaid, live: LiveExecution | None = None) -> None:
+        """A comm's message from the kernel. It is stored with the next commit, and told to whoever watches.
+
+        `live`: the execution that it belongs to, among whose events it has its place.
+        """
         await self.moved(said)
         size = len(str(said.data)) + sum(map(len, said.buffers)) if self._watchers.anybody else 0
-        self._ledger.kept.done.append(partial(self._watchers.tell, said, size))
+        tell = partial(self._watchers.tell, said, size)
+        if live is None:
+            self._ledger.kept.done.append(tell)
+        else:
+            live.between(tell)
 
     async def moved(self, said: CommSaid) -> None:
         """A comm's message, from the kernel or from a front end."""
@@ -139,8 +147,11 @@ class Widgets:
             return
         state = json.dumps({"state": model.state, "buffers": model.buffers}, separators=(",", ":"))
         if len(state) <= MAX_STATE:
-            row = insert(widgets).values(notebook_key=self._notebook, comm_id=comm_id, kernel=self._of, state=state)
-            connection.execute(row.on_conflict_do_update(set_={"kernel": self._of, "state": state}))
+            row = insert(connection, widgets).values(
+                notebook_key=self._notebook, comm_id=comm_id, kernel=self._of, state=state
+            )
+            changes = {"kernel": self._of, "state": state}
+            connection.execute(row.on_conflict_do_update(index_elements=["notebook_key", "comm_id"], set_=changes))
 
 
 def _forget(notebook: NotebookKey, connection: Connection) -> None:

@@ -79,6 +79,8 @@ class CapabilityFact:
     evidence: str
     probed_at: float
     """Seconds since the epoch."""
+    late: bool = False
+    """Not granted only because the probe has not answered in time; it is made again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,21 @@ from dataclasses import replace
 
 from cellyard_controller import templates
 from cellyard_controller.config import Config, TemplateConfig
-from cellyard_controller.errors import CapabilityUnavailable, InvalidRequest, PermissionDenied, Refused
+from cellyard_controller.errors import (
+    CapabilityUnavailable,
+    InvalidRequest,
+    NotYetProven,
+    PermissionDenied,
+    Refused,
+)
 from cellyard_controller.runtimes import CapabilityFact, Runtime, Template
 from cellyard_controller.sandboxes.plans import Kind, Need
 from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.sandbox import KernelSettings, Sandbox
 
 _USUAL_MOST = 16
+_PROBED_AGAIN = 30.0
+"""Seconds after which a runtime, when it is asked, no longer believes that something was not proven."""
 CONDA_PREWARMED = "conda:prewarmed"
 NETWORKS = ("none", "allowlist", "open")
 
@@ -178,15 +186,21 @@ class Catalogue:
         return tuple(fact.name for fact in facts if fact.granted and not _kept_from(fact.name, env_source))
 
     async def require(self, settings: KernelSettings) -> None:
-        """Raises CapabilityUnavailable where a required one is not."""
+        """Raises CapabilityUnavailable where a required one is not granted, NotYetProven where it is only late."""
         runtime = self.runtime(settings.runtime)
         facts = await runtime.capabilities(self.template(settings.template, settings.network, settings.kernel_type))
         kept = {fact.name: _kept_from(fact.name, settings.env_source) for fact in facts}
         granted = {fact.name for fact in facts if fact.granted and not kept[fact.name]}
         evidence = {fact.name: kept[fact.name] or fact.evidence for fact in facts}
-        for name in sorted(settings.require - granted):
+        late = {fact.name for fact in facts if fact.late and not kept[fact.name]}
+        missing = sorted(settings.require - granted)
+        for name in sorted(missing, key=late.__contains__):  # what no patience brings is told first
             why = evidence.get(name, f"the runtime {settings.runtime!r} does not offer it")
-            raise CapabilityUnavailable(f"{name} is required and not granted: {why}", capability=name)
+            message = f"{name} is required and not granted: {why}"
+            if name in late:
+                again = "it is probed again within half a minute, and this may be asked for again then"
+                raise NotYetProven(f"{message}; {again}", retry_after_s=_PROBED_AGAIN, capability=name)
+            raise CapabilityUnavailable(message, capability=name)
 
     def check_proven(self, settings: KernelSettings, sandbox: Sandbox) -> None:
         """Nobody joins a sandbox with less than they require. Raises CapabilityUnavailable."""

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cellyard_controller.clock import steady
 from cellyard_controller.errors import QuotaExceeded
+from cellyard_controller.ids import NotebookRef
 from cellyard_controller.sandboxes.lifecycle import CLAIM, ClaimState, step
 from cellyard_controller.sandboxes.plans import ClaimNumber, Kind, Need, Wait, Waiting
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, Sandbox
@@ -36,6 +38,18 @@ class Waited:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A claim that has no sandbox yet, as it is told."""
+
+    ref: NotebookRef
+    template: str
+    waited: Waited | None
+    """What it waits for that others have; None where its sandbox is being made."""
+    asked_at: float
+    """By the steady clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listener:
     """Whom to tell how a claim goes on."""
 
@@ -52,6 +66,8 @@ class Claim:
         self.number, self.request, self.kind, self.need = number, request, kind, need
         self.state = ClaimState.QUEUED
         self.asked_at = time.monotonic()
+        self.found = False
+        """Whether a warm one was there when it was asked for."""
         self.patience: asyncio.TimerHandle
         """When it is refused, if it still waits for others to let go."""
         self.waited: Waited | None = None
@@ -60,6 +76,11 @@ class Claim:
         """What it was granted."""
         self._listener = listener
         self._outcome: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+
+    def view(self) -> ClaimView:
+        """As it is told."""
+        asked_at = steady() - (time.monotonic() - self.asked_at)
+        return ClaimView(self.request.ref, self.kind.template, self.waited, asked_at)
 
     def as_waiting(self) -> Waiting:
         """As the scheduler sees it."""

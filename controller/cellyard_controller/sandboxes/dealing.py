@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ from cellyard_controller.errors import Refused
 from cellyard_controller.ids import SandboxId, TenantName
 from cellyard_controller.sandboxes.ageing import find_replaced, find_too_old
 from cellyard_controller.sandboxes.catalogue import Catalogue
-from cellyard_controller.sandboxes.claims import Claim, Listener, out_of_patience
+from cellyard_controller.sandboxes.claims import Claim, ClaimView, Listener, out_of_patience
+from cellyard_controller.sandboxes.counts import COLD, WARM
 from cellyard_controller.sandboxes.lifecycle import ClaimState, EndReason, SandboxState
 from cellyard_controller.sandboxes.maker import Maker
+from cellyard_controller.sandboxes.others import Others
 from cellyard_controller.sandboxes.plans import (
     Bounds,
     ClaimNumber,
@@ -31,6 +33,7 @@ from cellyard_controller.sandboxes.plans import (
     Promise,
     Snapshot,
     Stage,
+    Wait,
 )
 from cellyard_controller.sandboxes.pool import Bounds as PoolBounds
 from cellyard_controller.sandboxes.pool import PoolView
@@ -57,9 +60,13 @@ log = structlog.get_logger()
 class Dealing:
     """Claims, pools, and what becomes of them."""
 
-    def __init__(self, stock: Stock, maker: Maker, catalogue: Catalogue, config: Config, quotas: Quotas) -> None:
+    def __init__(
+        self, stock: Stock, maker: Maker, catalogue: Catalogue, config: Config, quotas: Quotas, others: Others
+    ) -> None:
         self._stock, self._maker, self._catalogue, self._config = stock, maker, catalogue, config
-        self._quotas = quotas
+        self._quotas, self._others = quotas, others
+        self._waits: Mapping[ClaimNumber, Wait] = {}
+        """What those who wait were told last."""
         quotas.on_change = self.schedule
         capacity = config.capacity
         self.machine = Bounds(capacity.sandboxes, capacity.memory, capacity.cpus)
@@ -116,10 +123,10 @@ class Dealing:
         claim.patience = loop.call_later(request.settings.start_timeout_s, self._out_of_patience, claim)
         self._pools.asked(kind)
         self.schedule()
-        found = claim.given is not None
+        found = claim.found = claim.given is not None
         if claim.waited is None:  # else no pool could have had one for it, however large
             self._pools.claimed(kind, hit=found)
-            self._stock.counts.claims.add(kind.template, "warm" if found else "cold")
+            self._stock.counts.claims.add(kind.template, WARM if found else COLD)
         return claim
 
     def done(self, claim: Claim) -> None:
@@ -142,6 +149,10 @@ class Dealing:
         """What each claim waits for that waits for others to let go: "capacity", "sandboxes", "memory" or "cpu"."""
         return [claim.waited.reason for claim in self._claims.values() if claim.waited is not None]
 
+    def queue(self) -> list[ClaimView]:
+        """The claims that have no sandbox yet, in the order of asking."""
+        return [claim.view() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]
+
     def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
         return self._pools.views([self._as_known(sandbox) for sandbox in self._stock.sandboxes()])
@@ -157,6 +168,7 @@ class Dealing:
         if not self._acting:
             return
         found = plan(self._snapshot())
+        self._waits = found.waits
         for decision in found.decisions:
             if isinstance(decision, Give):
                 self._grant(decision)
@@ -172,6 +184,11 @@ class Dealing:
             claim = self._claims.get(number)
             if claim is not None and claim.state is ClaimState.QUEUED:
                 claim.tell_wait(wait, self._pace)
+        self._stock.changes.tell()
+
+    def outline(self) -> tuple[Snapshot, Mapping[ClaimNumber, Wait]]:
+        """How things are, and what those who wait were told last."""
+        return self._snapshot(), self._waits
 
     def _snapshot(self) -> Snapshot:
         waiting = [claim.as_waiting() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]
@@ -188,12 +205,18 @@ class Dealing:
             pausing=self._pools.pausing(),
             making_at_once=self._config.sandboxes.engine_calls,
             evict_after=self._config.sandboxes.evict_after,
+            elsewhere={tenant: self._others.elsewhere(tenant) for tenant in tenants},
+            together=self._others.together,
         )
 
-    def _bounds(self, tenant: TenantName) -> Bounds:
+    def quota(self, tenant: TenantName) -> Bounds:
+        """What a tenant may have in all, on whatever node."""
         quota = self._quotas.of(tenant)
         weight = self._config.capacity.weights.get(tenant, 1.0)
         return Bounds(quota.sandboxes, quota.memory, quota.cpu, weight)
+
+    def _bounds(self, tenant: TenantName) -> Bounds:
+        return self._others.bounds(tenant, self.quota(tenant))
 
     def _as_known(self, sandbox: Sandbox) -> Known:
         template = sandbox.template
@@ -343,7 +366,7 @@ class Dealing:
         owner = sandbox.owner if sandbox is not None else None
 
         async def ask() -> None:
-            if owner is None or not await owner.evict(sandbox_id):
+            if owner is None or not await owner.evict(sandbox_id, "it was idle, and somebody else needed the room"):
                 self._ending.discard(sandbox_id)  # it is used again
                 self.schedule()
 

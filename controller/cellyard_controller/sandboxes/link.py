@@ -12,13 +12,14 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from cellyard_controller.executions.calls import Answer
+from cellyard_controller.executions.model import USUAL, Manner
 from cellyard_controller.executions.reports import (
     CommSaid,
 )
@@ -32,7 +33,10 @@ from cellyard_controller.sandboxes.link_messages import (
     comm_message,
     decode,
     hello_of,
+    history_message,
+    manner_message,
 )
+from cellyard_controller.sandboxes.tenure import Tenure
 from cellyard_proto import PROTOCOL, framing
 from cellyard_proto.v1 import calls_pb2
 from cellyard_proto.v1 import link_pb2 as pb
@@ -64,7 +68,9 @@ class LinkOwner(Protocol):
 class AgentLink:
     """The socket of one sandbox and the connection on it, if there is one."""
 
-    def __init__(self, sandbox_id: SandboxId, folder: Path, uid: int, owner: LinkOwner) -> None:
+    def __init__(
+        self, sandbox_id: SandboxId, folder: Path, uid: int, owner: LinkOwner, tenure: Tenure | None = None
+    ) -> None:
         self.sandbox_id = sandbox_id
         self.folder = folder
         self.owner = owner
@@ -72,7 +78,13 @@ class AgentLink:
         """Loop time of the last frame, or of the moment since which the agent could have dialled."""
         self.flows = Flows(self._send, lambda: self._greeted)
         """What is done in the sandbox beside its kernel."""
-        self._uid = uid
+        self.on_up: Callable[[bool], None] = lambda again: None
+        """Called when the agent is connected and greeted; `again`: not for the first time."""
+        self._came_before = False
+        self.whose: Mapping[str, str] = {}
+        """Tenant and notebook that the sandbox is claimed by, for the log."""
+        self._uid, self._tenure = uid, tenure or Tenure()
+        self._postponed: list[pb.ToAgent] = []
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._greeted = False
@@ -97,8 +109,8 @@ class AgentLink:
         self._server = await asyncio.start_unix_server(self._accept, str(path))
         self.last_heard = asyncio.get_running_loop().time()
         if os.geteuid() == 0:
+            path.chmod(0o600)  # while it is ours: in a container root may give away, and not change what is another's
             os.chown(path, self._uid, self._uid)
-            path.chmod(0o600)
         else:
             path.chmod(0o666)  # the folder above is 0700: only the sandbox's own mount reaches it
 
@@ -142,8 +154,10 @@ class AgentLink:
         *,
         allow_stdin: bool,
         namespaces: bool,
+        traceparent: str = "",
+        manner: Manner = USUAL,
     ) -> None:
-        """Runs a source; the agent takes an execution id once."""
+        """Runs a source; the agent takes an execution id once. While nothing may be begun it is held back."""
         order = pb.Dispatch(
             execution_id=execution_id,
             source=source,
@@ -151,8 +165,13 @@ class AgentLink:
             cell_id=cell_id,
             allow_stdin=allow_stdin,
             namespaces=namespaces,
+            traceparent=traceparent,
+            manner=manner_message(manner),
         )
-        self._send(pb.ToAgent(dispatch=order))
+        if self._tenure.may_begin:
+            self._send(pb.ToAgent(dispatch=order))
+        else:
+            self._postponed.append(pb.ToAgent(dispatch=order))
 
     def answer(self, call_id: str, answer: Answer) -> None:
         """Answers a call of the code; the agent takes the first answer."""
@@ -175,8 +194,12 @@ class AgentLink:
             message.complete.CopyFrom(pb.AskComplete(code=code, cursor=cursor))
         elif question.kind == "inspect":
             message.inspect.CopyFrom(pb.AskInspect(code=code, cursor=cursor, detail_level=question.detail_level))
+        elif question.kind == "is_complete":
+            message.is_complete.CopyFrom(pb.AskIsComplete(code=code))
+        elif question.kind == "info":
+            message.info.CopyFrom(pb.AskInfo())
         else:
-            message.history.CopyFrom(pb.AskHistory(limit=question.limit))
+            message.history.CopyFrom(history_message(question))
         self._send(pb.ToAgent(ask=message))
 
     def comm(self, said: CommSaid) -> None:
@@ -200,6 +223,16 @@ class AgentLink:
         """Asks for a sign of life."""
         self._send(pb.ToAgent(ping=pb.Ping(id=1)))
 
+    def tell_tenure(self) -> None:
+        """Tells the agent how long its sandbox may go on, where that has an end, and what was held back until now."""
+        left = self._tenure.left()
+        if left is not None:
+            self._send(pb.ToAgent(lease=pb.Lease(left_s=left)))
+        if self._tenure.may_begin:
+            postponed, self._postponed = self._postponed, []
+            for message in postponed:
+                self._send(message)
+
     def goodbye(self, reason: str) -> None:
         """Ends the agent."""
         self._send(pb.ToAgent(goodbye=pb.Goodbye(reason=reason)))
@@ -211,7 +244,7 @@ class AgentLink:
         if writer is None or not self._greeted or writer.is_closing():
             return
         if writer.transport.get_write_buffer_size() > _MAX_UNSENT:
-            log.warning("agent does not read, hanging up", sandbox=self.sandbox_id)
+            log.warning("agent does not read, hanging up", sandbox=self.sandbox_id, **self.whose)
             writer.transport.abort()
             return
         writer.write(framing.encode(message))
@@ -226,9 +259,9 @@ class AgentLink:
         try:
             await self._serve(reader, writer)
         except (framing.FrameError, ValueError, ConnectionError) as bad:
-            log.warning("link closed", sandbox=self.sandbox_id, why=str(bad)[:200])
+            log.warning("link closed", sandbox=self.sandbox_id, why=str(bad)[:200], **self.whose)
         except TimeoutError:
-            log.warning("link closed", sandbox=self.sandbox_id, why="no hello")
+            log.warning("link closed", sandbox=self.sandbox_id, why="no hello", **self.whose)
         except asyncio.CancelledError:
             pass  # close() ends connections this way
         finally:
@@ -262,6 +295,9 @@ class AgentLink:
                     )
                 )
             )
+            self.tell_tenure()
+            self.on_up(self._came_before)
+            self._came_before = True
             await self.owner.link_ready()
             while (frame := await framing.read(reader, pb.FromAgent)) is not None:
                 self.last_heard = loop.time()
@@ -272,6 +308,7 @@ class AgentLink:
         finally:
             self._writer = None
             self._greeted = False
+            self._postponed.clear()  # whoever greets it again says it again
             self.last_heard = asyncio.get_running_loop().time()
             self.flows.broken()
             await self.owner.link_down()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cellyard_controller import json_text
-from cellyard_controller.executions.model import Outcome, Usage, Value
+from cellyard_controller.executions.model import USUAL, Manner, Outcome, Usage, Value
 from cellyard_controller.executions.reports import (
     Asked,
     Called,
@@ -25,8 +25,11 @@ from cellyard_controller.executions.reports import (
 from cellyard_controller.ids import ExecutionId
 from cellyard_controller.runtimes import NOTHING_TOLD, ToldFacts
 from cellyard_proto import outputs
+from cellyard_proto.v1 import history_pb2, manner_pb2, outputs_pb2
 from cellyard_proto.v1 import link_pb2 as pb
-from cellyard_proto.v1 import outputs_pb2
+
+MAX_REPLY = 4 * 1024 * 1024
+"""Characters of what an end brings along for a front end."""
 
 _OUTCOMES = {
     pb.OUTCOME_OK: Outcome.OK,
@@ -85,11 +88,17 @@ class Question:
     """Something to ask the kernel beside its executions."""
 
     kind: str
-    """`complete`, `inspect` or `history`."""
+    """`complete`, `inspect`, `is_complete`, `info` or `history`."""
     code: str = ""
     cursor: int = 0
     detail_level: int = 0
     limit: int = 0
+    span: tuple[int, int, int | None] | None = None
+    """Of a history: session, first count, and the count behind the last one."""
+    search: tuple[str, bool] | None = None
+    """Of a history: the pattern, and whether each source is wanted once."""
+    output: bool = False
+    transformed: bool = False
 
 
 FromAgent = list[Report] | KernelReport | Answered | CommSaid
@@ -109,6 +118,29 @@ def comm_message(said: CommSaid) -> outputs_pb2.Comm:
     else:
         message.message.CopyFrom(outputs_pb2.CommMessage(data_json=data))
     return message
+
+
+def manner_message(manner: Manner) -> manner_pb2.Manner | None:
+    """How a source is to be run; None for as usual."""
+    if manner == USUAL:
+        return None
+    message = manner_pb2.Manner(silent=manner.silent, payload=manner.payload)
+    message.user_expressions.update(manner.user_expressions)
+    if manner.store_history is not None:
+        message.store_history = manner.store_history
+    return message
+
+
+def history_message(question: Question) -> pb.AskHistory:
+    """What of the history is asked for."""
+    asked = pb.AskHistory(limit=question.limit, output=question.output, transformed=question.transformed)
+    if question.span is not None:
+        session, start, stop = question.span
+        asked.range.CopyFrom(history_pb2.HistoryRange(session=session, start=start, stop=stop))
+    if question.search is not None:
+        pattern, unique = question.search
+        asked.search.CopyFrom(history_pb2.HistorySearch(pattern=pattern, unique=unique))
+    return asked
 
 
 def hello_of(hello: pb.Hello, peer_pid: int) -> AgentHello:
@@ -174,6 +206,12 @@ def _comm(message: outputs_pb2.Comm) -> CommSaid:
     )
 
 
+def _reply(text: str) -> str:
+    """A JSON object as it is to be kept; "" for what is none, or too long."""
+    known = _object(text) if len(text) <= MAX_REPLY else {}
+    return json.dumps(known, separators=(",", ":")) if known else ""
+
+
 def _object(text: str) -> dict[str, Any]:
     """A JSON object; what is none counts as empty, because code in the kernel writes these as it likes."""
     try:
@@ -223,5 +261,8 @@ def _what(event: pb.Event) -> What:
             interrupted_by=ended.interrupted_by,
             reason=ended.reason[:500],
             usage=Usage(ended.cpu_s, ended.peak_memory_bytes, ended.wall_s),
+            traceparent=ended.traceparent[:64],
+            waited_s=ended.waited_s,
+            reply=_reply(ended.reply_json),
         )
     raise ValueError(f"an event of an unknown kind: {kind}")

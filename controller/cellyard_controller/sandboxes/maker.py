@@ -21,6 +21,7 @@ from cellyard_controller.sandboxes.link_messages import Greeting
 from cellyard_controller.sandboxes.plans import Kind
 from cellyard_controller.sandboxes.reconciling import why_not_warm
 from cellyard_controller.sandboxes.sandbox import Sandbox, SandboxGone
+from cellyard_controller.sandboxes.tenure import Tenure
 from cellyard_controller.store import Store
 
 Report = Callable[[str, str], None]
@@ -39,6 +40,8 @@ class Maker:
     def __init__(self, store: Store, catalogue: Catalogue, config: Config, environments: Environments) -> None:
         self._store, self._catalogue, self._config = store, catalogue, config
         self._environments = environments
+        self.tenure = Tenure()
+        """How long sandboxes go on by themselves."""
 
     def begin(self, kind: Kind, others: Iterable[Sandbox]) -> Sandbox:
         """A sandbox that is still nothing but a name. `others`: those that there are. Raises Refused."""
@@ -64,7 +67,7 @@ class Maker:
         folder = self._config.data / "link" / sandbox_id
         limits = self._config.limits
         greeting = Greeting(committed, limits.output_bytes, limits.output_count, self._config.sandboxes.link_grace)
-        sandbox.attach_link(AgentLink(sandbox_id, folder, uid, sandbox), greeting)
+        sandbox.attach_link(AgentLink(sandbox_id, folder, uid, sandbox, self.tenure), greeting)
         return sandbox
 
     async def bring_up(self, sandbox: Sandbox, report: Report, on_instance: Callable[[], object]) -> None:
@@ -73,9 +76,12 @@ class Maker:
         `on_instance` is called once there is something that can end.
         """
         report("create", "starting a sandbox")
-        row = (sandbox.sandbox_id, sandbox.runtime.name, sandbox.template, sandbox.uid)
+        row = (sandbox.sandbox_id, sandbox.runtime.name, sandbox.template, sandbox.uid, self._store.node)
         await self._store.write(lambda c: records.add(c, *row))
-        await sandbox.link.open()
+        try:
+            await sandbox.link.open()
+        except OSError as failed:
+            raise SandboxGone(EndReason.START_FAILED, f"its link cannot be opened: {failed.strerror}") from failed
         spec = self.spec(sandbox)
         try:
             self._environments.use(EnvironmentKey(sandbox.kind.environment), sandbox.sandbox_id)

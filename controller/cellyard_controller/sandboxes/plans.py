@@ -145,6 +145,10 @@ class Snapshot:
     making_at_once: int = 8
     evict_after: float | None = None
     """Seconds; None evicts nothing."""
+    elsewhere: Mapping[TenantName, Need] = field(default_factory=dict)
+    """What tenants have on other nodes: it counts for whose turn it is. Quotas over all nodes come as `quotas`."""
+    together: Bounds | None = None
+    """What all nodes have, of which shares are parts; None: this machine is all there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from cellyard_controller.clock import steady
-from cellyard_controller.ids import NotebookKey, SandboxId
+from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, SandboxId, TenantName
 from cellyard_controller.runtimes import Template
 from cellyard_controller.sandboxes.lifecycle import SandboxState
 from cellyard_controller.store.hot import Hot
-from cellyard_controller.store.schema import sandboxes
+from cellyard_controller.store.schema import notebooks, sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,10 @@ class SandboxRecord:
     """What its runtime made it of, once it was warm."""
 
 
-def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: Template, uid: int) -> None:
-    """A sandbox is about to be created."""
+def add(
+    connection: Connection, sandbox_id: SandboxId, runtime: str, template: Template, uid: int, node: str = ""
+) -> None:
+    """A sandbox is about to be created, on this node where several share the store."""
     connection.execute(
         insert(sandboxes).values(
             sandbox_id=sandbox_id,
@@ -52,6 +54,7 @@ def add(connection: Connection, sandbox_id: SandboxId, runtime: str, template: T
             network=template.network,
             asked=json.dumps(asdict(template)),
             uid=uid,
+            node=node,
             state=SandboxState.CREATING,
             created_at=steady(),
         )
@@ -150,12 +153,32 @@ def set_ended(connection: Connection, sandbox_id: SandboxId, reason: str) -> Non
     change(connection, sandbox_id, state=SandboxState.ENDED, end_reason=reason, ended_at=steady())
 
 
-def living(connection: Connection) -> list[SandboxRecord]:
-    """Sandboxes that have not ended, oldest first."""
+def living(connection: Connection, node: str = "") -> list[SandboxRecord]:
+    """A node's sandboxes that have not ended, oldest first."""
     rows = connection.execute(
-        select(sandboxes).where(sandboxes.c.state != SandboxState.ENDED).order_by(sandboxes.c.created_at)
+        select(sandboxes)
+        .where(sandboxes.c.state != SandboxState.ENDED, sandboxes.c.node == node)
+        .order_by(sandboxes.c.created_at)
     )
     return [_record(row) for row in rows]
+
+
+def elsewhere(connection: Connection, node: str) -> list[tuple[str, SandboxRecord, NotebookRef | None]]:
+    """The sandboxes of all other nodes that have not ended, oldest first: each with its node and its notebook."""
+    rows = connection.execute(
+        select(sandboxes, notebooks.c.tenant, notebooks.c.notebook_id)
+        .join(notebooks, notebooks.c.key == sandboxes.c.notebook_key, isouter=True)
+        .where(sandboxes.c.state != SandboxState.ENDED, sandboxes.c.node != node)
+        .order_by(sandboxes.c.created_at)
+    )
+    return [
+        (
+            row.node,
+            _record(row),
+            NotebookRef(TenantName(row.tenant), NotebookId(row.notebook_id)) if row.tenant else None,
+        )
+        for row in rows
+    ]
 
 
 def _record(row: Row[Any]) -> SandboxRecord:

@@ -60,8 +60,8 @@ class ClaimRequest:
 class SandboxOwner(LinkOwner, Protocol):
     """Who a claimed sandbox belongs to."""
 
-    async def evict(self, sandbox_id: SandboxId) -> bool:
-        """Somebody else needs the room: lets the sandbox go where it is idle still. Returns whether it is."""
+    async def evict(self, sandbox_id: SandboxId, why: str) -> bool:
+        """Lets the sandbox go where it is idle still. Returns whether it is."""
 
     async def sandbox_ended(self, sandbox_id: SandboxId, reason: EndReason, message: str) -> None:
         """The sandbox is gone; its kernel with it."""
@@ -135,6 +135,8 @@ class Sandbox:
     def hand_over(self, owner: SandboxOwner) -> None:
         """From now on the link speaks with this room, by way of its gate where it has one."""
         self.owner = owner
+        if self.notebook is not None:
+            self.link.whose = {"tenant": self.notebook.tenant, "notebook_id": self.notebook.notebook_id}
         self.link.owner = self.gate(owner) if self.gate is not None else owner
 
     def take_back(self) -> None:

@@ -3,7 +3,8 @@
 The rules:
 - Who asks waits in its tenant's line, first in, first out. Among the tenants whose turn it could be, the next one is
   that with the smallest dominant share: the largest part of the machine (sandboxes, memory, processors) that it
-  holds, divided by its weight. Among equals it is whoever was served longest ago.
+  holds, divided by its weight. Among equals it is whoever was served longest ago. With several nodes the machine is all
+  of them together, and what a tenant has on the others counts.
 - Nobody gets past a quota of their own; a tenant that waits for its own quota holds up nobody else.
 - A warm sandbox of the right kind is given at once. Otherwise one is made, where the machine has room and not too many
   are being made. Whoever is next and finds no room is waited for: nothing is made for those behind it meanwhile, so
@@ -128,8 +129,9 @@ class _Planning:
                 lines.setdefault(waiting.tenant, deque()).append(waiting)
         room = ""  # why there is no room for more, once there is none
         ahead = 0
+        turns = {tenant: self._turn(tenant, line[0].claim) for tenant, line in lines.items()}
         while lines:
-            tenant = min(lines, key=lambda each: self._turn(each, lines[each][0].claim))
+            tenant = min(lines, key=turns.__getitem__)
             line = lines[tenant]
             waiting = line[0]
             over = self._quota(tenant).exceeded(self._used[tenant] + waiting.need)
@@ -139,7 +141,10 @@ class _Planning:
                 del lines[tenant]
                 continue
             if not self._serve_from_stock(waiting):
-                room = room or self._make_for(waiting)
+                if not room:
+                    room = self._make_for(waiting)
+                    if room:  # and others may have less from now on
+                        turns = {each: self._turn(each, behind[0].claim) for each, behind in lines.items()}
                 if room:
                     self._waits[waiting.claim] = Wait(room, ahead)
                     ahead += 1
@@ -147,7 +152,9 @@ class _Planning:
             self._used[tenant] += waiting.need
             self._serve(tenant)
             line.popleft()
-            if not line:
+            if line:
+                turns[tenant] = self._turn(tenant, line[0].claim)
+            else:
                 del lines[tenant]
 
     def _serve_from_stock(self, waiting: Waiting) -> bool:
@@ -230,7 +237,9 @@ class _Planning:
         return self._share(tenant, self._used[tenant]), self._served.get(tenant, 0), claim
 
     def _share(self, tenant: TenantName, used: Need) -> float:
-        return self._snapshot.machine.share(used) / self._quota(tenant).weight
+        elsewhere = self._snapshot.elsewhere.get(tenant)
+        together = self._snapshot.together or self._snapshot.machine
+        return together.share(used if elsewhere is None else used + elsewhere) / self._quota(tenant).weight
 
     def _quota(self, tenant: TenantName) -> Bounds:
         return self._snapshot.quotas.get(tenant, _UNBOUNDED)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
+from cellyard_controller.changes import Changes
 from cellyard_controller.errors import SandboxAway
 from cellyard_controller.ids import NotebookRef, SandboxId
 from cellyard_controller.runtimes import Runtime, RuntimeFailed
@@ -46,9 +48,11 @@ class SandboxView:
     claimed_at: float
     end_reason: str
     end_message: str
+    node: str = ""
+    """Where it is; "" where the store is not shared."""
 
     @classmethod
-    def of(cls, sandbox: Sandbox) -> SandboxView:
+    def of(cls, sandbox: Sandbox, node: str = "") -> SandboxView:
         """As it is now."""
         reason, message = sandbox.end if sandbox.end is not None else ("", "")
         return cls(
@@ -62,6 +66,7 @@ class SandboxView:
             sandbox.claimed_at,
             str(reason),
             message,
+            node,
         )
 
 
@@ -82,6 +87,8 @@ class Stock:
         self._on_ending, self._on_gone = on_ending, on_gone
         self.counts = Counts()
         """What happened to sandboxes."""
+        self.changes = Changes()
+        """Of sandboxes, pools and claims."""
         self._sandboxes: dict[SandboxId, Sandbox] = {}
         self._rounds: dict[str, Rounds] = {}
         self._watching: set[asyncio.Queue[SandboxView | None]] = set()
@@ -100,6 +107,7 @@ class Stock:
         """One more."""
         self._sandboxes[sandbox.sandbox_id] = sandbox
         sandbox.on_move = partial(self._moved, sandbox)
+        sandbox.link.on_up = self.counts.linked
         self._moved(sandbox)
 
     def watch_over(self, controller_id: str, silent: Collection[str]) -> None:
@@ -129,6 +137,7 @@ class Stock:
             self._watching.discard(news)
 
     def _moved(self, sandbox: Sandbox) -> None:
+        self.changes.tell()
         if not self._watching:
             return
         view = SandboxView.of(sandbox)
@@ -146,12 +155,19 @@ class Stock:
             return
         sandbox.move(SandboxState.STOPPING)
         self.counts.ended(sandbox.template.name, reason)
+        log.info("sandbox ended", sandbox=sandbox_id, reason=reason.value, **sandbox.link.whose)
         await sandbox.ended(reason, message)
         sandbox.link.goodbye(reason)
         self._on_ending(sandbox_id)
-        await self.note_end(sandbox_id, reason)
+        # It is noted first: else a successor could not say why it ended. But who loses a notebook may have lost the
+        # store as well, and the sandbox is to be gone before another node goes on.
+        lost = reason is EndReason.NODE_LOST
+        if not lost:
+            await self.note_end(sandbox_id, reason)
         if sandbox.instance_id:
             await self._remove_instance(sandbox.runtime.name, sandbox.instance_id)
+        if lost:
+            await self.note_end(sandbox_id, reason)
         await sandbox.link.close()
         sandbox.link.remove_folder()
         sandbox.move(SandboxState.ENDED)
@@ -162,7 +178,7 @@ class Stock:
 
     def let_go(self, sandbox_id: SandboxId, reason: EndReason, message: str = "") -> asyncio.Task[None]:
         """Releases a sandbox, even where whoever asks for it is gone before that is done."""
-        task = self._tasks.create_task(_guarded(self.release(sandbox_id, reason, message)))
+        task = self._tasks.create_task(_guarded(self.release(sandbox_id, reason, message)), context=Context())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
         return task
@@ -229,8 +245,8 @@ class Stock:
                     sandbox.link.ping()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Does something beside everything else, until `close`."""
-        task = self._tasks.create_task(_guarded(work))
+        """Does something beside everything else, until `close`; nothing of whoever asked for it is in its context."""
+        task = self._tasks.create_task(_guarded(work), context=Context())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task

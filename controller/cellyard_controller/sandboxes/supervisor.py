@@ -18,12 +18,12 @@ from cellyard_controller.environments.making import Environments
 from cellyard_controller.environments.workshop import Workshop
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions.reports import Warned
-from cellyard_controller.ids import NotebookKey, SandboxId
+from cellyard_controller.ids import NotebookKey, NotebookRef, SandboxId, TenantName
 from cellyard_controller.runtimes import Instance, Runtime, RuntimeFailed, Template
 from cellyard_controller.sandboxes import reconciling, records
 from cellyard_controller.sandboxes.attesting import Attesting
 from cellyard_controller.sandboxes.catalogue import CONDA_PREWARMED, Catalogue
-from cellyard_controller.sandboxes.claims import Listener
+from cellyard_controller.sandboxes.claims import ClaimView, Listener
 from cellyard_controller.sandboxes.coming_up import bring_in, within
 from cellyard_controller.sandboxes.conda_pools import NOBODY, keep_conda_pool
 from cellyard_controller.sandboxes.dealing import Dealing
@@ -31,7 +31,8 @@ from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
 from cellyard_controller.sandboxes.link import LinkOwner
 from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
-from cellyard_controller.sandboxes.plans import Kind
+from cellyard_controller.sandboxes.others import Nobody, Others
+from cellyard_controller.sandboxes.plans import Bounds, Kind, Snapshot, Wait
 from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.pythons import Pythons
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
@@ -54,7 +55,9 @@ class Supervisor:
         config: Config,
         tasks: asyncio.TaskGroup,
         quotas: Quotas,
+        others: Others | None = None,
     ) -> None:
+        """`others`: the other nodes, where several share the store."""
         self._store = store
         self._runtimes = runtimes
         self._config = config
@@ -66,8 +69,10 @@ class Supervisor:
         self._stock = Stock(store, runtimes, tasks, on_ending=self.egress.close, on_gone=self._gone)
         self.counts = self._stock.counts
         """What happened to sandboxes."""
+        self.changes = self._stock.changes
+        """Of sandboxes, pools and claims."""
         self._maker = Maker(store, self.catalogue, config, self.environments)
-        self._dealing = Dealing(self._stock, self._maker, self.catalogue, config, quotas)
+        self._dealing = Dealing(self._stock, self._maker, self.catalogue, config, quotas, others or Nobody())
 
     # What there is
 
@@ -79,6 +84,15 @@ class Supervisor:
         """One sandbox that has not ended."""
         return self._stock.find(sandbox_id)
 
+    async def views(self) -> list[SandboxView]:
+        """Every sandbox that has not ended, oldest first: of this node, and then of those that share the store."""
+        node = self._store.node
+        here = [SandboxView.of(each, node) for each in self._stock.sandboxes()]
+        if not node:
+            return here
+        others = await self._store.read(partial(records.elsewhere, node=node))
+        return here + [_view(where, record, ref) for where, record, ref in others]
+
     def watch(self) -> AsyncGenerator[SandboxView | None, None]:
         """Every sandbox as it is, None, and from then on each one whenever it has changed. Raises Unavailable."""
         return self._stock.watch()
@@ -86,6 +100,10 @@ class Supervisor:
     def waiting(self) -> list[str]:
         """What each claim waits for that waits for others to let go: "capacity", "sandboxes", "memory" or "cpu"."""
         return self._dealing.waiting()
+
+    def queue(self) -> list[ClaimView]:
+        """The claims that have no sandbox yet, in the order of asking."""
+        return self._dealing.queue()
 
     def pools(self) -> list[PoolView]:
         """The pools, and how well they do."""
@@ -99,6 +117,24 @@ class Supervisor:
         """Releases a sandbox, even where whoever asks for it is gone before that is done."""
         return self._stock.let_go(sandbox_id, reason, message)
 
+    def outline(self) -> tuple[Snapshot, Mapping[int, Wait]]:
+        """What the scheduler sees, and what those who wait were told."""
+        return self._dealing.outline()
+
+    def quota(self, tenant: TenantName) -> Bounds:
+        """What a tenant may have in all, on whatever node."""
+        return self._dealing.quota(tenant)
+
+    def schedule(self) -> None:
+        """Looks again at who gets what: something changed elsewhere."""
+        self._dealing.schedule()
+
+    def extend_tenure(self, until: float, begin_until: float) -> None:
+        """See Tenure."""
+        self._maker.tenure.extend(until, begin_until)
+        for sandbox in self._stock.sandboxes():
+            sandbox.link.tell_tenure()
+
     # Starting up and going down
 
     async def reconcile(self) -> dict[NotebookKey, tuple[EndReason, str]]:
@@ -108,7 +144,7 @@ class Supervisor:
         notebooks ended that were claimed and are gone.
         """
         found = {name: await self._listed(runtime) for name, runtime in self._runtimes.items()}
-        living = await self._store.read(records.living)
+        living = await self._store.read(partial(records.living, node=self._store.node))
         await asyncio.to_thread(self.environments.open, {record.sandbox_id for record in living})
         made = reconciling.plan(living, found)
         for record in made.adopt:
@@ -191,6 +227,7 @@ class Supervisor:
             raise
         finally:
             self._dealing.done(claim)
+        self.counts.claimed(claim.asked_at, found=claim.found)
         return sandbox
 
     async def _give(self, sandbox: Sandbox, request: ClaimRequest, listener: Listener) -> None:
@@ -305,3 +342,19 @@ class Supervisor:
             template = self.catalogue.template(name)
             if (await runtime.readiness(template)).ready:
                 await runtime.capabilities(template)
+
+
+def _view(node: str, record: records.SandboxRecord, notebook: NotebookRef | None) -> SandboxView:
+    return SandboxView(
+        record.sandbox_id,
+        record.instance_id,
+        notebook,
+        record.state,
+        record.template,
+        record.runtime,
+        record.created_at,
+        record.claimed_at,
+        record.end_reason,
+        "",
+        node,
+    )

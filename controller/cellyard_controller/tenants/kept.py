@@ -35,7 +35,8 @@ def measured(connection: Connection, blobs: Blobs, tenant: TenantName) -> Kept:
     contents = select(artifacts.c.digest, artifacts.c.size).where(artifacts.c.tenant == tenant).distinct()
     sizes = {row.digest: row.size for row in connection.execute(contents)}
     digests = select(blob_uses.c.digest).where(blob_uses.c.notebook_key.in_(mine)).distinct()
-    size += sum(blobs.size(digest) for digest in connection.execute(digests).scalars() if digest not in sizes)
+    others = [digest for digest in connection.execute(digests).scalars() if digest not in sizes]
+    size += blobs.total(connection, others)
     size += sum(sizes.values())
     return Kept(tenant, count, size)
 

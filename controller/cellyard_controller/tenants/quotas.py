@@ -65,6 +65,10 @@ class Quotas:
             return Quota()
         return self._tenants.get(tenant, self._default)
 
+    def names(self) -> list[TenantName]:
+        """Tenants that there are, beside `local`."""
+        return sorted(self._tenants)
+
     def refresh(self, stored: Mapping[TenantName, Overrides]) -> None:
         """Takes over what was set, for all tenants."""
         self._tenants = {tenant: self.merged(overrides) for tenant, overrides in stored.items()}

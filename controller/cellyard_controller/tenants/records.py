@@ -8,16 +8,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Integer, Text, cast, func, insert, select, update
 
 from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.ids import LOCAL, TenantName
-from cellyard_controller.store.schema import tenants
+from cellyard_controller.store.dialects import inserting
+from cellyard_controller.store.schema import meta, tenants
 from cellyard_controller.store.schema import tokens as tokens_table
 from cellyard_controller.tenants import quotas, tokens
 from cellyard_controller.tenants.quotas import Limit, Overrides
 from cellyard_controller.tenants.tokens import Grant, Issued, Token
 
+_VERSION = "access_version"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -43,6 +45,7 @@ def create(connection: Connection, name: str, changes: Mapping[str, str], grant:
         raise InvalidRequest(f"the tenant {name!r} exists already", tenant=name)
     set_for_it = json.dumps(quotas.changed({}, changes))
     connection.execute(insert(tenants).values(name=name, created_at=time.time(), quotas=set_for_it))
+    _changed(connection)
     return tokens.issue(connection, TenantName(name), grant)
 
 
@@ -58,6 +61,7 @@ def set_quotas(connection: Connection, name: str, changes: Mapping[str, str]) ->
     require(connection, name)
     result = quotas.changed(_overrides(connection, name) or {}, changes)
     connection.execute(update(tenants).where(tenants.c.name == name).values(quotas=json.dumps(result)))
+    _changed(connection)
     return find(connection, name)
 
 
@@ -90,6 +94,7 @@ def overrides(connection: Connection) -> dict[TenantName, Overrides]:
 
 def issue(connection: Connection, name: str, grant: Grant) -> Issued:
     """Adds a token beside those that a tenant has. Raises InvalidRequest."""
+    _changed(connection)
     return tokens.issue(connection, require(connection, name), grant)
 
 
@@ -100,7 +105,19 @@ def tokens_of(connection: Connection, name: str) -> list[Token]:
 
 def revoke(connection: Connection, name: str, token_id: str = "") -> list[str]:
     """Takes one token of a tenant away, or all; returns the ids. Raises InvalidRequest."""
+    _changed(connection)
     return tokens.revoke(connection, require(connection, name), token_id)
+
+
+def version(connection: Connection) -> str:
+    """Another one after each change of tenants, quotas and tokens, whichever controller made it."""
+    return connection.execute(select(meta.c.value).where(meta.c.key == _VERSION)).scalar() or ""
+
+
+def _changed(connection: Connection) -> None:
+    first = inserting(connection.dialect.name)(meta).values(key=_VERSION, value="1")
+    one_more = cast(cast(meta.c.value, Integer) + 1, Text)
+    connection.execute(first.on_conflict_do_update(index_elements=["key"], set_={"value": one_more}))
 
 
 def _overrides(connection: Connection, name: str) -> dict[str, Limit] | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, func, select
 
 from cellyard_controller.sandboxes.lifecycle import SandboxState
+from cellyard_controller.store.dialects import member
 from cellyard_controller.store.schema import notebooks, sandboxes
 from cellyard_controller.tallies import Labels
 
@@ -26,7 +27,7 @@ def count(connection: Connection, labels: Sequence[str]) -> tuple[Counts, Counts
     used: defaultdict[Labels, float] = defaultdict(float)
     serving = (sandboxes.c.notebook_key == notebooks.c.key) & (sandboxes.c.state == SandboxState.CLAIMED)
     for label in labels:
-        value = func.json_extract(notebooks.c.labels, f'$."{label}"')  # no label's name has a quote: they are checked
+        value = member(notebooks.c.labels, label)  # no label's name has a quote: they are checked
         number = func.count(notebooks.c.key.distinct())
         rows = connection.execute(
             select(value, number, func.count(sandboxes.c.sandbox_id))

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -18,12 +19,14 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from cellyard_controller import __version__
+from cellyard_controller.api.counts import Calls
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.lifecycle import SandboxState
 from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.store import Store
-from cellyard_controller.tallies import Labels, Spread, Tally
+from cellyard_controller.tallies import Durations, DurationsBy, Labels, Spread, Tally
+from cellyard_controller.web import labelled
 from cellyard_controller.web.standing import Standing
 
 
@@ -35,6 +38,9 @@ class Sources:
     rooms: Rooms
     store: Store
     standing: Standing
+    calls: Calls
+    tenants: bool
+    """Whether tenants may be named."""
 
 
 class Kind(StrEnum):
@@ -53,7 +59,7 @@ class Metric:
     name: str
     says: str
     labels: tuple[str, ...]
-    read: Callable[[Sources], Mapping[Labels, float] | Spread]
+    read: Callable[[Sources], Mapping[Labels, float] | Mapping[Labels, Spread]]
 
 
 def gauge(name: str, says: str, read: Callable[[Sources], Mapping[Labels, float]], *labels: str) -> Metric:
@@ -71,9 +77,14 @@ def counter(name: str, says: str, read: Callable[[Sources], Tally], *labels: str
     return Metric(Kind.COUNTER, name, says, labels, counts)
 
 
-def histogram(name: str, says: str, read: Callable[[Sources], Spread]) -> Metric:
+def histogram(name: str, says: str, read: Callable[[Sources], Durations | DurationsBy], *labels: str) -> Metric:
     """How long something took."""
-    return Metric(Kind.HISTOGRAM, name, says, (), read)
+
+    def spreads(sources: Sources) -> Mapping[Labels, Spread]:
+        found = read(sources).read()
+        return {(): found} if isinstance(found, Spread) else found
+
+    return Metric(Kind.HISTOGRAM, name, says, labels, spreads)
 
 
 def _sandboxes(sources: Sources) -> Mapping[Labels, float]:
@@ -108,6 +119,41 @@ def _pooled(read: Callable[[PoolView], float]) -> Callable[[Sources], Mapping[La
 def _waiting(sources: Sources) -> Mapping[Labels, float]:
     found = Counter(sources.supervisor.waiting())
     return {(reason,): found[reason] for reason in ("capacity", "sandboxes", "memory", "cpu")}
+
+
+def _bounded(counts: Mapping[Labels, float]) -> Mapping[Labels, float]:
+    """Of what is counted by tenant, in its first label: the 100 who count most, and all others under one name."""
+    sums = Counter[str]()
+    for labels, count in counts.items():
+        sums[labels[0]] += int(count)
+    named = {tenant for tenant, _ in sums.most_common(labelled.MAX_VALUES)}
+    found = Counter[Labels]()
+    for labels, count in counts.items():
+        found[labels if labels[0] in named else (labelled.OTHERS, *labels[1:])] += int(count)
+    return found
+
+
+def _tenant_executions(sources: Sources) -> Mapping[Labels, float]:
+    # Whoever is among the 100 may change, and a series that is told must not go back: so these are told by their names
+    # as long as there are no more than that, and then those that came first.
+    counts = sources.rooms.counts.by_tenant.read()
+    first = list(dict.fromkeys(tenant for tenant, _ in counts))[: labelled.MAX_VALUES]
+    found = Counter[Labels]()
+    for (tenant, end), count in counts.items():
+        found[tenant if tenant in first else labelled.OTHERS, end] += count
+    return found if sources.tenants else {}
+
+
+def _tenant_queued(sources: Sources) -> Mapping[Labels, float]:
+    if not sources.tenants:
+        return {}
+    return _bounded({(tenant,): count for tenant, count in sources.rooms.waiting_by_tenant.items()})
+
+
+def _tenant_sandboxes(sources: Sources) -> Mapping[Labels, float]:
+    if not sources.tenants:
+        return {}
+    return _bounded(Counter((s.notebook.tenant,) for s in sources.supervisor.sandboxes() if s.notebook is not None))
 
 
 METRICS = (
@@ -158,6 +204,24 @@ METRICS = (
         "template",
         "found",
     ),
+    histogram(
+        "cellyard_claim_seconds",
+        "From asking for a sandbox to having it, by whether a warm one was there.",
+        lambda sources: sources.supervisor.counts.claim_seconds,
+        "found",
+    ),
+    counter(
+        "cellyard_links_total",
+        "Connections of agents: for the first time, or again.",
+        lambda sources: sources.supervisor.counts.links,
+        "kind",
+    ),
+    counter(
+        "cellyard_environments_total",
+        "Environments that were to be made, by what came of it: `made` or `failed`.",
+        lambda sources: sources.supervisor.environments.outcomes,
+        "outcome",
+    ),
     gauge("cellyard_sandboxes_linked", "Sandboxes whose agent is connected.", _linked),
     counter(
         "cellyard_sandbox_starts_total",
@@ -168,7 +232,7 @@ METRICS = (
     histogram(
         "cellyard_sandbox_start_seconds",
         "From the decision to start a sandbox to its kernel being ready.",
-        lambda sources: sources.supervisor.counts.start_seconds.read(),
+        lambda sources: sources.supervisor.counts.start_seconds,
     ),
     counter(
         "cellyard_sandbox_ends_total",
@@ -209,25 +273,91 @@ METRICS = (
         lambda sources: sources.rooms.counts.ends,
         "end",
     ),
+    counter(
+        "cellyard_executions_cut_short_total",
+        "Executions that ended lost or cancelled, by the reason.",
+        lambda sources: sources.rooms.counts.cut_short,
+        "end",
+        "reason",
+    ),
+    counter(
+        "cellyard_limits_hit_total",
+        "Executions that reached a limit: `timeout`, `start_timeout`, `memory`, `output`.",
+        lambda sources: sources.rooms.counts.limits,
+        "limit",
+    ),
     histogram(
         "cellyard_execution_seconds",
         "From an execution's start in the kernel to its end.",
-        lambda sources: sources.rooms.counts.seconds.read(),
+        lambda sources: sources.rooms.counts.seconds,
     ),
     histogram(
         "cellyard_execution_wait_seconds",
         "From an execution's acceptance to its start in the kernel.",
-        lambda sources: sources.rooms.counts.wait_seconds.read(),
+        lambda sources: sources.rooms.counts.wait_seconds,
+    ),
+    gauge("cellyard_sessions", "Sessions that are attached.", lambda sources: {(): sources.rooms.sessions}),
+    gauge(
+        "cellyard_calls_open", "gRPC calls that go on, streams among them.", lambda sources: {(): sources.calls.open}
+    ),
+    counter(
+        "cellyard_calls_total",
+        "gRPC calls that ended, by `ok`, the reason of a refusal, `client_gone` or `internal_error`.",
+        lambda sources: sources.calls.outcomes,
+        "method",
+        "outcome",
+    ),
+    histogram(
+        "cellyard_call_seconds",
+        "gRPC calls with one answer that was no refusal.",
+        lambda sources: sources.calls.seconds,
+        "method",
+    ),
+    counter(
+        "cellyard_quota_refusals_total",
+        "Calls that were refused because something is used up: a quota by its name, or `calls` at a time.",
+        lambda sources: sources.calls.quotas,
+        "quota",
+    ),
+    Metric(
+        Kind.COUNTER,
+        "cellyard_tenant_executions_total",
+        "Executions that ended, by tenant: only with `http.tenants`; the 100 who came first, and `(others)`.",
+        ("tenant", "end"),
+        _tenant_executions,
+    ),
+    gauge(
+        "cellyard_tenant_queued",
+        "Executions that wait, by tenant: only with `http.tenants`; the 100 with most, and `(others)`.",
+        _tenant_queued,
+        "tenant",
+    ),
+    gauge(
+        "cellyard_tenant_sandboxes",
+        "Sandboxes that serve a notebook, by tenant: only with `http.tenants`; the 100 with most, and `(others)`.",
+        _tenant_sandboxes,
+        "tenant",
+    ),
+    gauge(
+        "cellyard_store_bytes",
+        "What is on disk, measured each minute: `database`, and `files` for large outputs and artifacts.",
+        lambda sources: sources.standing.bytes_kept,
+        "part",
+    ),
+    gauge(
+        "cellyard_store_free_bytes",
+        "Room on the data folder's file system, measured each minute.",
+        lambda sources: sources.standing.bytes_free,
     ),
     histogram(
         "cellyard_store_write_seconds",
         "From asking for something to be stored until it is on disk, or refused.",
-        lambda sources: sources.store.write_seconds.read(),
+        lambda sources: sources.store.write_seconds,
     ),
     histogram(
         "cellyard_store_commit_seconds",
         "Transactions on disk, however many writes shared one.",
-        lambda sources: sources.store.commit_seconds.read(),
+        lambda sources: sources.store.commit_seconds,
     ),
     counter(
         "cellyard_store_failures_total",
@@ -260,18 +390,21 @@ def registry(sources: Sources) -> CollectorRegistry:
     return made
 
 
-def _family(metric: Metric, found: Mapping[Labels, float] | Spread) -> Family:
-    if isinstance(found, Spread):
-        histogram_family = HistogramMetricFamily(metric.name, metric.says)
-        histogram_family.add_metric((), list(_cumulative(found)), found.total)
-        return histogram_family
-    family: GaugeMetricFamily | CounterMetricFamily
-    if metric.kind is Kind.COUNTER:
-        family = CounterMetricFamily(metric.name, metric.says, labels=metric.labels)
-    else:
-        family = GaugeMetricFamily(metric.name, metric.says, labels=metric.labels)
+_FAMILIES: Mapping[Kind, Callable[..., Any]] = {
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+}
+
+
+def _family(metric: Metric, found: Mapping[Labels, float] | Mapping[Labels, Spread]) -> Family:
+    family = _FAMILIES[metric.kind](metric.name, metric.says, labels=metric.labels)
     for labels, value in found.items():
-        family.add_metric(labels, value)
+        if isinstance(value, Spread):
+            family.add_metric(labels, list(_cumulative(value)), value.total)
+        else:
+            family.add_metric(labels, value)
+    assert isinstance(family, Family)
     return family
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 from aiohttp import web
@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 
 from cellyard_controller.api.server import Address, CannotListen
 from cellyard_controller.config import Config
+from cellyard_controller.web.console.answers import HARDENING
 from cellyard_controller.web.token import TokenFile
 
 log = structlog.get_logger()
@@ -22,6 +23,7 @@ MAX_LINE = MAX_FIELD = 8 * 1024
 MAX_HEADERS = 64
 MAX_BODY = 64 * 1024
 MAX_CONNECTIONS = 64
+"""Beside those that carry a stream of the console, of which there is a number of its own."""
 TOKEN_FILE = "http.token"
 _KEEP_ALIVE_S = 30.0
 _STOP_WITHIN_S = 2.0
@@ -32,6 +34,7 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    **HARDENING,
 }
 
 Ready = Callable[[], str]
@@ -40,7 +43,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """Health for everybody, metrics for who has the token. `bind`, then `start`, last `stop`."""
+    """Health for everybody, the rest for who has a token. `bind`, then `start`, last `stop`."""
 
     def __init__(self, config: Config) -> None:
         """Raises CannotListen where the configuration cannot be served."""
@@ -49,8 +52,20 @@ class HttpServer:
         self._tls = _tls(config)
         self._socket: socket.socket | None = None
         self._token: TokenFile | None = None
+        self._streaming: Collection[object] = ()
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
+
+    @property
+    def secure(self) -> bool:
+        """Whether it is served over TLS."""
+        return self._tls is not None
+
+    @property
+    def token(self) -> TokenFile:
+        """The operator's."""
+        assert self._token is not None
+        return self._token
 
     @property
     def address(self) -> str:
@@ -75,12 +90,18 @@ class HttpServer:
             self.close()
             raise CannotListen(f"cannot listen on {self._address} for HTTP: {failed.strerror}") from None
 
-    async def start(self, registry: CollectorRegistry, ready: Ready) -> None:
-        """Answers from now on."""
+    async def start(
+        self,
+        registry: CollectorRegistry,
+        ready: Ready,
+        add_more: Callable[[web.Application], None],
+        streaming: Collection[object],
+    ) -> None:
+        """Answers from now on. `add_more` adds routes; connections in `streaming` are not ended to make room."""
         assert self._socket is not None
-        assert self._token is not None
+        self._streaming = streaming
         runner = self._runner = web.AppRunner(
-            application(registry, ready, self._token),
+            application(registry, ready, self.token, add_more),
             access_log=None,
             handle_signals=False,
             keepalive_timeout=_KEEP_ALIVE_S,
@@ -109,17 +130,23 @@ class HttpServer:
             self._socket.close()
 
     def _connection(self) -> asyncio.Protocol:
-        """The protocol of a new connection. Who opens many and says nothing loses the oldest; nobody is kept out."""
+        """The protocol of a new connection. Who opens many and says nothing loses the oldest; nobody is kept out.
+
+        A page that is open keeps its connection, which is no hindrance to others: streams are for those who have
+        shown a token, and counted by themselves.
+        """
         assert self._runner is not None
         server = self._runner.server
         assert server is not None
-        there = [each for each in server.connections if each.transport is not None]
+        there = [each for each in server.connections if each.transport is not None and each not in self._streaming]
         for oldest in there[: max(0, len(there) + 1 - MAX_CONNECTIONS)]:
             oldest.force_close()
         return server()
 
 
-def application(registry: CollectorRegistry, ready: Ready, token: TokenFile) -> web.Application:
+def application(
+    registry: CollectorRegistry, ready: Ready, token: TokenFile, add_more: Callable[[web.Application], None]
+) -> web.Application:
     """What is served."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -142,6 +169,7 @@ def application(registry: CollectorRegistry, ready: Ready, token: TokenFile) -> 
     served.router.add_get("/healthz", healthz)
     served.router.add_get("/readyz", readyz)
     served.router.add_get("/metrics", metrics)
+    add_more(served)
     served.on_response_prepare.append(_harden)
     return served
 
@@ -159,7 +187,8 @@ async def _plain_failures(request: web.Request, handler: Handler) -> web.StreamR
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
     response.headers["Server"] = "cellyard"  # and not which versions of what
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 
 import structlog
 
@@ -15,6 +16,9 @@ from cellyard_controller.web import labelled
 
 EVERY = 10.0
 """Seconds between two rounds. A round asks the engine how it is; canaries start only where something has changed."""
+
+MEASURE_EVERY = 60.0
+"""Seconds between two looks at how large the data is."""
 
 log = structlog.get_logger()
 
@@ -31,10 +35,21 @@ class Standing:
         self.notebooks: labelled.Counts = {}
         self.sandboxes: labelled.Counts = {}
         """By the labels of `http.labels`."""
+        self.bytes_kept: Mapping[tuple[str, ...], float] = {}
+        self.bytes_free: Mapping[tuple[str, ...], float] = {}
+        self._measure_at = 0.0
+
+    def why_not_ready(self) -> str:
+        """Why new work cannot be done now; empty where it can."""
+        if self._store.failing:
+            return "the store does not take writes"
+        runtime = self._config.runtime[0]
+        return "" if self.ready.get(runtime) else f"the runtime {runtime} is not ready"
 
     async def run(self) -> None:
         """Asks until cancelled."""
         while True:
+            await self._try_store()
             for runtime in self._config.runtime:
                 try:
                     self.ready[runtime], _ = await self._catalogue.ready([runtime])
@@ -45,7 +60,28 @@ class Standing:
                     self.ready[runtime] = False
                     log.exception("a runtime could not be asked", runtime=runtime)
             await self._count_labels()
+            if time.monotonic() >= self._measure_at:
+                await self._measure()
+                self._measure_at = time.monotonic() + MEASURE_EVERY
             await asyncio.sleep(EVERY)
+
+    async def _try_store(self) -> None:
+        """A store that has refused a write, and gets none meanwhile, would be taken for a broken one for ever."""
+        if self._store.failing:
+            try:
+                await self._store.try_writing()
+            except StoreFailed:
+                pass  # it says so itself
+
+    async def _measure(self) -> None:
+        """What the data takes on disk, and what is left there."""
+        try:
+            database, files, free = await asyncio.to_thread(self._store.measure)
+        except (OSError, StoreFailed) as failed:
+            log.warning("the data folder cannot be measured", why=str(failed))
+        else:
+            self.bytes_kept = {("database",): database, ("files",): files}
+            self.bytes_free = {(): free}
 
     async def _count_labels(self) -> None:
         labels = self._config.http.labels

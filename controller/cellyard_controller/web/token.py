@@ -1,4 +1,4 @@
-"""The token of whoever reads metrics: a file that the operator can read, and can replace at any time."""
+"""The operator's token for HTTP: a file that the operator can read, and can replace at any time."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ class TokenFile:
             return False  # nobody knows the token of a file that is gone
         known = hmac.compare_digest(_digest(given.strip().encode(errors="replace")), _digest(content))
         return known and scheme.lower() == "bearer" and len(content) >= SHORTEST
+
+    def fingerprint(self) -> bytes:
+        """Tells this token from others, and nothing about it; empty where there is none."""
+        try:
+            content = self._content()
+        except OSError:
+            return b""
+        return _digest(content) if len(content) >= SHORTEST else b""
 
     def _content(self) -> bytes:
         with self._path.open("rb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import re
 import tarfile
 import tempfile
 import time
@@ -17,10 +18,14 @@ from docker import DockerClient
 from cellyard_controller.runtimes import RuntimeFailed
 from cellyard_controller.runtimes.docker import wheels
 
+_STEP = re.compile(r"Step ([0-9]{1,4})/([0-9]{1,4}) :")
+
 STEP_TIMEOUT = 900
 """Seconds that a step of a build may say nothing."""
 
 Report = Callable[[str], None]
+OnStep = Callable[[int, int], None]
+"""Is told which of how many steps of a Dockerfile begins."""
 Context = Mapping[str, Path | bytes]
 """Files of a build, by the name that they have there."""
 
@@ -37,7 +42,14 @@ def context_of(parts: Iterable[tuple[Path, str]]) -> dict[str, Path | bytes]:
     return {str(Path(name) / file.relative_to(folder)): file for folder, name in parts for file in files(folder)}
 
 
-def build(client: DockerClient, reference: str, context: Context, arguments: dict[str, str], **labels: str) -> str:
+def build(
+    client: DockerClient,
+    reference: str,
+    context: Context,
+    arguments: dict[str, str],
+    on_step: OnStep | None = None,
+    **labels: str,
+) -> str:
     """Builds without network and returns the image's id. No `reference`: it has no name. Raises ImageBuildFailed."""
     last_words: list[str] = []
     image = ""
@@ -60,6 +72,8 @@ def build(client: DockerClient, reference: str, context: Context, arguments: dic
         )
         for message in answer:
             last_words = [*last_words[-20:], message.get("stream", "").strip()]
+            if on_step is not None and (step := _STEP.match(last_words[-1])) is not None:
+                on_step(int(step[1]), int(step[2]))
             image = (message.get("aux") or {}).get("ID", image)
             if "error" in message:
                 said = " | ".join(word for word in last_words if word)[-600:]

@@ -48,6 +48,10 @@ class CanaryFailed(Exception):
     """The canary told nothing that could be judged. The message says why."""
 
 
+class CanaryLate(CanaryFailed):
+    """It told nothing in time, and had not ended: on a busy machine the next one may."""
+
+
 class Cage(Protocol):
     """What a canary needs of the runtime."""
 
@@ -135,6 +139,7 @@ def _listen(path: Path) -> socket.socket:
 async def _accept(listener: socket.socket, instance_id: str, cage: Cage) -> socket.socket:
     loop = asyncio.get_running_loop()
     until = loop.time() + ANSWER_BOUND
+    failed: type[CanaryFailed] = CanaryLate
     while loop.time() < until:
         try:
             async with asyncio.timeout(_LOOK_AGAIN):
@@ -143,9 +148,10 @@ async def _accept(listener: socket.socket, instance_id: str, cage: Cage) -> sock
         except TimeoutError:
             instance = await cage.inspect(instance_id)
             if instance is None or not instance.running:
+                failed = CanaryFailed
                 break
     said = (await cage.log_tail(instance_id)).strip().rpartition("\n")[2]
-    raise CanaryFailed(
+    raise failed(
         "the probe did not speak over the link"
         + (f"; it said: {said}" if said else "")
         + ". Does the engine share this machine's file system, and has the image a python3?"
@@ -163,7 +169,7 @@ async def _line(link: socket.socket) -> bytes:
                 if not part or len(said) > _ANSWER_BYTES:
                     raise CanaryFailed("the probe's answer was cut off, or had no end")
     except TimeoutError:
-        raise CanaryFailed(f"the probe did not answer within {ANSWER_BOUND:.0f} s") from None
+        raise CanaryLate(f"the probe did not answer within {ANSWER_BOUND:.0f} s") from None
     return bytes(said)
 
 

@@ -24,7 +24,7 @@ from docker.models.images import Image
 
 from cellyard_controller.runtimes import PYTHONS, USUAL_PYTHON, RuntimeFailed
 from cellyard_controller.runtimes.docker import bases, building, wheels
-from cellyard_controller.runtimes.docker.building import ImageBuildFailed, Report, timed
+from cellyard_controller.runtimes.docker.building import ImageBuildFailed, OnStep, Report, timed
 from cellyard_controller.runtimes.docker.engine import engine_address, unreachable
 from cellyard_controller.runtimes.docker.survey import AGENT_LABEL
 
@@ -99,7 +99,14 @@ def family(python: str) -> str:
     return "python" if python == USUAL_PYTHON else f"python{python}"
 
 
-def build(report: Report, *, client: DockerClient, install_tools: bool = False, kernel_type: str = "python") -> str:
+def build(
+    report: Report,
+    *,
+    client: DockerClient,
+    install_tools: bool = False,
+    kernel_type: str = "python",
+    on_step: OnStep | None = None,
+) -> str:
     """Builds what is missing of the default template's image for such kernels and returns its reference.
 
     `kernel_type` is one of FAMILIES.
@@ -114,7 +121,7 @@ def build(report: Report, *, client: DockerClient, install_tools: bool = False, 
         if present(client, references.image):
             return references.image
         try:
-            _build_missing(references, client, report, kernel_type, install_tools=install_tools)
+            _build_missing(references, client, report, kernel_type, install_tools=install_tools, on_step=on_step)
             if _references(kernel_type) != references:
                 # Its name would promise what it does not hold.
                 client.images.remove(references.image)
@@ -178,12 +185,14 @@ def lock(kernel_type: str) -> str:
     return images_folder().joinpath(kernel_type, "requirements.lock").read_text()
 
 
-def add_agent(client: DockerClient, reference: str, environment: str, **labels: str) -> str:
+def add_agent(
+    client: DockerClient, reference: str, environment: str, on_step: OnStep | None = None, **labels: str
+) -> str:
     """Builds an image of an environment and the agent, and returns its id. Raises ImageBuildFailed."""
     parts = [(images_folder() / "agent", "")]
     parts += [(package_folder(name), f"cellyard/{name}") for name in _AGENT_PACKAGES]
     arguments = {"ENVIRONMENT": environment, "AGENT": agent_version()}
-    return building.build(client, reference, building.context_of(parts), arguments, **labels)
+    return building.build(client, reference, building.context_of(parts), arguments, on_step, **labels)
 
 
 def agent_version() -> str:
@@ -210,16 +219,28 @@ def _folders(kernel_type: str) -> list[Path]:
 
 
 def _build_missing(
-    references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
+    references: _References,
+    client: DockerClient,
+    report: Report,
+    kernel_type: str,
+    *,
+    install_tools: bool,
+    on_step: OnStep | None,
 ) -> None:
-    _build_environment(references, client, report, kernel_type, install_tools=install_tools)
+    _build_environment(references, client, report, kernel_type, install_tools=install_tools, on_step=on_step)
     with timed(report, "agent"):
         report("adding the kernel agent")
-        add_agent(client, references.image, references.environment)
+        add_agent(client, references.image, references.environment, on_step)
 
 
 def _build_environment(
-    references: _References, client: DockerClient, report: Report, kernel_type: str, *, install_tools: bool
+    references: _References,
+    client: DockerClient,
+    report: Report,
+    kernel_type: str,
+    *,
+    install_tools: bool,
+    on_step: OnStep | None = None,
 ) -> None:
     if present(client, references.environment):
         return
@@ -235,7 +256,7 @@ def _build_environment(
     with timed(report, "environment"):
         report("installing the packages and compiling their bytecode (about half a minute)")
         context = building.context_of([*((each, "") for each in _folders(kernel_type)), (found, "wheels")])
-        building.build(client, references.environment, context, {"BASE": references.base})
+        building.build(client, references.environment, context, {"BASE": references.base}, on_step)
 
 
 def images_folder() -> Path:

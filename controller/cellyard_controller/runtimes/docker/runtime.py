@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +45,8 @@ READY_BOUND = 5.0
 READY_AGE = 1.0
 FAILURE_AGE = 30.0
 """Seconds that an answer is believed: a readiness, and capabilities that were not all granted."""
+LATE_MOST = 3
+"""Canaries in a row that may be late; one that never answers is broken, and not slow."""
 EVENTS_RENEWED = 60.0
 _PAUSE_MIN, _PAUSE_MAX = 0.2, 10.0
 CANARY_PREFIX = "canary-"
@@ -91,6 +93,7 @@ class DockerRuntime:
         # One for each template: an OCI runtime that hangs holds up nobody else's canary.
         self._probing: defaultdict[Template, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._proven: dict[tuple[Template, str, str], list[CapabilityFact]] = {}
+        self._late: Counter[Template] = Counter()
         self._seccomp = self._agent_version = ""
         self._canaries: set[str] = set()  # at work or done: a list that is being made may still show them
         self._exits = Exits()
@@ -251,13 +254,15 @@ class DockerRuntime:
                 spec = SandboxSpec(sandbox_id, self._controller_id, template, link_dir, canary.CANARY_UID)
                 seen = await canary.sight(spec, self, await self._oci_program(template))
         except (canary.CanaryFailed, OSError) as failure:
-            return verdict.not_proven(str(failure), time.time())
+            self._late[template] = self._late[template] + 1 if isinstance(failure, canary.CanaryLate) else 0
+            return verdict.not_proven(str(failure), time.time(), late=0 < self._late[template] <= LATE_MOST)
         except RuntimeFailed as failure:
             self._canaries.discard(sandbox_id)  # it may have been left behind: let `instances` show it
             return verdict.not_proven(str(failure), time.time())
         except asyncio.CancelledError:
             self._canaries.discard(sandbox_id)
             raise
+        self._late[template] = 0
         return verdict.judge(seen, template, time.time())
 
     async def _oci_program(self, template: Template) -> str:

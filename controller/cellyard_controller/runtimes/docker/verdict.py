@@ -164,9 +164,9 @@ def link_sockets(template: Template) -> set[str]:
     return {"agent.sock", "proxy.sock"} if template.network == "allowlist" else {"agent.sock"}
 
 
-def not_proven(why: str, now: float) -> list[CapabilityFact]:
-    """No capability at all, for one reason."""
-    return [CapabilityFact(name, False, f"not proven: {why}", now) for name in CAPABILITIES]
+def not_proven(why: str, now: float, *, late: bool = False) -> list[CapabilityFact]:
+    """No capability at all, for one reason. `late`: there may be some when the canary is asked again."""
+    return [CapabilityFact(name, False, f"not proven: {why}", now, late) for name in CAPABILITIES]
 
 
 def _fact(name: str, failures: Sequence[str], evidence: str, now: float) -> CapabilityFact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -62,7 +63,7 @@ def fetch(
 def _download(lock: Path, machine: str, target: Path, python: str, glibc: int, index: str) -> None:
     # pip takes a platform literally: an older glibc's tag has to be named too.
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc, 4, -1)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command = [_python_with_pip(), "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     command += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     command += [f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}", f"manylinux1_{machine}")]
     command += ["--dest", str(target), "-r", str(lock)]
@@ -90,3 +91,28 @@ def _download(lock: Path, machine: str, target: Path, python: str, glibc: int, i
         f"the image's Python packages could not be fetched: {why}. "
         "Check that `pip download` reaches a package index from here",
     )
+
+
+def _python_with_pip() -> str:
+    """An interpreter that has pip: this one, or else one of an environment that is made for that, once.
+
+    Environments that uv makes have no pip. The one that is made here takes it from the interpreter itself, not from an
+    index. Where that is not possible it is this one after all, and its error says what is missing.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return sys.executable
+    home = cache_folder() / f"pip-{sys.version_info.major}.{sys.version_info.minor}"
+    python = home / "bin" / "python"
+    if python.exists():
+        return str(python)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent, prefix=".part-", ignore_cleanup_errors=True) as part:
+        command = [sys.executable, "-m", "venv", str(Path(part, "venv"))]
+        done = subprocess.run(command, capture_output=True, timeout=300, check=False)
+        if done.returncode != 0:
+            return sys.executable
+        try:
+            Path(part, "venv").rename(home)
+        except OSError:
+            pass  # somebody else was faster
+    return str(python)

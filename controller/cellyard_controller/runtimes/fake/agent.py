@@ -23,7 +23,7 @@ IGNORED_TIMEOUT_S = 5.0
 LINK_GRACE_S = 600.0
 _DIAL_AGAIN_S = 0.005
 _KERNEL_TYPES = ("python",)
-_LEAVES_IT_UNTOUCHED = ("start_kernel", "acknowledge", "ping")
+_LEAVES_IT_UNTOUCHED = ("start_kernel", "acknowledge", "ping", "lease")
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class FakeAgent:
         self._flushing = False
         self._grace_s = LINK_GRACE_S
         self._grace: asyncio.Task[None] | None = None
+        self._lease: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.may_dial = asyncio.Event()
@@ -136,6 +137,15 @@ class FakeAgent:
         if was_welcome:
             self._grace = self._start(self._wait_for_controller())
 
+    def _leased(self, seconds: float) -> None:
+        if self._lease is not None:
+            self._lease.cancel()
+        self._lease = self._start(self._outlive(seconds))
+
+    async def _outlive(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._end_agent(0)
+
     async def _wait_for_controller(self) -> None:
         await self._clock.sleep(self._grace_s)
         self._end_agent(0)
@@ -154,6 +164,8 @@ class FakeAgent:
                 self._interrupt(message.interrupt.execution_id, message.interrupt.restart_after_s)
             case "acknowledge":
                 self._events.acknowledge(message.acknowledge.number)
+            case "lease":
+                self._leased(message.lease.left_s)
             case "ping":
                 self._send(link.FromAgent(pong=link.Pong(id=message.ping.id)))
             case "restart_kernel":
@@ -302,6 +314,7 @@ class FakeAgent:
 
     def _end(self, execution: _Execution, ended: link.ExecutionEnded) -> None:
         ended.interrupted_by = execution.interrupted_by
+        ended.traceparent = execution.order.traceparent
         self._early.pop(execution.order.execution_id, None)
         self._calls.drop(execution.order.execution_id)
         self._events.add(execution.order.execution_id, link.Event(ended=ended))

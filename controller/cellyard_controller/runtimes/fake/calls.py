@@ -39,11 +39,13 @@ class Calls:
 
 def reply(ask: link.AskKernel, *, busy: bool) -> link.Reply:
     """A fake kernel's reply: it knows one word."""
-    if busy:
+    if busy and not ask.HasField("info"):
         return link.Reply(request=ask.request, error="busy")
     content = {
         "complete": '{"status": "ok", "matches": ["alpha"], "cursor_start": 0, "cursor_end": 2, "metadata": {}}',
         "inspect": '{"status": "ok", "found": true, "data": {"text/plain": "alpha: a word"}, "metadata": {}}',
         "history": '{"status": "ok", "history": [[0, 1, "print a"]]}',
+        "is_complete": '{"status": "incomplete", "indent": "  "}',
+        "info": '{"status": "ok", "language_info": {"name": "fake"}}',
     }[ask.WhichOneof("what") or "complete"]
     return link.Reply(request=ask.request, content_json=content)

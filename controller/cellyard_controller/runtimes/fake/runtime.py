@@ -65,6 +65,8 @@ class FakeRuntime:
         self._sandboxes: dict[str, _Sandbox] = {}
         self._aside: dict[str, asyncio.subprocess.Process] = {}
         self._exits: asyncio.Queue[str] = asyncio.Queue()
+        self.late = False
+        """Whether what it could grant has not been proven yet."""
         self.deviates: list[str] = []
         """In what sandboxes are found not to be as they must be."""
         self._next_start: RuntimeFailed | None = None
@@ -83,6 +85,9 @@ class FakeRuntime:
     async def capabilities(self, template: Template) -> list[CapabilityFact]:
         """What `granted` says; with the policy open, no network_isolation; nothing where it is not ready."""
         ready = await self.readiness(template)
+        if self.late:
+            why = "not proven: the probe did not answer within 20 s"
+            return [CapabilityFact(name, False, why, time.time(), late=True) for name in CAPABILITIES]
         if not ready.ready:
             return [CapabilityFact(name, False, f"not proven: {ready.reason}", time.time()) for name in CAPABILITIES]
         said = {

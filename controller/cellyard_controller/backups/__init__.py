@@ -1,0 +1,1 @@
+"""Copies of a data folder: taken while its controller runs, and put back into an empty one."""

@@ -1,0 +1,1 @@
+"""The console: a web page that shows what the controller does, live, and works in its notebooks."""
