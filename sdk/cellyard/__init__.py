@@ -68,10 +68,21 @@ if TYPE_CHECKING:
         Warned,
     )
     from cellyard.files import FileInfo
-    from cellyard.info import KernelInfo, NotebookInfo, PoolInfo, SandboxInfo, ServerInfo
+    from cellyard.info import KernelInfo, NodeInfo, NotebookInfo, PoolInfo, SandboxInfo, ServerInfo
     from cellyard.packages import InstallResult, Package, UninstallResult
     from cellyard.processes import ProcessEnded, ProcessEvent, ProcessOutput, ProcessResult, ProcessStarted
-    from cellyard.results import Capability, Cell, Completion, End, ExecutionResult, Output, Progress, Usage
+    from cellyard.results import (
+        Capability,
+        Cell,
+        Completeness,
+        Completion,
+        End,
+        ExecutionResult,
+        HistoryEntry,
+        Output,
+        Progress,
+        Usage,
+    )
     from cellyard.tenants import DayOfUsage, IssuedToken, Kept, TenantInfo, TenantUsage, TokenInfo
 
 __version__ = _version.VERSION
@@ -92,6 +103,7 @@ __all__ = [
     "CellyardError",
     "Client",
     "CommSaid",
+    "Completeness",
     "Completion",
     "ControllerUnavailable",
     "DayOfUsage",
@@ -108,6 +120,7 @@ __all__ = [
     "ExecutionTimeout",
     "FileInfo",
     "Finished",
+    "HistoryEntry",
     "HostCalled",
     "InputRequested",
     "InstallResult",
@@ -120,6 +133,7 @@ __all__ = [
     "KernelMismatch",
     "MetadataChanged",
     "NoKernel",
+    "NodeInfo",
     "NotConnected",
     "NotebookEvent",
     "NotebookInfo",
@@ -187,11 +201,22 @@ _HOMES = {
         "Warned",
     ),
     "files": ("FileInfo",),
-    "info": ("KernelInfo", "NotebookInfo", "PoolInfo", "SandboxInfo", "ServerInfo"),
+    "info": ("KernelInfo", "NodeInfo", "NotebookInfo", "PoolInfo", "SandboxInfo", "ServerInfo"),
     "packages": ("InstallResult", "Package", "UninstallResult"),
     "tenants": ("DayOfUsage", "IssuedToken", "Kept", "TenantInfo", "TenantUsage", "TokenInfo"),
     "processes": ("ProcessEnded", "ProcessEvent", "ProcessOutput", "ProcessResult", "ProcessStarted"),
-    "results": ("Capability", "Cell", "Completion", "End", "ExecutionResult", "Output", "Progress", "Usage"),
+    "results": (
+        "Capability",
+        "Cell",
+        "Completeness",
+        "Completion",
+        "End",
+        "ExecutionResult",
+        "HistoryEntry",
+        "Output",
+        "Progress",
+        "Usage",
+    ),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -108,6 +108,7 @@ class ExecutionView:
             value=value,
             value_is_repr=is_repr,
             usage=_translate.usage(finished.usage) if finished.HasField("usage") else None,
+            reply=metadata_to_nbformat(finished.reply_json),
         )
         return events.Finished(self.result(), self.seq)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from cellyard.errors import InvalidRequest
 from cellyard_proto.flows import split_path
-from cellyard_proto.v1 import executions_pb2, kernels_pb2, tenants_pb2
+from cellyard_proto.v1 import executions_pb2, kernels_pb2, manner_pb2, tenants_pb2
 
 CELL_TYPES = ("code", "markdown", "raw")
 _LAST = 2**62  # an index past every end
@@ -218,6 +218,22 @@ def kernel_choice(kernel_type: object, env_source: object, notebook_path: object
 def new_cell(source: object) -> executions_pb2.NewCell:
     """A cell that is created and run in one call, at the end of the notebook."""
     return build(executions_pb2.NewCell, cell_id=cell_id(), source=text("source", source))
+
+
+def manner(silent: object, store_history: object, user_expressions: object, payload: object) -> manner_pb2.Manner:
+    """How a source is to be run, where that is not as usual."""
+    asked = build(
+        manner_pb2.Manner,
+        silent=bool(silent),
+        user_expressions={
+            text("user_expressions", name): text(f"user_expressions[{name!r}]", expression)
+            for name, expression in _mapping("user_expressions", user_expressions).items()
+        },
+        payload=bool(payload),
+    )
+    if not store_history:
+        asked.store_history = False
+    return asked
 
 
 def words(name: str, value: object) -> list[str]:

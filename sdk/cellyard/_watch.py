@@ -117,5 +117,10 @@ def _comm(message: outputs_pb2.Comm) -> events.CommSaid:
     said = getattr(message, kind)
     target_name = message.open.target_name if kind == "open" else ""
     return events.CommSaid(
-        message.comm_id, kind, metadata_to_nbformat(said.data_json), target_name, tuple(message.buffers)
+        message.comm_id,
+        kind,
+        metadata_to_nbformat(said.data_json),
+        target_name,
+        tuple(message.buffers),
+        metadata_to_nbformat(message.open.metadata_json) if kind == "open" else {},
     )

@@ -46,6 +46,8 @@ class Endpoint:
     tls: TLS | None = None
     own: bool = False
     """The user's own controller, started where none runs."""
+    tls_beyond: TLS | None = None
+    """Of a unix socket: what the environment says of TLS, for where its controller may redirect to."""
 
     @property
     def target(self) -> str:
@@ -81,12 +83,12 @@ def resolve(
         token = environ.get("CELLYARD_TOKEN") or None
     if token is not None:
         _check_token(token)
-    name, path = _parse(endpoint)
+    name, path = parse(endpoint)
     if files is None and path is None:
         files = _tls_of(environ)
     if path is not None and files is not None:
         raise InvalidRequest(f"{name} is a unix socket: TLS is for HOST:PORT")
-    return Endpoint(name, path, token, files, own)
+    return Endpoint(name, path, token, files, own, _tls_of(environ) if path is not None else None)
 
 
 def _tls(tls: object) -> TLS | None:
@@ -112,7 +114,8 @@ def _check_token(token: object) -> None:
         raise Unauthenticated("authentication failed")
 
 
-def _parse(endpoint: object) -> tuple[str, Path | None]:
+def parse(endpoint: object) -> tuple[str, Path | None]:
+    """An endpoint's name, and its unix socket where it is one. Raises InvalidRequest for what is no endpoint."""
     if not isinstance(endpoint, str) or "\0" in endpoint:
         raise InvalidRequest("an endpoint is text: unix:PATH or HOST:PORT")
     if endpoint.startswith("unix:"):

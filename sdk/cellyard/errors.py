@@ -21,6 +21,7 @@ class CellyardError(Exception):
     """Base of everything that Cellyard raises. Also exported as `RuntimedError`."""
 
     reason: ClassVar[str] = ""
+    """The name by which the protocol knows the error."""
 
     def __init_subclass__(cls) -> None:
         if cls.__dict__.get("reason"):
@@ -29,8 +30,11 @@ class CellyardError(Exception):
     def __init__(self, message: str = "", *, retryable: bool = False, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
+        """What happened, to which id, and what to do."""
         self.retryable = retryable
+        """Whether the same call may succeed later."""
         self.details: dict[str, Any] = dict(details or {})
+        """What the message talks about: `notebook_id`, `retry_after_s` (seconds), ..."""
 
     def __str__(self) -> str:
         return self.message
@@ -40,6 +44,12 @@ class NotConnected(CellyardError):
     """The call needs a connection, and there is none: before `connect()`, or after `close()`."""
 
     reason = "NOT_CONNECTED"
+
+
+class NotOwner(CellyardError):
+    """Another node's controller has the notebook: `details` has its `endpoint` and its `node`. Followed by itself."""
+
+    reason = "NOT_OWNER"
 
 
 class NotebookNotFound(CellyardError):

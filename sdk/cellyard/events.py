@@ -6,7 +6,7 @@ this moment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ class Queued:
     """It waits behind other cells of the notebook."""
 
     ahead: int
+    """How many executions of the notebook come before it."""
     execution_id: str
     cell_id: str
     seq: int = 0
@@ -30,8 +31,11 @@ class Waiting:
     """It waits for a sandbox."""
 
     reason: str
+    """`sandboxes`, `memory` or `cpu` (the tenant's quota), or `capacity` (the machine)."""
     position: int
+    """How many are served before it."""
     eta_s: float | None
+    """A guess in seconds, from how fast others were served lately; None where nobody was."""
     execution_id: str
     seq: int = 0
 
@@ -209,6 +213,8 @@ class CommSaid:
     target_name: str = ""
     """Of `open`: "jupyter.widget", for example."""
     buffers: tuple[bytes, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """Of `open`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cellyard._translate import moment
-from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, sandboxes_pb2, sessions_pb2
+from cellyard_proto.v1 import kernels_pb2, nodes_pb2, notebooks_pb2, sandboxes_pb2, sessions_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class ServerInfo:
     not_ready_reason: str
     runtimes: tuple[str, ...]
     """Those that the caller may use, the default first."""
+    node: str | None
+    """The machine that it runs on, where several controllers share a store; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,14 @@ class SandboxInfo:
     """ "creating", "warm", "claimed", "stopping" or "ended"."""
     template: str
     age_s: float
+    """Seconds since it was begun."""
     runtime: str
     end_reason: str | None
     """Why it ends or has ended: "shutdown", "idle", "ttl", "oom", "evicted", ..."""
     end_message: str | None
     claimed_at: datetime | None
+    node: str | None
+    """Where it is; None where the controller keeps its store for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,33 @@ class PoolInfo:
     lead_s: float
     """Seconds that making one takes, of late."""
     oldest_s: float
+    """Seconds that the oldest warm one has waited; 0 where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A machine that shares a store with others, as its controller last said."""
+
+    name: str
+    endpoint: str
+    """Where clients reach its controller."""
+    state: str
+    """ "serving", "draining", "away" (stopped to come back), or "lost" (others have its notebooks)."""
+    lease_left_s: float
+    """Seconds until its lease runs out unless it is renewed; 0 where it has."""
+    fence: int
+    """Counts who had the name: whoever has a smaller one can write nothing any more."""
+    notebooks: int
+    """Notebooks that it has."""
+    sandboxes: int
+    sandboxes_max: int
+    """How many it may have."""
+    warm: int
+    """Of its sandboxes, those that wait for a notebook."""
+    waiting: int
+    """Claims that wait for a sandbox."""
+    this_one: bool
+    """The node of the controller that was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +150,7 @@ def server_info(endpoint: str, hello: sessions_pb2.HelloResponse) -> ServerInfo:
         hello.ready,
         hello.not_ready_reason,
         tuple(hello.runtimes),
+        hello.node or None,
     )
 
 
@@ -142,6 +175,7 @@ def sandbox_info(message: sandboxes_pb2.Sandbox) -> SandboxInfo:
         message.end_reason or None,
         message.end_message or None,
         moment(message.claimed_at),
+        message.node or None,
     )
 
 
@@ -162,6 +196,23 @@ def pool_info(message: sandboxes_pb2.Pool) -> PoolInfo:
         message.claim_rate,
         message.lead_s,
         message.oldest_s,
+    )
+
+
+def node_info(message: nodes_pb2.Node) -> NodeInfo:
+    """From the protocol's message."""
+    return NodeInfo(
+        message.name,
+        message.endpoint,
+        nodes_pb2.NodeState.Name(message.state).removeprefix("NODE_STATE_").lower(),
+        message.lease_left_s,
+        message.fence,
+        message.notebooks,
+        message.sandboxes,
+        message.sandboxes_max,
+        message.warm,
+        message.waiting,
+        message.this_one,
     )
 
 

@@ -19,6 +19,7 @@ class ProcessResult:
     stdout: bytes
     stderr: bytes
     timed_out: bool = False
+    """It was killed at its `timeout`."""
     discarded_bytes: int = 0
     """What it wrote past the limit of output."""
     duration: float = 0.0

@@ -32,8 +32,11 @@ class Usage:
     """What an execution used, as far as its sandbox can tell."""
 
     cpu_s: float
+    """Processor time, in seconds."""
     peak_memory_bytes: int
+    """The most that the sandbox used meanwhile."""
     wall_s: float
+    """Seconds from start to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,28 @@ class Progress:
     """From 0 to 1, where it is known."""
     seq: int = 0
     """Always 0: progress tells of this moment and is not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One source that ran."""
+
+    session: int
+    """0 is the kernel's own life."""
+    execution_count: int
+    source: str
+    output: str | None = None
+    """Its value as text, where that was asked for and there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """How far code is that somebody types."""
+
+    status: str
+    """ "complete", "incomplete", "invalid" or "unknown"."""
+    indent: str = ""
+    """With "incomplete": what the next line begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +229,16 @@ class ExecutionResult:
     datetime; of anything else its repr, and then `value_is_repr`."""
     value_is_repr: bool = False
     usage: Usage | None = None
+    """None before its end, and where its sandbox could not tell."""
     source: str | None = None
+    """What was to run."""
     accepted_at: datetime | None = None
+    """When (UTC) it was on the controller's disk."""
     started_at: datetime | None = None
+    """When (UTC) the kernel took it up; None where it never did."""
     ended_at: datetime | None = None
+    reply: Mapping[str, Any] = field(default_factory=dict)
+    """What `stream_execute` asked for besides: `user_expressions`, `payload`, as Jupyter's execute_reply has them."""
 
     @property
     def success(self) -> bool:

@@ -72,7 +72,9 @@ class DayOfUsage:
     day: date
     executions: int
     cpu_s: float
+    """Processor time, in seconds."""
     wall_s: float
+    """Seconds from their starts to their ends."""
     peak_memory_bytes: int
     """The highest of any execution."""
     output_bytes: int
@@ -86,6 +88,7 @@ class Kept:
     tenant: str
     notebooks: int
     storage_bytes: int
+    """Documents, sources, outputs, workflows and artifacts."""
 
 
 @dataclass(frozen=True, slots=True)

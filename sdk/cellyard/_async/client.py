@@ -10,24 +10,27 @@ from cellyard._async import blobs
 from cellyard._async.tenants import AsyncTenantCalls
 from cellyard._async.transport import Connection
 from cellyard.info import (
+    NodeInfo,
     NotebookInfo,
     PoolInfo,
     SandboxInfo,
     ServerInfo,
+    node_info,
     notebook_info,
     pool_info,
     sandbox_info,
     server_info,
 )
 from cellyard.results import Capability, ExecutionResult
-from cellyard_proto.v1 import executions_pb2, notebooks_pb2, sandboxes_pb2
+from cellyard_proto.v1 import executions_pb2, nodes_pb2, notebooks_pb2, sandboxes_pb2
 
 
 class AsyncClient(AsyncTenantCalls):
     """Lists, shows, stops and deletes what a controller keeps for the caller.
 
     Endpoint, token and tls are found as for a session. Every call connects where needed, is healed for 30 s when
-    the connection breaks, and raises ControllerUnavailable where nobody answers.
+    the connection breaks, and raises ControllerUnavailable where nobody answers. What is about tenants is the
+    operator's, apart from `tenant` and `usage` of the caller itself: others are refused with PermissionDenied.
     """
 
     async def server(self, *, start: bool = True) -> ServerInfo:
@@ -98,8 +101,29 @@ class AsyncClient(AsyncTenantCalls):
         answer = await self._call(lambda s: s.sandboxes.ListPools, sandboxes_pb2.ListPoolsRequest())
         return [pool_info(found) for found in answer.pools]
 
+    async def list_nodes(self) -> list[NodeInfo]:
+        """The machines that share the controller's store; none where it keeps it for itself. For the operator.
+
+        Raises PermissionDenied.
+        """
+        answer = await self._call(lambda s: s.nodes.List, nodes_pb2.ListNodes())
+        return [node_info(found) for found in answer.nodes]
+
+    async def drain_node(self, name: str) -> NodeInfo:
+        """Gives a node no notebook any more; those at rest leave it, and those that run come to their end there.
+
+        Any node's operator may ask for any node. Raises InvalidRequest where there is no such one.
+        """
+        request = nodes_pb2.DrainNode(name=_requests.named("name", name))
+        return node_info(await self._call(lambda s: s.nodes.Drain, request))
+
+    async def resume_node(self, name: str) -> NodeInfo:
+        """Takes a drain back."""
+        request = nodes_pb2.ResumeNode(name=_requests.named("name", name))
+        return node_info(await self._call(lambda s: s.nodes.Resume, request))
+
     async def stop_sandbox(self, sandbox_id: str) -> None:
-        """Ends a sandbox and the kernel in it."""
+        """Ends a sandbox and the kernel in it; one that is not there is no error."""
         request = sandboxes_pb2.StopSandbox(sandbox_id=_requests.named("sandbox_id", sandbox_id))
         await self._call(lambda s: s.sandboxes.Stop, request)
 
@@ -115,7 +139,10 @@ class AsyncClient(AsyncTenantCalls):
     async def list_executions(
         self, notebook_id: str, limit: int = 100, before: str | None = None
     ) -> list[ExecutionResult]:
-        """A notebook's executions, newest first, without outputs; with `before`, those accepted before it."""
+        """A notebook's executions, newest first, without outputs; with `before`, those accepted before it.
+
+        Raises NotebookNotFound.
+        """
         request = executions_pb2.ListExecutions(
             notebook_id=_requests.named("notebook_id", notebook_id),
             limit=_requests.count("limit", limit),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from cellyard import _environments, _io_async, _requests, _translate
 from cellyard._async.core import AsyncSessionCore
@@ -12,10 +12,10 @@ from cellyard._async.transport import Connection
 from cellyard._markers import property_when_sync
 from cellyard.errors import InvalidRequest, KernelDied
 from cellyard.info import KernelInfo, kernel_info
-from cellyard.results import Capability, Completion
+from cellyard.results import Capability, Completeness, Completion, HistoryEntry
 from cellyard_proto.document.schema import NOTEBOOK_METADATA
 from cellyard_proto.outputs import data_to_nbformat, metadata_to_nbformat
-from cellyard_proto.v1 import kernels_pb2, notebooks_pb2, outputs_pb2, sandboxes_pb2
+from cellyard_proto.v1 import history_pb2, kernels_pb2, notebooks_pb2, outputs_pb2, sandboxes_pb2
 
 
 class AsyncKernelCalls(AsyncSessionCore):
@@ -172,17 +172,89 @@ class AsyncKernelCalls(AsyncSessionCore):
         answer = await self._transport.call(lambda s: s.kernels.History, request)
         return [(entry.execution_count, entry.source) for entry in answer.entries]
 
-    async def send_comm(self, comm_id: str, data: Mapping[str, Any], buffers: Sequence[bytes] = ()) -> None:
-        """Gives the kernel a message of an open comm, as a front end does when somebody moves a widget.
+    async def find_history(
+        self,
+        *,
+        limit: int = 1000,
+        session: int = 0,
+        start: int | None = None,
+        stop: int | None = None,
+        pattern: str | None = None,
+        unique: bool = False,
+        output: bool = False,
+        raw: bool = True,
+    ) -> list[HistoryEntry]:
+        """What ran, oldest first: the last `limit`, or the counts from `start` up to `stop`, or what matches `pattern`
+        (`*` and `?` as in file names; `unique`: each source once).
 
-        What the kernel says in return comes with `watch`. Raises NoKernel; InvalidRequest for data that is no JSON.
+        `session` 0 is this kernel's life, all that a Python kernel knows of. With `output` entries have what was shown
+        of their value; not `raw`, they are as the kernel ran them. Errors as for `complete`.
         """
-        message = _requests.build(
-            outputs_pb2.Comm,
-            comm_id=_requests.named("comm_id", comm_id),
-            message=outputs_pb2.CommMessage(data_json=_requests.json_text("data", data)),
-            buffers=buffers,
+        request = kernels_pb2.HistoryRequest(
+            notebook_id=self._notebook_id,
+            limit=_requests.count("limit", limit),
+            output=bool(output),
+            transformed=not raw,
         )
+        if pattern is not None:
+            pattern = _requests.text("pattern", pattern)
+            request.search.CopyFrom(history_pb2.HistorySearch(pattern=pattern, unique=bool(unique)))
+        elif start is not None or stop is not None or session:
+            span = _requests.build(history_pb2.HistoryRange, session=session, start=start or 0, stop=stop)
+            request.range.CopyFrom(span)
+        await self._connected()
+        answer = await self._transport.call(lambda s: s.kernels.History, request)
+        return [
+            HistoryEntry(
+                entry.session, entry.execution_count, entry.source, entry.output if entry.HasField("output") else None
+            )
+            for entry in answer.entries
+        ]
+
+    async def is_complete(self, code: str) -> Completeness:
+        """Whether code is ready to run, or goes on in another line. Errors as for `complete`."""
+        request = kernels_pb2.IsCompleteRequest(code=_requests.text("code", code))
+        await self._connected()
+        request.notebook_id = self._notebook_id
+        answer = await self._transport.call(lambda s: s.kernels.IsComplete, request)
+        return Completeness(answer.status, answer.indent)
+
+    async def kernel_info(self) -> dict[str, Any]:
+        """What the running kernel says of itself, as Jupyter's kernel_info_reply has it: `language_info`, `banner`, ...
+
+        One that is busy answers too. Raises NoKernel.
+        """
+        await self._connected()
+        request = kernels_pb2.KernelInfoRequest(notebook_id=self._notebook_id)
+        answer = await self._transport.call(lambda s: s.kernels.Info, request)
+        return metadata_to_nbformat(answer.content_json)
+
+    async def send_comm(
+        self,
+        comm_id: str,
+        data: Mapping[str, Any],
+        buffers: Sequence[bytes] = (),
+        *,
+        kind: Literal["open", "message", "close"] = "message",
+        target_name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Gives the kernel a message of a comm, as a front end does when somebody moves a widget.
+
+        `kind` "open" opens one, to what the code has registered under `target_name`. What the kernel says in return
+        comes with `watch`. Raises NoKernel; InvalidRequest for data that is no JSON.
+        """
+        text = _requests.json_text("data", data)
+        message = _requests.build(outputs_pb2.Comm, comm_id=_requests.named("comm_id", comm_id), buffers=buffers)
+        match _requests.one_of("kind", kind, ("open", "message", "close")):
+            case "open":
+                message.open.target_name = _requests.text("target_name", target_name)
+                message.open.data_json = text
+                message.open.metadata_json = _requests.json_text("metadata", metadata or {})
+            case "close":
+                message.close.data_json = text
+            case _:
+                message.message.data_json = text
         await self._connected()
         request = kernels_pb2.SendCommRequest(
             notebook_id=self._notebook_id, request_id=_requests.request_id(), comm=message

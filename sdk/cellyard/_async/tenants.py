@@ -30,7 +30,10 @@ class AsyncTenantCalls(AsyncClientCalls):
         return [tenant_info(found) for found in answer.tenants]
 
     async def tenant(self, name: str | None = None) -> TenantInfo:
-        """One tenant; None for the caller itself, which everybody may ask about."""
+        """One tenant; None for the caller itself, which everybody may ask about.
+
+        Raises InvalidRequest for one that does not exist.
+        """
         request = tenants_pb2.GetTenant(name="" if name is None else _requests.named("name", name))
         return tenant_info(await self._call(lambda s: s.tenants.Get, request))
 
@@ -43,7 +46,10 @@ class AsyncTenantCalls(AsyncClientCalls):
         expires_in: float | None = None,
         certificate: str | None = None,
     ) -> IssuedToken:
-        """Adds a tenant and returns its first token. Quotas are as for `set_quotas`, the rest as for `issue_token`."""
+        """Adds a tenant and returns its first token. Quotas are as for `set_quotas`, the rest as for `issue_token`.
+
+        Raises InvalidRequest for a name that is none, or taken.
+        """
         request = tenants_pb2.CreateTenant(
             name=_requests.text("name", name),
             quotas=_requests.quotas(quotas),
@@ -56,7 +62,8 @@ class AsyncTenantCalls(AsyncClientCalls):
         """Changes what a tenant may have, in force at once; those that are not named stay.
 
         Keys: sandboxes, memory, cpu, queued, notebooks, storage, rate. Values: numbers, sizes ("4GiB"), None or
-        "unlimited", and "default" for what the controller's configuration says.
+        "unlimited", and "default" for what the controller's configuration says. `memory` and `storage` are bytes,
+        `rate` is requests a second. Raises InvalidRequest for a tenant, a key or a value that is none.
         """
         request = tenants_pb2.SetTenantQuotas(name=_requests.named("name", name), quotas=_requests.quotas(quotas))
         return tenant_info(await self._call(lambda s: s.tenants.SetQuotas, request))
@@ -73,7 +80,7 @@ class AsyncTenantCalls(AsyncClientCalls):
         """Adds a token beside those that a tenant has.
 
         `scope`: "read", "run" or "full". `expires_in`: seconds from now. `certificate`: a name in the client's
-        certificate without which the token is void.
+        certificate without which the token is void. Raises InvalidRequest for a tenant that does not exist.
         """
         request = tenants_pb2.IssueTokenRequest(
             tenant=_requests.named("tenant", tenant), grant=_requests.grant(name, scope, expires_in, certificate)
@@ -82,13 +89,16 @@ class AsyncTenantCalls(AsyncClientCalls):
         return IssuedToken(answer.token, answer.token_id)
 
     async def list_tokens(self, tenant: str) -> list[TokenInfo]:
-        """A tenant's tokens without their secrets, oldest first."""
+        """A tenant's tokens without their secrets, oldest first. Raises InvalidRequest for no tenant."""
         request = tenants_pb2.ListTokensRequest(tenant=_requests.named("tenant", tenant))
         answer = await self._call(lambda s: s.tenants.ListTokens, request)
         return [token_info(found) for found in answer.tokens]
 
     async def revoke(self, tenant: str, token_id: str | None = None) -> None:
-        """Takes one token of a tenant away, or all; open connections under them end."""
+        """Takes one token of a tenant away, or all; open connections under them end.
+
+        Raises InvalidRequest for a tenant that does not exist.
+        """
         request = tenants_pb2.RevokeTenant(
             name=_requests.named("tenant", tenant),
             token_id="" if token_id is None else _requests.named("token_id", token_id),

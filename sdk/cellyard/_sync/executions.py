@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal
 
-from cellyard import _io_sync, _requests, _translate, events
+from cellyard import _io_sync, _requests, _tracing, _translate, events
 from cellyard._calls import HostCalls, Offers, offers
 from cellyard._execution import ExecutionView, is_last, is_started, refusal, timed_out
 from cellyard._sync import blobs
@@ -100,11 +101,21 @@ class ExecutionCalls(Answering):
         on_cancel: Literal["detach", "interrupt"] = "detach",
         on_input: Callable[[str], Any] | None = None,
         host_calls: HostCalls = (),
+        silent: bool = False,
+        store_history: bool = True,
+        user_expressions: Mapping[str, str] | None = None,
+        payload: bool = False,
+        on_accepted: Callable[[str], Any] | None = None,
     ) -> Iterator[events.Event]:
         """Runs a cell, or new code, and gives events as they come; the last is `Finished` with the result.
 
         How it ended is in that result, a timeout too; only with `on_timeout="detach"` ExecutionTimeout is raised.
         Leaving the loop early leaves the execution running. Other parameters and errors as for `execute_cell`.
+
+        The others are for front ends. `on_accepted` gets the execution's id as soon as it has one. A `silent` execution
+        is not counted, its last value is not shown, and `code` gets no cell; without `store_history` it is not
+        counted. `user_expressions` are evaluated after it, by names of the caller's own, and come in the result's
+        `reply`; so does what the kernel has for a front end with `payload`: help to page, which without is an output.
         """
         if (cell_id is None) == (code is None):
             raise InvalidRequest("stream_execute takes a cell_id or code=, one of them")
@@ -113,8 +124,36 @@ class ExecutionCalls(Answering):
             start.cell_id = _requests.named("cell_id", cell_id)
         else:
             start.source.CopyFrom(_requests.new_cell(code))
+        if silent or not store_history or user_expressions or payload:
+            start.manner.CopyFrom(_requests.manner(silent, store_history, user_expressions, payload))
         limit, detach, interrupt = _checked(timeout_secs, on_timeout, on_cancel)
-        return self._stream(start, limit, detach, interrupt, offers(host_calls, on_input))
+        return self._stream(start, limit, detach, interrupt, offers(host_calls, on_input), on_accepted)
+
+    def follow(self, execution_id: str) -> Iterator[events.Event]:
+        """What an execution has shown and shows, as events, whoever started it; the last is `Finished`.
+
+        Of one that has ended long ago the outputs come, and not how they came. Leaving the loop ends nothing. What the
+        code asks of its own client (host calls, input) is not answered from here.
+
+        Raises ExecutionNotFound, NotebookNotFound, ControllerUnavailable.
+        """
+        return self._follow(_requests.named("execution_id", execution_id))
+
+    def _follow(self, execution_id: str) -> Generator[events.Event, None, None]:
+        self._connected()
+        view = ExecutionView()
+
+        def ask(connection: Connection) -> _io_sync.Call[executions_pb2.ExecutionEvent]:
+            return self._attach(connection, execution_id, view.seq, None)
+
+        with closing(self._transport.stream(ask, is_last)) as messages:
+            for message in messages:
+                blobs.fill(self._transport, self._notebook_id, message)
+                event = view.take(message)
+                if isinstance(event, events.Finished):  # what happened during a break may have come folded
+                    event = events.Finished(self.get_execution(execution_id), view.seq)
+                if event is not None:
+                    yield event
 
     def cancel(self, execution_id: str) -> None:
         """Ends one execution: a waiting one is cancelled, a running one interrupted. An ended one stays as it is.
@@ -175,30 +214,40 @@ class ExecutionCalls(Answering):
     ) -> ExecutionResult:
         limit, detach, interrupt = _checked(timeout_secs, on_timeout, on_cancel)
         view = ExecutionView()
-        try:
-            with closing(self._events(start, view, limit, detach, given)) as happening:
-                for event in happening:
-                    if isinstance(event, events.OutputEvent):
-                        _io_sync.tell(on_output, event.output)
-                    elif isinstance(event, Progress):
-                        _io_sync.tell(self._on_progress, event)
-                    elif isinstance(event, events.Finished):
-                        error = refusal(event.result, limit)
-                        if error is not None:
-                            raise error
-                        return event.result
-        except _io_sync.Cancelled:
-            if interrupt:
-                self._cancel_started(start, view)
-            raise
+        with _tracing.span("cellyard.run") as traced:
+            try:
+                with closing(self._events(start, view, limit, detach, given)) as happening:
+                    for event in happening:
+                        if isinstance(event, events.OutputEvent):
+                            _io_sync.tell(on_output, event.output)
+                        elif isinstance(event, Progress):
+                            _io_sync.tell(self._on_progress, event)
+                        elif isinstance(event, events.Finished):
+                            traced.note(end=str(event.result.end), end_reason=event.result.end_reason or "")
+                            error = refusal(event.result, limit)
+                            if error is not None:
+                                raise error
+                            return event.result
+            except _io_sync.Cancelled:
+                if interrupt:
+                    self._cancel_started(start, view)
+                raise
+            finally:
+                traced.note(notebook_id=self._notebook_id, execution_id=view.execution_id)
         raise AssertionError("a stream of events ends with Finished")
 
     def _stream(
-        self, start: executions_pb2.Start, limit: float | None, detach: bool, interrupt: bool, given: Offers
+        self,
+        start: executions_pb2.Start,
+        limit: float | None,
+        detach: bool,
+        interrupt: bool,
+        given: Offers,
+        on_accepted: Callable[[str], Any] | None,
     ) -> Generator[events.Event, None, None]:
         view = ExecutionView()
         try:
-            with closing(self._events(start, view, limit, detach, given)) as happening:
+            with closing(self._events(start, view, limit, detach, given, on_accepted)) as happening:
                 yield from happening
         except _io_sync.Cancelled:
             if interrupt:
@@ -212,6 +261,7 @@ class ExecutionCalls(Answering):
         limit: float | None,
         detach: bool,
         given: Offers,
+        on_accepted: Callable[[str], Any] | None = None,
     ) -> Generator[events.Event, None, None]:
         """The events of an execution that is started here, healed; `Finished` is the last."""
         self._connected()
@@ -241,13 +291,16 @@ class ExecutionCalls(Answering):
                     for message in messages:
                         if not blobs.fill(self._transport, self._notebook_id, message):
                             missed = True
+                        if message.HasField("accepted") and not view.execution_id:
+                            _io_sync.tell(on_accepted, message.accepted.execution_id)
                         event = view.take(message)
                         if isinstance(event, events.Started):
                             self._kernel_seen = True
                         elif isinstance(event, events.Finished):
                             ended = True
                             if resumed or missed:  # what happened during a break may have come folded, or not at all
-                                event = events.Finished(self.get_execution(view.execution_id), view.seq)
+                                whole = self.get_execution(view.execution_id)
+                                event = events.Finished(replace(whole, reply=event.result.reply), view.seq)
                         if event is not None:
                             yield event
                         if isinstance(event, events.HostCalled | events.InputRequested):

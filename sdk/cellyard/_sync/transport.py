@@ -3,55 +3,39 @@
 
 A connection is `none`, `open` or `closed`. A broken one is dropped for a fresh one, and the call that met the
 break is made again with the same request id, for up to 30 s.
+
+Where several controllers share a store, a notebook is on one of their nodes. Whoever else is asked names that one, and
+the call is made again there, over a connection that is kept. When that one does not answer any more, the controller
+that was asked first is asked again.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeVar
 
 import grpc
 
 from cellyard import _fork, _io_sync, embedded
-from cellyard._channel import channel_settings
-from cellyard._healing import RECONNECT_S, Healing
+from cellyard._healing import MAX_HOPS, RECONNECT_S, Healing
+from cellyard._redirects import Routes, target
 from cellyard._rpc_errors import translate
-from cellyard._version import CLIENT, VERSION
+from cellyard._sync.connection import Connection as Connection
+from cellyard._sync.connection import Stubs as Stubs
+from cellyard._sync.connection import hello, hold
+from cellyard._version import VERSION
 from cellyard.endpoint import Endpoint, require_listener
-from cellyard.errors import CellyardError, ControllerUnavailable, NotConnected
+from cellyard.errors import CellyardError, ControllerUnavailable, NotConnected, NotOwner, Unauthenticated
 from cellyard_proto import PROTOCOL
 from cellyard_proto.v1 import sessions_pb2
-from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
-from cellyard_proto.v1.files_pb2_grpc import FilesStub
-from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
-from cellyard_proto.v1.library_pb2_grpc import ArtifactsStub, WorkflowsStub
-from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
-from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
-from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
-from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
-from cellyard_proto.v1.tenants_pb2_grpc import TenantsStub
-
-if TYPE_CHECKING:
-    from cellyard_proto.v1.executions_pb2_grpc import ExecutionsStub
-    from cellyard_proto.v1.files_pb2_grpc import FilesStub
-    from cellyard_proto.v1.kernels_pb2_grpc import KernelsStub
-    from cellyard_proto.v1.library_pb2_grpc import ArtifactsStub, WorkflowsStub
-    from cellyard_proto.v1.notebooks_pb2_grpc import NotebooksStub
-    from cellyard_proto.v1.processes_pb2_grpc import ProcessesStub
-    from cellyard_proto.v1.sandboxes_pb2_grpc import SandboxesStub
-    from cellyard_proto.v1.sessions_pb2_grpc import SessionsStub
-    from cellyard_proto.v1.tenants_pb2_grpc import TenantsStub
 
 CALL_TIMEOUT_S = 60.0
-HELLO_TIMEOUT_S = 10.0
 PING_TIMEOUT_S = 2.0
+_LOOKS = 4
+_MOST_AWAY = 32
+"""Connections of one client to controllers that it was redirected to."""
 CLOSED = "not connected: the session is closed"
-
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -59,40 +43,6 @@ Response = TypeVar("Response")
 
 class Deadline(Exception):
     """The time that the caller of `stream` gave it is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stubs:
-    """The controller's services on one channel."""
-
-    notebooks: NotebooksStub
-    kernels: KernelsStub
-    executions: ExecutionsStub
-    sandboxes: SandboxesStub
-    sessions: SessionsStub
-    files: FilesStub
-    processes: ProcessesStub
-    tenants: TenantsStub
-    workflows: WorkflowsStub
-    artifacts: ArtifactsStub
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Connection:
-    """A channel over which the controller has introduced itself, and the session's presence on it."""
-
-    channel: _io_sync.Channel
-    metadata: Metadata
-    stubs: Stubs
-    hello: sessions_pb2.HelloResponse
-    presence: _io_sync.Call[sessions_pb2.AttachedSession] | None
-    owner: object
-
-    def usable(self) -> bool:
-        """Whether the controller still knows us on it, as far as can be told without asking."""
-        if self.owner != _io_sync.owner() or _io_sync.broken(self.channel):
-            return False
-        return self.presence is None or not _io_sync.ended(self.presence)
 
 
 class Transport:
@@ -103,14 +53,16 @@ class Transport:
         resolve: Callable[[], Endpoint],
         presence: sessions_pb2.AttachSession | None = None,
     ) -> None:
+        """With `presence` everything is about that notebook, and goes where the notebook is."""
         self._resolve = resolve
         self._presence = presence
         self._endpoint: Endpoint | None = None
-        self._connection: Connection | None = None
-        self._holder: Generator[Connection, None, None] | None = None
-        self._controller_id = ""
+        self._routes = Routes()
+        self._connections: dict[str, Connection] = {}
+        self._holders: dict[str, Generator[Connection, None, None]] = {}
+        self._met: sessions_pb2.HelloResponse | None = None
         self._open = False
-        self._lock = _io_sync.Lock()
+        self._locks: dict[str, _io_sync.Lock] = {}
         self._lock_owner: object = None
         self.reconnect_s = RECONNECT_S
 
@@ -121,39 +73,62 @@ class Transport:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it connects to. Raises what resolving raises."""
+        """Where it connects to, and asks first. Raises what resolving raises."""
         if self._endpoint is None:
             self._endpoint = self._resolve()
         return self._endpoint
 
+    def standing(self, request: object = None) -> Connection | None:
+        """The connection over which a call would go that is made now, usable or not; None where there is none."""
+        return self._connections.get(self._where(self._about(request)).name)
+
     def connect(self, *, start: bool = True) -> sessions_pb2.HelloResponse:
         """Connects, once and without healing; `start` allows to start the user's own controller.
 
+        Where a notebook's owner is not settled yet that is waited for, as in every call.
+
         Raises ControllerUnavailable where nobody answers, Unauthenticated for a token that is not in force.
         """
-        try:
-            connection = self._ready(start=start)
-        except grpc.RpcError as error:
-            raise translate(error, self.endpoint.name)[0] from None
-        self._open = True
-        return connection.hello
+        about, healing = self._about(None), Healing(self.reconnect_s)
+        while True:
+            where = self._where(about)
+            try:
+                connection = self._ready(where, start=start)
+            except (grpc.RpcError, CellyardError) as error:
+                failure, broken = self._failure(error, where, None)
+                followed = healing.begun or where != self.endpoint or isinstance(failure, NotOwner)
+                if not followed and "retry_after_s" not in failure.details:
+                    raise failure from None
+                _io_sync.sleep(self._again(failure, broken, about, where, None, healing))
+            else:
+                self._open = True
+                return connection.hello
 
     def reachable(self) -> bool:
         """Whether the controller answers now."""
         if not self._open:
             return False
-        for _ in range(2):  # a broken connection may not have noticed; a fresh one tells the truth
+        about = self._about(None)
+        for _ in range(_LOOKS):  # a broken connection may not have noticed; a fresh one tells the truth
+            where = self._where(about)
             connection: Connection | None = None
             try:
-                connection = self._ready(start=False)
-                hello = connection.stubs.sessions.Hello
-                hello(_hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
+                connection = self._ready(where, start=False)
+                ping = connection.stubs.sessions.Hello
+                ping(hello(), timeout=PING_TIMEOUT_S, metadata=connection.metadata)
                 return True
-            except (grpc.RpcError, CellyardError):
-                if connection is None:
+            except (grpc.RpcError, CellyardError) as error:
+                try:
+                    failure, _ = self._failure(error, where, connection)
+                    if isinstance(failure, NotOwner):
+                        self._follow(failure, about, where)
+                    elif connection is None and where == self.endpoint:
+                        return False
+                    else:
+                        self._routes.forget(about, where)
+                except CellyardError:  # it leads nowhere
                     return False
-                if self._connection is connection:
-                    self._connection = None
+                self._drop(where, connection)
         return False
 
     def call(
@@ -163,20 +138,24 @@ class Transport:
         *,
         timeout: float = CALL_TIMEOUT_S,
     ) -> Response:
-        """Makes a call, and makes it again where the connection breaks. `timeout` (seconds) is for each try."""
-        healing = Healing(self.reconnect_s)
+        """Makes a call, and makes it again where the connection breaks. `timeout` (seconds) is for each try.
+
+        One that is about a notebook goes where that was found last, and from there where it is redirected to.
+        """
+        about, healing = self._about(request), Healing(self.reconnect_s)
         while True:
             connection: Connection | None = None
+            where = self._where(about)
             try:
-                connection = self._ready()
+                connection = self._ready(where)
                 return method(connection.stubs)(request, timeout=timeout, metadata=connection.metadata)
             except (grpc.RpcError, CellyardError, _io_sync.ChannelClosed) as error:
-                self._mend(error, connection, healing)
+                self._mend(error, about, where, connection, healing)
             except _io_sync.Cancelled:
                 if _io_sync.cancelled_by_caller():
                     raise
                 # Another call found the connection broken and replaced it under this one, or closed it.
-                self._mend(_broken("the connection was replaced"), connection, healing)
+                self._mend(_broken("the connection was replaced"), about, where, connection, healing)
 
     def attempt(
         self,
@@ -186,7 +165,7 @@ class Transport:
         timeout: float = CALL_TIMEOUT_S,
     ) -> Response | None:
         """Makes a call once, on the connection that stands; None where it goes wrong."""
-        connection = self._connection
+        connection = self.standing(request)
         if connection is None or not connection.usable():
             return None
         try:
@@ -203,12 +182,13 @@ class Transport:
 
         Raises Deadline when the time that `ask` gave the stream is over.
         """
-        healing = Healing(self.reconnect_s)
+        about, healing = self._about(None), Healing(self.reconnect_s)
         while True:
             connection: Connection | None = None
             call: _io_sync.Call[Response] | None = None
+            where = self._where(about)
             try:
-                connection = self._ready()
+                connection = self._ready(where)
                 call = ask(connection)
                 for message in call:
                     healing.healed()
@@ -217,14 +197,14 @@ class Transport:
                         return
                 raise _broken("the stream ended before its last message")
             except (grpc.RpcError, CellyardError, _io_sync.ChannelClosed) as error:
-                if isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                if call is not None and _timed_out(error):
                     raise Deadline from None
-                self._mend(error, connection, healing)
+                self._mend(error, about, where, connection, healing)
             except _io_sync.Cancelled:
                 if _io_sync.cancelled_by_caller():
                     raise
                 # Another call found the connection broken and replaced it under this one, or closed it.
-                self._mend(_broken("the connection was replaced"), connection, healing)
+                self._mend(_broken("the connection was replaced"), about, where, connection, healing)
             finally:
                 if call is not None:
                     call.cancel()
@@ -232,124 +212,161 @@ class Transport:
     def close(self) -> None:
         """Closes the connection; calls that wait raise NotConnected. Twice is fine."""
         self._open = False
-        self._controller_id = ""
-        self._connection = None
-        holder, self._holder = self._holder, None
-        if holder is not None:
+        self._met = None
+        self._routes.clear()
+        self._connections.clear()
+        holders, self._holders = list(self._holders.values()), {}
+        for holder in holders:
             holder.close()
 
-    def _ready(self, *, start: bool = True) -> Connection:
-        connection = self._connection
+    # Where to
+
+    def _about(self, request: object) -> str:
+        """The notebook that a call is about; "" for none, which stays where one asks first."""
+        if self._presence is not None:
+            return self._presence.notebook_id
+        return str(getattr(request, "notebook_id", ""))
+
+    def _where(self, about: str) -> Endpoint:
+        return self._routes.find(about) or self.endpoint
+
+    def _follow(self, said: NotOwner, about: str, by: Endpoint) -> None:
+        """Another controller has the notebook. Raises where it cannot be asked."""
+        found = target(self.endpoint, by, said)
+        if found.name == self.endpoint.name:
+            self._routes.forget(about, by)
+        else:
+            self._routes.note(about, found)
+
+    # Connections
+
+    def _ready(self, where: Endpoint, *, start: bool = True) -> Connection:
+        connection = self._connections.get(where.name)
         if connection is not None and connection.usable():
             return connection
         _fork.check(_io_sync.FLAVOUR)
-        with self._own_lock():
-            connection = self._connection
+        with self._lock(where):
+            connection = self._connections.get(where.name)
             if connection is None or not connection.usable():
-                connection = self._establish(start)
-                self._connection = connection
+                connection = self._establish(where, start)
+                self._connections[where.name] = connection
             return connection
 
-    def _establish(self, start: bool) -> Connection:
-        endpoint = self.endpoint
-        if not endpoint.own or not start:
-            require_listener(endpoint)
-        elif not embedded.running(endpoint):
-            _io_sync.in_thread(embedded.ensure, endpoint)
-        holder = _hold(endpoint, self._presence)
+    def _establish(self, where: Endpoint, start: bool) -> Connection:
+        if not where.own or not start:
+            require_listener(where)
+        elif not embedded.running(where):
+            _io_sync.in_thread(embedded.ensure, where)
+        holder = hold(where, self._presence)
         connection = next(holder)
-        self._check(connection.hello, endpoint)
-        self._holder = holder
+        self._check(connection.hello, where)
+        self._holders[where.name] = holder
+        # A session is in one place. Of those that are about many notebooks, the oldest connections go.
+        home, most = self.endpoint.name, 0 if self._presence is not None else _MOST_AWAY
+        others = [name for name in list(self._holders) if name != where.name and (name != home or not most)]
+        for name in others[: max(0, len(others) - most)]:
+            self._connections.pop(name, None)
+            self._holders.pop(name, None)
         return connection
 
-    def _check(self, hello: sessions_pb2.HelloResponse, endpoint: Endpoint) -> None:
-        if hello.protocol != PROTOCOL:
+    def _check(self, said: sessions_pb2.HelloResponse, where: Endpoint) -> None:
+        if said.protocol != PROTOCOL:
             raise ControllerUnavailable(
-                f"the controller at {endpoint.name} (version {hello.server_version}) speaks protocol"
-                f" {hello.protocol}, and this client (version {VERSION}) speaks {PROTOCOL}: use matching versions"
+                f"the controller at {where.name} (version {said.server_version}) speaks protocol"
+                f" {said.protocol}, and this client (version {VERSION}) speaks {PROTOCOL}: use matching versions"
             )
-        if self._controller_id and hello.controller_id != self._controller_id:
-            # Its notebooks and request ids are others: repeating a call there could run code a second time.
-            raise ControllerUnavailable(f"another controller answers at {endpoint.name} than before: connect anew")
-        self._controller_id = hello.controller_id
+        met = self._met or said
+        if said.controller_id != met.controller_id and not (said.node and met.node):
+            # Its notebooks and request ids are others: repeating a call there could run code a second time. Those of
+            # nodes are in the store that they share.
+            raise ControllerUnavailable(f"another controller answers at {where.name} than before: connect anew")
+        self._met = said
 
-    def _mend(self, error: Exception, connection: Connection | None, healing: Healing) -> None:
+    def _drop(self, where: Endpoint, connection: Connection | None) -> None:
+        if connection is not None and self._connections.get(where.name) is connection:
+            del self._connections[where.name]
+
+    # Breaks and redirects
+
+    def _mend(
+        self, error: Exception, about: str, where: Endpoint, connection: Connection | None, healing: Healing
+    ) -> None:
         """Returns when the call may be tried again; raises where that does not help."""
         if not self._open:
             raise NotConnected(CLOSED) from None
+        failure, broken = self._failure(error, where, connection)
+        _io_sync.sleep(self._again(failure, broken, about, where, connection, healing))
+
+    def _failure(self, error: Exception, where: Endpoint, connection: Connection | None) -> tuple[CellyardError, bool]:
+        """What went wrong, and whether trying again may help. Raises what is no failure of a call."""
         if isinstance(error, grpc.RpcError):
-            failure, broken = translate(error, self.endpoint.name)
+            failure, broken = translate(error, where.name)
         elif isinstance(error, CellyardError):
             failure, broken = error, isinstance(error, ControllerUnavailable) and error.retryable
         else:
             raise error
+        if where == self.endpoint:
+            return failure, broken
+        if isinstance(failure, Unauthenticated):
+            message = f"{failure} by the controller at {where.name}, to which {self.endpoint.name} redirects"
+            return Unauthenticated(message, details=failure.details), False
+        # Who does not take a connection in time is as good as gone: others may know who has its notebooks now.
+        gone = connection is None and isinstance(failure, ControllerUnavailable) and failure.retryable
+        return failure, broken or gone
+
+    def _again(
+        self,
+        failure: CellyardError,
+        broken: bool,
+        about: str,
+        where: Endpoint,
+        connection: Connection | None,
+        healing: Healing,
+    ) -> float:
+        """Seconds to wait before trying again; raises where that does not help, or was done for long enough."""
+        if isinstance(failure, NotOwner) and about:
+            self._follow(failure, about, where)
+            if self._presence is not None:
+                self._drop(where, connection)
+            pause = healing.next_hop(time.monotonic())
+            if pause is None:
+                raise ControllerUnavailable(
+                    self._not_found(about, where, healing), retryable=True, details=failure.details
+                )
+            return pause
         if not broken:
             raise failure from None
-        if connection is not None and self._connection is connection:
-            self._connection = None
-        pause = healing.next_pause(time.monotonic())
+        self._drop(where, connection)
+        self._routes.forget(about, where)  # the one that was asked first knows who has it next
+        pause = healing.next_pause(time.monotonic(), failure.details.get("retry_after_s", 0.0))
         if pause is None:
             raise ControllerUnavailable(
-                f"the connection to {self.endpoint.name} broke and did not come back within"
-                f" {self.reconnect_s:g} s: {failure}",
+                f"the connection to {where.name} broke and did not come back within {self.reconnect_s:g} s: {failure}",
                 retryable=True,
                 details=failure.details,
             ) from None
-        _io_sync.sleep(pause)
+        return pause
 
-    def _own_lock(self) -> _io_sync.Lock:
+    def _not_found(self, about: str, by: Endpoint, healing: Healing) -> str:
+        to = self._where(about).name
+        if healing.hops > MAX_HOPS:
+            return (
+                f"{MAX_HOPS} redirects in a row have not led to the controller that has notebook {about!r}: "
+                f"the last was from {by.name} to {to}"
+            )
+        return f"notebook {about!r} is said to be at {to}, where it was not found within {self.reconnect_s:g} s"
+
+    def _lock(self, where: Endpoint) -> _io_sync.Lock:
         owner = _io_sync.owner()
         if self._lock_owner not in (None, owner):
-            self._lock = _io_sync.Lock()  # the old one belongs to an event loop or a process that is gone
+            self._locks = {}  # the old ones belong to an event loop or a process that is gone
         self._lock_owner = owner
-        return self._lock
-
-
-def _hold(endpoint: Endpoint, session: sessions_pb2.AttachSession | None) -> Generator[Connection, None, None]:
-    """Gives a connection and keeps it open for as long as this generator lives.
-
-    It is a generator because those are closed by themselves: when nobody refers to the client any more, and
-    in asyncio before the event loop is. (So it must not refer to the client.)
-    """
-    asked = channel_settings(endpoint)
-    owner = _io_sync.owner()
-    channel = _io_sync.open_channel(endpoint.target, asked.credentials, asked.options)
-    stubs = _stubs(channel)
-    presence: _io_sync.Call[sessions_pb2.AttachedSession] | None = None
-    try:
-        hello = stubs.sessions.Hello(_hello(), timeout=HELLO_TIMEOUT_S, metadata=asked.metadata)
-        if session is not None:
-            presence = stubs.sessions.Attach(session, metadata=asked.metadata)
-            if _io_sync.first(presence) is None:
-                raise _broken(f"the controller at {endpoint.name} is going away")
-        yield Connection(channel, asked.metadata, stubs, hello, presence, owner)
-    finally:
-        # What a fork's parent opened must not even be touched, and a dying interpreter has stopped gRPC's threads.
-        if owner == _io_sync.owner() and not sys.is_finalizing():
-            if presence is not None:
-                over = functools.partial(stubs.sessions.Hello, _hello(), timeout=0, metadata=asked.metadata)
-                _io_sync.end(presence, over)
-            channel.close()
+        return self._locks.setdefault(where.name, _io_sync.Lock())
 
 
 def _broken(why: str) -> ControllerUnavailable:
     return ControllerUnavailable(why, retryable=True)
 
 
-def _hello() -> sessions_pb2.HelloRequest:
-    return sessions_pb2.HelloRequest(client=CLIENT, client_version=VERSION, protocol=PROTOCOL)
-
-
-def _stubs(channel: _io_sync.Channel) -> Stubs:
-    return Stubs(
-        NotebooksStub(channel),
-        KernelsStub(channel),
-        ExecutionsStub(channel),
-        SandboxesStub(channel),
-        SessionsStub(channel),
-        FilesStub(channel),
-        ProcessesStub(channel),
-        TenantsStub(channel),
-        WorkflowsStub(channel),
-        ArtifactsStub(channel),
-    )
+def _timed_out(error: Exception) -> bool:
+    return isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -7,6 +7,7 @@ of them is asked for, so that the others start without it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -14,6 +15,13 @@ import sys
 def main() -> None:
     """Entry point of `cellyard`."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # stderr is for sentences
+    os.environ["TYPER_USE_RICH"] = "0"  # help and errors are plain text, in every terminal, and start in half the time
+    # jsonschema, of nbformat and mcp, takes this where JupyterLab has brought it along: for formats that nobody asks
+    # for here it compiles a grammar, in a second and a half of each such command's start. It does without as well.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # letters that a terminal lacks are no reason to fail
     from cellyard.cli.app import app
 
     app(prog_name="cellyard", args=arguments(sys.argv[1:]))

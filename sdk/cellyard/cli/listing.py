@@ -1,24 +1,19 @@
-"""What is there: notebooks, executions, sandboxes."""
+"""What is there: notebooks, sandboxes, pools, nodes."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cellyard.cli import outcome, sources
-from cellyard.cli.options import AsJson, Endpoint, Token
+from cellyard.cli import outcome, printing, sources
+from cellyard.cli.options import AsJson, Endpoint, NodeName, NotebookId, SandboxId, Token
 
 notebooks = typer.Typer(no_args_is_help=True, help="Notebooks that the controller keeps.")
-executions = typer.Typer(no_args_is_help=True, help="Runs of a notebook's cells.")
 sandboxes = typer.Typer(no_args_is_help=True, help="The places where kernels run.")
+nodes = typer.Typer(no_args_is_help=True, help="The machines that share a store.")
 pool = typer.Typer(no_args_is_help=True, help="Warm sandboxes that wait for a notebook.")
-
-Notebook = Annotated[str, typer.Option("--notebook", help="The notebook's id.")]
 
 
 @notebooks.command("list")
@@ -26,9 +21,15 @@ def list_notebooks(
     endpoint: Endpoint = None,
     token: Token = None,
     as_json: AsJson = False,
-    label: Annotated[list[str] | None, typer.Option(help="Only with this label: KEY=VALUE, or KEY; several.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Only with this label: KEY=VALUE, or KEY for any value; several."),
+    ] = None,
 ) -> None:
-    """The notebooks, by id."""
+    """Lists the notebooks, by id.
+
+    Columns: id, when it changed, labels.
+    """
     from cellyard import Client, NotebookInfo
 
     wanted = {key: value if equals else None for key, equals, value in (each.partition("=") for each in label or [])}
@@ -36,17 +37,21 @@ def list_notebooks(
         found: list[NotebookInfo] = []
         while page := client.list_notebooks(after=found[-1].notebook_id if found else None, labels=wanted):
             found += page
-    _show(found, ["notebook_id", "changed_at", "labels"], as_json)
+    if as_json:
+        printing.as_json(found)
+        return
+    rows = [(each.notebook_id, each.changed_at, each.labels) for each in found]
+    printing.table(("notebook", "changed", "labels"), rows)
 
 
 @notebooks.command("label")
 def label_notebook(
-    notebook_id: str,
-    changes: Annotated[list[str], typer.Argument(help="KEY=VALUE to set, KEY= to remove.")],
+    notebook_id: NotebookId,
+    changes: Annotated[list[str], typer.Argument(metavar="CHANGE...", help="KEY=VALUE to set, KEY= to remove.")],
     endpoint: Endpoint = None,
     token: Token = None,
 ) -> None:
-    """Sets and removes labels of a notebook."""
+    """Sets and removes labels of a notebook; the others stay."""
     from cellyard import Client
 
     pairs = {key: value for key, _, value in (each.partition("=") for each in changes)}
@@ -56,8 +61,13 @@ def label_notebook(
 
 
 @notebooks.command("show")
-def show_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """A notebook's cells with their outputs."""
+def show_notebook(
+    notebook_id: NotebookId, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False
+) -> None:
+    """Shows a notebook's cells with their outputs.
+
+    Text is shown without colours; whatever else in it would do something to a terminal is written out.
+    """
     from cellyard import Session
 
     with outcome.sentences():
@@ -69,19 +79,24 @@ def show_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = No
         finally:
             session.close()
     if as_json:
-        typer.echo(json.dumps([_plain(cell) for cell in cells], indent=2, default=str))
+        printing.as_json(cells)
         return
     for cell in cells:
-        typer.echo(f"[{cell.execution_count or ' '}] {cell.id} ({cell.cell_type})")
-        typer.echo(cell.source)
+        print(f"[{cell.execution_count or ' '}] {printing.visible(cell.id)} ({cell.cell_type})")
+        print(printing.visible(cell.source.rstrip("\n"), lines=True))
         for output in cell.outputs:
-            typer.echo(str(output))
-        typer.echo()
+            print(printing.visible(str(output).rstrip("\n"), lines=True))
+        print()
 
 
 @notebooks.command("export")
-def export_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, token: Token = None) -> None:
-    """Writes a notebook with its outputs as an .ipynb file."""
+def export_notebook(
+    notebook_id: NotebookId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; - for stdout.")],
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Writes a notebook with its outputs as an .ipynb file, nbformat 4."""
     from cellyard import Session
 
     with outcome.sentences():
@@ -91,6 +106,9 @@ def export_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, tok
             text = session.export_notebook()
         finally:
             session.close()
+    if str(file) == "-":
+        print(text)
+        return
     try:
         file.write_text(text)
     except OSError as error:
@@ -98,8 +116,16 @@ def export_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, tok
 
 
 @notebooks.command("import")
-def import_notebook(notebook_id: str, file: Path, endpoint: Endpoint = None, token: Token = None) -> None:
-    """Puts an .ipynb file into a notebook that has no cells."""
+def import_notebook(
+    notebook_id: NotebookId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A notebook, .ipynb.")],
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Puts an .ipynb file into an empty notebook.
+
+    The notebook is made where it does not exist; one that has cells is refused.
+    """
     from cellyard import Session
 
     source = sources.read(str(file))
@@ -124,129 +150,149 @@ def must_exist(notebook_id: str, endpoint: str | None, token: str | None) -> Non
 
 
 @notebooks.command("delete")
-def delete_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = None) -> None:
-    """Ends a notebook's kernel and removes its document, executions and outputs."""
+def delete_notebook(notebook_id: NotebookId, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Removes a notebook, for good.
+
+    Its kernel ends; its document, executions and outputs go.
+    """
     from cellyard import Client
 
     with outcome.sentences(), Client(endpoint, token) as client:
         client.delete_notebook(notebook_id)
 
 
-@executions.command("list")
-def list_executions(
-    notebook: Notebook, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False, limit: int = 100
-) -> None:
-    """A notebook's executions, newest first."""
-    from cellyard import Client
-
-    with outcome.sentences(), Client(endpoint, token) as client:
-        found = client.list_executions(notebook, limit)
-    _show(found, ["execution_id", "status", "cell_id", "accepted_at"], as_json)
-
-
-@executions.command("show")
-def show_execution(
-    execution_id: str, notebook: Notebook, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False
-) -> None:
-    """One execution with its output."""
-    from cellyard import Client
-
-    with outcome.sentences(), Client(endpoint, token) as client:
-        found = client.get_execution(notebook, execution_id)
-    if as_json:
-        shown = _plain(found)
-        shown["outputs"] = [output.to_nbformat() for output in found.outputs]
-        typer.echo(json.dumps(shown, indent=2, default=str))
-    else:
-        typer.echo(f"{found.execution_id}  {found.status}  {found.end_message or found.end_reason or ''}".rstrip())
-        typer.echo(found.text)
-
-
-@executions.command("cancel")
-def cancel_execution(execution_id: str, notebook: Notebook, endpoint: Endpoint = None, token: Token = None) -> None:
-    """Ends one execution: a waiting one is cancelled, a running one interrupted."""
-    from cellyard import Session
-
-    with outcome.sentences():
-        session = Session(notebook, endpoint=endpoint, token=token)
-        try:
-            session.cancel(execution_id)
-        finally:
-            session.close()
-
-
 @sandboxes.command("list")
 def list_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """The sandboxes, oldest first."""
+    """Lists the sandboxes, oldest first.
+
+    Columns: id, state, tenant, notebook, template, age. A tenant sees its own, the operator all.
+    """
     from cellyard import Client
 
     with outcome.sentences(), Client(endpoint, token) as client:
         found = client.list_sandboxes()
-    _show(found, ["sandbox_id", "state", "tenant", "notebook_id", "template", "age_s"], as_json)
+    if as_json:
+        printing.as_json(found)
+        return
+    rows = [
+        (each.sandbox_id, each.state, each.tenant, each.notebook_id, each.template, printing.span(each.age_s))
+        for each in found
+    ]
+    printing.table(("sandbox", "state", "tenant", "notebook", "template", "age"), rows)
 
 
 @sandboxes.command("watch")
 def watch_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """The sandboxes, and each one again whenever it has changed; one a line, until interrupted."""
+    """Follows the sandboxes, until interrupted.
+
+    It shows those there are, and each one again whenever it has changed; one a line.
+    """
     from cellyard import Client
 
     with outcome.sentences(), Client(endpoint, token) as client:
         for found in client.watch_sandboxes():
             if as_json:
-                typer.echo(json.dumps(_plain(found), default=str))
-            else:
-                columns = ("sandbox_id", "state", "tenant", "notebook_id", "template", "end_reason")
-                typer.echo("  ".join(_cell(getattr(found, column)) for column in columns))
+                printing.as_line(found)
+                continue
+            columns = ("sandbox_id", "state", "tenant", "notebook_id", "template", "end_reason")
+            print("  ".join(printing.visible(getattr(found, column) or "-") for column in columns), flush=True)
+
+
+@sandboxes.command("stop")
+def stop_sandbox(sandbox_id: SandboxId, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Ends a sandbox and the kernel in it.
+
+    What ran ends `lost`, what waited is cancelled.
+    """
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        if sandbox_id not in (each.sandbox_id for each in client.list_sandboxes()):
+            # To the controller the end of what is not there is no error; to who mistyped an id it is.
+            outcome.end(outcome.USAGE, f"there is no sandbox {sandbox_id!r}")
+        client.stop_sandbox(sandbox_id)
 
 
 @pool.command("status")
 def pool_status(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """The pools of warm sandboxes: how many there are, and how many claims found one."""
+    """Shows the pools of warm sandboxes.
+
+    How many there are, and how many claims found one. For the operator.
+    """
     from cellyard import Client
 
     with outcome.sentences(), Client(endpoint, token) as client:
         found = client.list_pools()
     if as_json:
-        _show(found, [], as_json)
+        printing.as_json(found)
         return
-    for each in found:
-        typer.echo(
-            f"{each.template}  {each.kernel_type}  warm {each.warm} of {each.target}, making {each.making}, "
-            f"claimed {each.claimed}; hits {each.hits}, misses {each.misses}, failures {each.failures}; "
-            f"{each.claim_rate:.2f} claims/s, {each.lead_s:.1f} s to make one"
+    columns = ("template", "kernel", "warm", "making", "claimed", "hits", "misses", "failures", "claims/s", "lead")
+    rows = [
+        (
+            each.template,
+            each.kernel_type,
+            f"{each.warm}/{each.target}",
+            each.making,
+            each.claimed,
+            each.hits,
+            each.misses,
+            each.failures,
+            f"{each.claim_rate:.2f}",
+            printing.span(each.lead_s),
         )
+        for each in found
+    ]
+    printing.table(columns, rows)
 
 
-@sandboxes.command("stop")
-def stop_sandbox(sandbox_id: str, endpoint: Endpoint = None, token: Token = None) -> None:
-    """Ends a sandbox and the kernel in it."""
+@nodes.command("list")
+def list_nodes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
+    """Lists the machines that share the controller's store.
+
+    What each said with the last renewal of its lease; none where the controller keeps its store for itself. For the
+    operator.
+    """
     from cellyard import Client
 
     with outcome.sentences(), Client(endpoint, token) as client:
-        client.stop_sandbox(sandbox_id)
-
-
-def _show(found: list[Any], columns: list[str], as_json: bool) -> None:
+        found = client.list_nodes()
     if as_json:
-        typer.echo(json.dumps([_plain(each) for each in found], indent=2, default=str))
+        printing.as_json(found)
         return
-    for each in found:
-        typer.echo("  ".join(_cell(getattr(each, column)) for column in columns))
+    columns = ("node", "endpoint", "state", "lease", "notebooks", "sandboxes", "warm", "waiting")
+    rows = [
+        (
+            f"{each.name} (this one)" if each.this_one else each.name,
+            each.endpoint,
+            each.state,
+            printing.span(each.lease_left_s),
+            each.notebooks,
+            f"{each.sandboxes}/{each.sandboxes_max}",
+            each.warm,
+            each.waiting,
+        )
+        for each in found
+    ]
+    printing.table(columns, rows)
 
 
-def _plain(value: Any) -> dict[str, Any]:
-    return {
-        field.name: shown.isoformat() if isinstance(shown := getattr(value, field.name), datetime) else shown
-        for field in dataclasses.fields(value)
-        if field.name not in ("outputs", "value")
-    }
+@nodes.command("drain")
+def drain_node(name: NodeName, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Empties a node: before its machine is taken down, say.
+
+    It is given no notebook any more, those at rest leave it, and those that run come to their end there. For the
+    operator.
+    """
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        client.drain_node(name)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
-    if isinstance(value, float):
-        return f"{value:.1f} s"
-    if isinstance(value, dict):
-        return ",".join(f"{key}={each}" for key, each in value.items()) or "-"
-    return "-" if value is None else str(value)
+@nodes.command("resume")
+def resume_node(name: NodeName, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Takes a drain back. For the operator."""
+    from cellyard import Client
+
+    with outcome.sentences(), Client(endpoint, token) as client:
+        client.resume_node(name)

@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from cellyard import errors
+from cellyard.cli.printing import visible
 from cellyard.codemode.errors import StorageError
 
 DONE = 0
@@ -47,7 +48,12 @@ def exit_code(error: errors.CellyardError) -> int:
 
 def say(message: str) -> None:
     """Our own text goes to stderr; stdout belongs to the code that runs."""
-    print(f"cellyard: {message}", file=sys.stderr)
+    sys.stderr.write(sentence(message))
+
+
+def sentence(message: str) -> str:
+    """Our own text as it is printed. It may quote what others have written."""
+    return f"cellyard: {visible(message, lines=True)}\n"
 
 
 def end(code: int, message: str = "") -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from cellyard.cli import outcome
+from cellyard.cli import outcome, printing
 from cellyard.cli.options import AsJson, Endpoint, Token
 from cellyard.endpoint import state_dir
 
@@ -18,25 +17,34 @@ STOP_WITHIN_S = 120.0
 
 
 def status(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Whether the controller answers and is ready: exit code 0, else 3 and why."""
-    import dataclasses
+    """Tells whether the controller is ready.
 
-    from cellyard import Client
+    Exit code 0 where it answers and is ready, else 3 and why. It starts none.
+    """
+    from cellyard import Client, ControllerUnavailable
 
     with outcome.sentences(), Client(endpoint, token) as client:
-        server = client.server(start=False)
+        try:
+            server = client.server(start=False)
+        except ControllerUnavailable as gone:
+            if as_json:
+                printing.as_json({"ready": False, "not_ready_reason": str(gone)})
+            raise
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(server), indent=2))
+        printing.as_json(server)
     else:
         state = "ready" if server.ready else f"not ready: {server.not_ready_reason}"
-        typer.echo(f"{server.endpoint}: cellyard {server.version}, {state}")
-        typer.echo(f"tenant {server.tenant}, runtimes {', '.join(server.runtimes) or 'none'}")
+        print(printing.visible(f"{server.endpoint}: cellyard {server.version}, {state}"))
+        print(printing.visible(f"tenant {server.tenant}, runtimes {', '.join(server.runtimes) or 'none'}"))
     if not server.ready:
         raise typer.Exit(outcome.NO_CONTROLLER)
 
 
 def stop() -> None:
-    """Ends the user's own controller and its sandboxes, and waits until it is gone. None running is no error."""
+    """Ends the user's own controller.
+
+    Its sandboxes end with it. It waits until it is gone; none running is no error.
+    """
     pid = _pid(state_dir() / "controller.pid")
     if pid is None:
         return

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cellyard.cli import outcome, sources
-from cellyard.cli.options import Endpoint, Token
+from cellyard.cli import completing, outcome, sources
+from cellyard.cli.options import (
+    Endpoint,
+    EnvSource,
+    Kernel,
+    Network,
+    Python,
+    Require,
+    Runtime,
+    Template,
+    Token,
+)
 from cellyard.cli.showing import Shown
 
 if TYPE_CHECKING:
@@ -21,29 +31,48 @@ KERNELS = ("python", "deno")
 
 
 def run(
-    file: Annotated[str, typer.Argument(help="A .py file, a notebook (.ipynb), or - for stdin.")],
-    notebook: Annotated[str | None, typer.Option(help="Run in this notebook, and keep it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the executed notebook here.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds for each cell.")] = None,
-    env_source: Annotated[str, typer.Option(help="The kernel's environment.")] = "auto",
-    kernel: Annotated[str | None, typer.Option(help="python or deno; without it what the notebook asks for.")] = None,
-    template: Annotated[str | None, typer.Option(help="What the sandbox is made from.")] = None,
-    python: Annotated[str | None, typer.Option(help="Another Python than the template's own, like 3.13.")] = None,
-    network: Annotated[str | None, typer.Option(help="Network policy.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="docker, or process: no isolation.")] = None,
-    require: Annotated[list[str] | None, typer.Option(help="A capability that must be proven; several.")] = None,
-    allow_errors: Annotated[bool, typer.Option(help="Go on after errors and timeouts.")] = False,
-    files: Annotated[list[Path] | None, typer.Option(help="A file for the kernel's home; several.")] = None,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .py file, a notebook (.ipynb), or - for stdin.")],
+    notebook: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Run in this notebook, and keep it.", autocompletion=completing.notebooks),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the executed notebook here.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="At most so long for each cell.")] = None,
+    env_source: EnvSource = "auto",
+    kernel: Kernel = None,
+    template: Template = None,
+    python: Python = None,
+    network: Network = None,
+    runtime: Runtime = None,
+    require: Require = None,
+    allow_errors: Annotated[bool, typer.Option("--allow-errors", help="Go on after errors and timeouts.")] = False,
+    files: Annotated[
+        list[Path] | None, typer.Option(metavar="PATH...", help="Files for the kernel's home; several.")
+    ] = None,
     no_files: Annotated[bool, typer.Option("--no-files", help="Send no files along.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line, the last of type result.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Progress, capabilities and timings.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what happens: steps, capabilities, timings.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show no progress, and not which files go along.")
+    ] = False,
     endpoint: Endpoint = None,
     token: Token = None,
 ) -> None:
-    """Runs code in a sandbox. What cells print goes to stdout, all text of our own to stderr."""
+    """Runs code or a whole notebook in a sandbox.
+
+    What cells print goes to stdout as it comes, all text of our own to stderr; there a terminal shows how far it is,
+    too. It stops at the first error or timeout, unless --allow-errors. Of a notebook the values of last expressions
+    are printed too; cells tagged skip-execution are left out, and those tagged raises-exception may fail. The kernel
+    is the one that the notebook asks for, unless --kernel names another.
+
+    Plain files beside a notebook go along into the kernel's home, as far as they fit into 10 MiB: --files chooses
+    others, --no-files none. The notebook that is made for the run is removed at its end, unless --notebook names one.
+    """
     from cellyard import Session
 
-    shown = Shown(as_json=as_json, verbose=verbose)
+    shown = Shown(as_json=as_json, verbose=verbose, quiet=quiet)
     with shown.result_at_the_end(), outcome.sentences():
         source = sources.read(file)
         shown.results = source.notebook is not None
@@ -58,7 +87,7 @@ def run(
         if files:
             source.files = sources.chosen(files)
         elif source.notebook is not None and not no_files and file != "-":
-            source.files = sources.beside(Path(file), out)
+            source.files = sources.beside(Path(file), out, tell=not quiet)
         session = Session(
             notebook or f"cellyard-run-{uuid.uuid4()}",
             endpoint=endpoint,
@@ -73,7 +102,8 @@ def run(
         )
         run = _Run(session, source, shown, timeout=timeout, allow_errors=allow_errors)
         try:
-            code = run.all(kernel_type, env_source)
+            with shown.how_far():
+                code = run.all(kernel_type, env_source)
         finally:
             try:
                 if out is not None and run.started:
@@ -117,9 +147,9 @@ class _Run:
         self.started = True
         ready = time.monotonic()
         self._shown.capabilities(self._session)
-        for part in self._source.parts:
-            result = self._one(part)
-            code = _code_of(result)
+        for place, part in enumerate(self._source.parts, start=1):
+            result = self._one(part, place)
+            code = code_of(result)
             if code != outcome.DONE and not part.may_raise and not self._allow_errors:
                 self._code = code
                 break
@@ -155,10 +185,10 @@ class _Run:
             except CellyardError as error:
                 outcome.say(f"the notebook {self._session.notebook_id} is left behind: {error}")
 
-    def _one(self, part: sources.Part) -> ExecutionResult:
+    def _one(self, part: sources.Part, place: int) -> ExecutionResult:
         from cellyard import Finished, OutputEvent, Progress, Queued, Started
 
-        self._shown.begins(part, len(self._source.parts))
+        self._shown.begins(part, place, len(self._source.parts))
         events = self._session.stream_execute(code=part.source, timeout_secs=self._timeout, on_cancel="interrupt")
         for event in events:
             if isinstance(event, Started | Queued) and part.cell is not None:
@@ -175,7 +205,8 @@ class _Run:
         raise AssertionError("a stream of events ends with Finished")
 
 
-def _code_of(result: ExecutionResult) -> int:
+def code_of(result: ExecutionResult) -> int:
+    """The exit code that an execution's end means."""
     if result.success:
         return outcome.DONE
     return outcome.TIMED_OUT if result.end == "timed_out" else outcome.CODE_FAILED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,23 @@ def read(name: str) -> Source:
         outcome.end(outcome.USAGE, f"{name} is no text in UTF-8: a .py file, a notebook (.ipynb) or - is expected")
 
 
-def beside(notebook: Path, out: Path | None) -> dict[str, bytes]:
+def beside(notebook: Path, out: Path | None, *, tell: bool = True) -> dict[str, bytes]:
     """The plain files beside a notebook, as far as they fit; says which go along."""
     left_out = {notebook.resolve(), *([out.resolve()] if out else [])}
+    files, skipped = plain_files(notebook.resolve().parent, left_out)
+    if files and tell:
+        outcome.say(f"files that go along: {', '.join(files)} (--no-files sends none)")
+    if skipped:
+        outcome.say(f"left out, unreadable or past {MAX_FILES // 2**20} MiB in all: {', '.join(skipped)}")
+    return files
+
+
+def plain_files(folder: Path, left_out: Collection[Path] = ()) -> tuple[dict[str, bytes], list[str]]:
+    """The plain files of a folder, as far as they fit, and the names of those that do not or cannot be read."""
     files: dict[str, bytes] = {}
     skipped: list[str] = []
     room = MAX_FILES
-    for path in sorted(notebook.resolve().parent.iterdir()):
+    for path in sorted(folder.iterdir()):
         info = path.lstat()
         if path.name.startswith(".") or path in left_out or not stat.S_ISREG(info.st_mode):
             continue
@@ -69,11 +80,7 @@ def beside(notebook: Path, out: Path | None) -> dict[str, bytes]:
             skipped.append(path.name)
             continue
         room -= len(files[path.name])
-    if files:
-        outcome.say(f"files that go along: {', '.join(files)} (--no-files sends none)")
-    if skipped:
-        outcome.say(f"left out, unreadable or past {MAX_FILES // 2**20} MiB in all: {', '.join(skipped)}")
-    return files
+    return files, skipped
 
 
 def chosen(paths: list[Path]) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ import typer
 
 from cellyard.cli import outcome
 from cellyard.cli.options import AsJson
+from cellyard.cli.printing import visible
 from cellyard.codemode.storage.copying import Difference, Thing, Type, copy, differences, things
 
 if TYPE_CHECKING:
@@ -34,6 +35,28 @@ _Prefix = Annotated[str, typer.Option(help="What keys in Redis begin with.")]
 _Workspace = Annotated[str | None, typer.Option(help="The workspace; without it the part that has none.")]
 _ToPrefix = Annotated[str | None, typer.Option(help="The same at TO, where it is another one.")]
 _ToWorkspace = Annotated[str | None, typer.Option(help='The same at TO, where it is another one; "" for none.')]
+
+
+@store.command("migrate")
+def migrate(
+    source: Annotated[str, typer.Option("--from", metavar="URL_OR_DATA", help="What is copied.", show_default=False)],
+    target: Annotated[
+        str, typer.Option("--to", metavar="URL_OR_DATA", help="A new place, or an empty database.", show_default=False)
+    ],
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file, TOML.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """For operators: copies a controller's store from a data folder into PostgreSQL, or back.
+
+    A place is here a data folder, or postgresql://USER@HOST:PORT/DATABASE; all controllers on either must have ended.
+    The password, and where large parts are kept, come from the configuration's section `store`. The copy is whole and
+    verified, or the target stays as it was; the source stays as it is in either case.
+    """
+    from cellyard.cli.app import operator
+
+    given = ["--from", source, "--to", target]
+    given += ["--config", str(config)] if config is not None else []
+    operator("store").main(["store", "migrate", *given, *(["--json"] if as_json else [])], prog_name="cellyard")
 
 
 @store.command("list")
@@ -260,5 +283,4 @@ def _data(thing: Thing) -> dict[str, Any]:
 
 def _shown(text: str) -> str:
     """Its first line, without what would do something to a terminal."""
-    line = text.split("\n", 1)[0]
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
+    return visible(text.split("\n", 1)[0])

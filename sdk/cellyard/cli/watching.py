@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from cellyard.cli import outcome
 from cellyard.cli.listing import must_exist
-from cellyard.cli.options import AsJson, Endpoint, Token
+from cellyard.cli.options import AsJson, Endpoint, NotebookId, Token
+from cellyard.cli.printing import visible
 
 if TYPE_CHECKING:
     from cellyard import NotebookEvent
 
 
-def watch_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
-    """Tells how a notebook is, and then what happens to it, until it is interrupted. With --json one object a line."""
+def watch_notebook(
+    notebook_id: NotebookId, endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False
+) -> None:
+    """Follows a notebook, until interrupted.
+
+    It tells how the notebook is, and then what happens to it, one event a line; with --json one object a line.
+    """
     from cellyard import Session
 
     with outcome.sentences():
@@ -25,7 +31,7 @@ def watch_notebook(notebook_id: str, endpoint: Endpoint = None, token: Token = N
         session = Session(notebook_id, endpoint=endpoint, token=token)
         try:
             for event in session.watch():
-                line = json.dumps(_described(event), default=str) if as_json else _sentence(event)
+                line = json.dumps(_described(event), default=str) if as_json else visible(_sentence(event))
                 print(line, flush=True)
         finally:
             session.close()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cellyard.codemode.deps import Deps
 from cellyard.codemode.errors import ArtifactDataError, CodeModeError
-from cellyard.codemode.search import Search, default_search
+from cellyard.codemode.search import default_search
 from cellyard.codemode.storage.artifacts import Artifacts
 from cellyard.codemode.storage.library import WorkflowLibrary
 from cellyard.codemode.storage.protocols import ArtifactInfo
@@ -31,10 +31,8 @@ class Serving:
         workflows: WorkflowLibrary,
         artifacts: Artifacts,
         deps: Deps,
-        search: Search | None = None,
     ) -> None:
         self.tools, self.workflows, self.artifacts, self.deps = tools, workflows, artifacts, deps
-        self._search = search
         self._operations: dict[str, Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]] = {
             names.TOOLS: {"names": tools.names, "list": tools.list, "search": self.search_tools},
             names.WORKFLOWS: {
@@ -80,7 +78,7 @@ class Serving:
 
         def load() -> tuple[str, int]:
             info, pieces = self.artifacts.read(name)
-            with _closing(pieces), local.open("wb") as file:
+            with closing(pieces), local.open("wb") as file:
                 file.writelines(pieces)
             return info.type, info.size
 
@@ -93,9 +91,7 @@ class Serving:
         tools = await self.tools.list()
 
         def rank() -> Sequence[int]:
-            if self._search is None:
-                self._search = default_search()
-            return self._search.rank(query, [_tool_text(tool) for tool in tools], limit)
+            return default_search().rank(query, [_tool_text(tool) for tool in tools], limit)
 
         return [tools[index] for index in await asyncio.to_thread(rank)]
 
@@ -181,13 +177,3 @@ def _artifact(info: ArtifactInfo) -> dict[str, Any]:
 def _tool_text(tool: Mapping[str, Any]) -> str:
     recipes = "\n".join(f"{each['name']} {each['description']}" for each in tool["callables"])
     return f"{tool['name']}\n{tool['description']}\n{' '.join(tool['tags'])}\n{recipes}"
-
-
-def _closing(pieces: Iterator[bytes]) -> Any:
-    """A generator holds a file open; other iterators hold nothing."""
-    return closing(pieces) if hasattr(pieces, "close") else closing(_Nothing())
-
-
-class _Nothing:
-    def close(self) -> None:
-        """There is nothing to close."""

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from cellyard import _requests
 from cellyard.codemode import deps as packages
 from cellyard.codemode.errors import SessionClosed
 from cellyard.codemode.executors.inprocess import InProcessConfig, InProcessExecutor
-from cellyard.codemode.executors.protocol import Executor, Needs
+from cellyard.codemode.executors.protocol import Executor
 from cellyard.codemode.executors.remote import ContainerConfig, ContainerExecutor
 from cellyard.codemode.executors.subprocess import SubprocessConfig, SubprocessExecutor
 from cellyard.codemode.results import ExecutionResult
 from cellyard.codemode.serving import Serving
 from cellyard.codemode.storage.file import FileStorage
 from cellyard.codemode.storage.protocols import StorageBackend
-from cellyard.codemode.tools import OnToolCall, ToolSet, read_folder
-from cellyard.endpoint import TLS
-from cellyard.errors import CapabilityUnavailable, CellyardError, InvalidRequest
-
-
-class Wishes(TypedDict, total=False):
-    """Keywords of every way to make a Session; it says what they mean."""
-
-    endpoint: str | None
-    token: str | None
-    tls: bool | TLS
-    require: Collection[str]
-    on_tool_call: OnToolCall | None
-    network: str | None
-    template: str | None
+from cellyard.codemode.tools import ToolSet, read_folder
+from cellyard.codemode.wishes import Wishes, checked
+from cellyard.errors import CapabilityUnavailable, CellyardError
 
 
 class Session:
@@ -71,7 +59,7 @@ class Session:
             raise TypeError(f"executor must be an Executor instance or None, got {type(executor).__name__}")
         self._storage = storage
         self._executor: Executor = InProcessExecutor() if executor is None else executor
-        self._needs, self._on_tool_call = _checked(**wishes)
+        self._needs, self._on_tool_call = checked(wishes)
         self._sync_deps_on_start = sync_deps_on_start
         config = self._executor.config
         self._timeout = _requests.seconds("timeout", config.timeout)
@@ -411,22 +399,6 @@ class Session:
     def _definitions(self) -> list[Any]:
         found = list(self._storage.get_tool_store().list())
         return found if self._tools_path is None else [*found, *read_folder(self._tools_path)]
-
-
-def _checked(
-    endpoint: str | None = None,
-    token: str | None = None,
-    tls: bool | TLS = False,
-    require: Collection[str] = (),
-    network: str | None = None,
-    template: str | None = None,
-    on_tool_call: OnToolCall | None = None,
-) -> tuple[Needs, OnToolCall | None]:
-    if on_tool_call is not None and not callable(on_tool_call):
-        raise InvalidRequest(f"on_tool_call must be a function, not {type(on_tool_call).__name__}")
-    if isinstance(require, str) or not all(isinstance(name, str) for name in require):
-        raise InvalidRequest("require is a collection of names of capabilities")
-    return Needs(endpoint, token, tls, frozenset(require), network, template), on_tool_call
 
 
 def _base(base: str | os.PathLike[str] | None, other: str | os.PathLike[str] | None = None) -> Path:

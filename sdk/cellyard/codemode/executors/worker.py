@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import contextvars
@@ -102,6 +103,7 @@ class Worker:
         self._runs: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._current: Run | None = None  # whose code the thread is in; else nothing may be raised in it
+        self._raised = False  # something was, since the thread was quiet
         self._task: asyncio.Task[Any] | None = None
         self._asked: asyncio.Task[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,8 +131,10 @@ class Worker:
                 self._asked = self._task  # to be cancelled; where it never awaits, that comes to nothing
                 self._wake(self._task.cancel)
                 return
-            _raise_in(self._thread, Stopped)
+            self._raised = True
+            _raise_in(self._thread.ident or 0)
             self._wake(lambda: None)  # the loop may be waiting, and then does not come to its next bytecode
+        _settle()
 
     def _wake(self, callback: Callable[[], object]) -> None:
         if self._loop is not None and self._loop.is_running():
@@ -173,10 +177,13 @@ class Worker:
             try:
                 with self._lock:
                     self._current = None
-                    _raise_in(threading.current_thread(), None)
-                return
+                if not self._raised:
+                    return
+                _raise_in(threading.get_ident())  # in the place of one that has not come yet, if there is one
+                while True:
+                    pass
             except Stopped:
-                continue
+                self._raised = False
 
     def _evaluate(self, run: Run) -> Outcome:
         with captured(run.capture):
@@ -231,7 +238,29 @@ class Worker:
             loop.close()
 
 
-def _raise_in(thread: threading.Thread, kind: type[BaseException] | None) -> None:
-    """Raises an exception in a thread at its next bytecode; None takes back one that it has not seen yet."""
-    ident = ctypes.c_ulong(thread.ident or 0)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(kind) if kind is not None else None)
+def _raise_in(ident: int) -> None:
+    """Raises Stopped in a thread at its next bytecode."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Stopped))
+
+
+def _settle() -> None:
+    """To be called after an exception was raised in another thread.
+
+    The interpreter notes that there is one for all threads together, and CPython 3.11 never ends a function that is
+    traced (by a debugger, by coverage) while it is so noted, which is until some thread gets one: one that is blocked
+    may never. So one is raised where it comes at once. The thread that it was meant for finds its own all the same:
+    it looks whenever it goes on.
+    """
+    got = _thread.allocate_lock()
+    got.acquire()
+
+    def get() -> None:
+        try:
+            _raise_in(_thread.get_ident())
+            while True:
+                pass
+        except Stopped:
+            got.release()
+
+    _thread.start_new_thread(get, ())  # not the caller: signals' handlers may raise there, and this come too late
+    got.acquire()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cellyard.codemode.errors import ArtifactDataError, made_public
-from cellyard.codemode.storage.protocols import ArtifactInfo, ArtifactStore
+from cellyard.codemode.storage.protocols import ArtifactInfo, ArtifactStore, Content
 from cellyard_proto.codemode import artifacts
 
 
@@ -62,7 +62,7 @@ class Artifacts:
         with made_public():
             return artifacts.decode(info.type, b"".join(pieces))
 
-    def read(self, name: str) -> tuple[ArtifactInfo, Iterator[bytes]]:
+    def read(self, name: str) -> tuple[ArtifactInfo, Content]:
         """The content in pieces. Raises ArtifactNotFoundError, ArtifactNameError."""
         return self._store.read(_name(name))
 

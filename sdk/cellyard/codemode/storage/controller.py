@@ -13,16 +13,17 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from cellyard import _io_sync, _requests
 from cellyard import endpoint as endpoints
-from cellyard._sync.transport import Connection, Metadata, Stubs, Transport
+from cellyard._sync.connection import Metadata
+from cellyard._sync.transport import Connection, Stubs, Transport
 from cellyard.codemode.errors import ArtifactNotFoundError as _NoArtifact
 from cellyard.codemode.errors import CodeModeError, StorageError, WorkflowNotFoundError
 from cellyard.codemode.storage import names
 from cellyard.codemode.storage.backend import Backend
-from cellyard.codemode.storage.protocols import ArtifactInfo, StoredTool, StoredWorkflow
+from cellyard.codemode.storage.protocols import ArtifactInfo, Content, StoredTool, StoredWorkflow
 from cellyard.errors import CellyardError
 from cellyard_proto.codemode.artifacts import kept_path
 from cellyard_proto.v1 import library_pb2 as pb
@@ -181,12 +182,12 @@ class _Artifacts:
         finally:
             spool.close()
 
-    def read(self, name: str) -> tuple[ArtifactInfo, Generator[bytes, None, None]]:
+    def read(self, name: str) -> tuple[ArtifactInfo, Content]:
         """The content in pieces, of one and the same writing. Raises ArtifactNotFoundError."""
         pieces = self._read(pb.ReadArtifact(workspace_id=self._workspace, name=names.artifact(name)))
         about = next(pieces)
         assert isinstance(about, ArtifactInfo)
-        return about, pieces  # type: ignore[return-value]
+        return about, cast(Content, pieces)  # what follows is content alone
 
     def remove(self, name: str) -> bool:
         """False where there is none."""

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from cellyard.codemode.storage import names
 from cellyard.codemode.storage.files import PIECE, Pieces, told
 from cellyard.codemode.storage.folders import Folder, Place
 from cellyard.codemode.storage.index import Entry, Index
-from cellyard.codemode.storage.protocols import ArtifactInfo
+from cellyard.codemode.storage.protocols import ArtifactInfo, Content
 from cellyard_proto.codemode.artifacts import TYPES
 
 _log = logging.getLogger("cellyard.codemode")
@@ -93,7 +93,7 @@ class FileArtifacts:
         path = str(self._place.path.joinpath(*parts))
         return ArtifactInfo(name, path, description, dict(metadata), created, type_, size)
 
-    def read(self, name: str) -> tuple[ArtifactInfo, Iterator[bytes]]:
+    def read(self, name: str) -> tuple[ArtifactInfo, Content]:
         opened = self._open(name)
         if opened is None:
             raise ArtifactNotFoundError(f"Artifact {name!r} not found")

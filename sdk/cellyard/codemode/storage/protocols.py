@@ -55,6 +55,12 @@ class ArtifactInfo:
     """Bytes of the content."""
 
 
+class Content(Iterator[bytes], Protocol):
+    """An artifact's content in pieces; closed by whoever has not read all of it."""
+
+    def close(self) -> None: ...
+
+
 class WorkflowStore(Protocol):
     """Keeps workflows by name. Names are checked by the caller (cellyard_proto.codemode.workflows.check_name)."""
 
@@ -92,7 +98,7 @@ class ArtifactStore(Protocol):
         """
         ...
 
-    def read(self, name: str) -> tuple[ArtifactInfo, Iterator[bytes]]:
+    def read(self, name: str) -> tuple[ArtifactInfo, Content]:
         """The content in pieces, of one and the same writing, whatever is written meanwhile.
 
         Raises ArtifactNotFoundError. The caller reads to the end, or calls the iterator's `close()`.
@@ -141,17 +147,29 @@ class StorageBackend(Protocol):
         """The part of the place that this storage sees; None for the part without a name."""
         ...
 
-    def get_workflow_store(self) -> WorkflowStore: ...
+    def get_workflow_store(self) -> WorkflowStore:
+        """Where workflows are kept."""
+        ...
 
-    def get_artifact_backend(self) -> ArtifactStore: ...
+    def get_artifact_backend(self) -> ArtifactStore:
+        """Where artifacts are kept, as bytes."""
+        ...
 
-    def get_tool_store(self) -> ToolStore: ...
+    def get_tool_store(self) -> ToolStore:
+        """Where definitions of tools are kept."""
+        ...
 
-    def get_deps_store(self) -> DepsStore: ...
+    def get_deps_store(self) -> DepsStore:
+        """Where requirements are kept."""
+        ...
 
-    def get_workflow_library(self) -> WorkflowLibrary: ...
+    def get_workflow_library(self) -> WorkflowLibrary:
+        """Workflows as sessions use them: listed, searched, created, removed."""
+        ...
 
-    def get_artifact_store(self) -> Artifacts: ...
+    def get_artifact_store(self) -> Artifacts:
+        """Artifacts as sessions use them: values by name."""
+        ...
 
     def close(self) -> None:
         """Lets go of files and connections; it can be used again."""

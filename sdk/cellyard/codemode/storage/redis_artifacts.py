@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from cellyard.codemode.errors import ArtifactNotFoundError, StorageError
 from cellyard.codemode.storage import names
-from cellyard.codemode.storage.protocols import ArtifactInfo
+from cellyard.codemode.storage.protocols import ArtifactInfo, Content
 from cellyard.codemode.storage.redis_link import Link, Word
 from cellyard_proto.codemode.artifacts import TYPES
 
@@ -148,7 +148,7 @@ class RedisArtifacts:
                 raise names.is_folder(name)
         raise StorageError(f"Redis at {self._link.where} has lost what was sent of {name!r}", retryable=True)
 
-    def read(self, name: str) -> tuple[ArtifactInfo, Iterator[bytes]]:
+    def read(self, name: str) -> tuple[ArtifactInfo, Content]:
         names.artifact(name)
         found = self._link.run(_LOAD, self._keys(name), (name.encode(), self._pieces), again=True)
         if not found:
@@ -171,7 +171,7 @@ class RedisArtifacts:
     def _path(self, name: str) -> str:
         return self._contents + name
 
-    def _read(self, name: str, key: bytes, count: int) -> Iterator[bytes]:
+    def _read(self, name: str, key: bytes, count: int) -> Generator[bytes, None, None]:
         if count == 0:
             raise self._gone(name)
         for number in range(count):
@@ -264,5 +264,5 @@ class _Upload:
             del self._held[:PIECE]
 
 
-def _whole(content: bytes) -> Iterator[bytes]:
+def _whole(content: bytes) -> Generator[bytes, None, None]:
     yield content

@@ -34,7 +34,7 @@ class McpTool:
             description,
             tuple(self._definition.tags),
             tuple(each.as_callable() for each in offered),
-            tuple(each.name for each in offered),
+            None if self._connection.tools is None else tuple(each.name for each in offered),
         )
 
     async def open(self) -> None:

@@ -6,7 +6,7 @@ import keyword
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cellyard.codemode.errors import ToolCallError, ToolNotFoundError
@@ -63,7 +63,8 @@ class Outline:
     description: str = ""
     tags: tuple[str, ...] = ()
     callables: tuple[Callable, ...] = ()
-    recipes: tuple[str, ...] = field(default=())
+    recipes: tuple[str, ...] | None = ()
+    """None where they are not known."""
 
     def as_data(self) -> dict[str, Any]:
         """A ToolDict."""

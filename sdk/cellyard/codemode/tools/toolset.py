@@ -81,9 +81,11 @@ class ToolSet:
         await self.start()
         return await self._owned(self._call(call))
 
-    async def names(self) -> dict[str, list[str]]:
-        """Recipes by tool, tools by name."""
-        return {each.name: [*each.recipes] for each in await self._outlines()}
+    async def names(self) -> dict[str, list[str] | None]:
+        """Recipes by tool, tools by name. None where a call tells: what is wrong with a definition, or what a server
+        has that could not be connected."""
+        known = {each.name: None if each.recipes is None else [*each.recipes] for each in await self._outlines()}
+        return dict(sorted({**dict.fromkeys(self._bad), **known}.items()))
 
     async def list(self) -> list[dict[str, Any]]:
         """ToolDicts, by name: name, description, tags, callables."""
