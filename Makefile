@@ -9,20 +9,24 @@ PYTEST_ARGS ?=
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup venv semantic serve proto sync seccomp image runsc redis soak clean
+.PHONY: help run test check bench setup venv semantic serve proto sync cli-docs screenshots docs seccomp image runsc redis postgres haproxy chromium systemd soak clean
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 run: image ## set up, then execute a notebook in a sandbox (NOTEBOOK=path)
 	@NOTEBOOK="$(NOTEBOOK)" scripts/run.sh
 
 test: PYTHONS ?= 3.13
-test: image redis ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
-	@$(VENV)/bin/python -m pytest -m "not soak and not bench" -n 3 tests $(PYTEST_ARGS)
+test: image redis postgres haproxy chromium systemd ## set up, then all tests but soak and bench (PYTEST_ARGS=...)
+	@$(VENV)/bin/python -m pytest -m "not soak and not bench" \
+	  -n 4 --dist loadfile --no-loadscope-reorder tests $(PYTEST_ARGS)
 
 check: venv ## format, lint, types, import rules, protobuf, generated code, locks
 	@scripts/check.sh
+
+docs: venv ## the site, into site/
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet && echo "site/index.html"
 
 bench: image ## the benchmarks; tables, and JSON in bench-results/
 	@$(VENV)/bin/python -m pytest -m bench -q -s --timeout 0 tests/bench $(PYTEST_ARGS)
@@ -48,8 +52,20 @@ image: setup ## the images that sandboxes start from (PYTHONS=3.13 adds one)
 runsc: setup ## register gVisor with the engine, for templates that name it
 	@scripts/runsc.sh
 
+systemd: # what checks the service unit; for a test only
+	@scripts/systemd.sh
+
 redis: # the server that tests of storages start; for them only
 	@scripts/redis.sh
+
+postgres: # the server that tests of the shared store start; for them only
+	@scripts/postgres.sh
+
+haproxy: # the balancer that tests put in front of controllers; for them only
+	@scripts/haproxy.sh
+
+chromium: # the browser that tests drive; for them only
+	@scripts/chromium.sh
 
 serve: image ## a controller in the foreground
 	@$(VENV)/bin/cellyard serve
@@ -60,7 +76,13 @@ proto: venv ## generate the protobuf modules
 sync: venv ## generate the sync SDK from the async one
 	@$(VENV)/bin/python scripts/sync.py
 
+cli-docs: venv ## docs/cli.md, from what the commands say themselves
+	@$(VENV)/bin/python scripts/cli_docs.py
+
+screenshots: image chromium # pictures of the console for the documentation
+	@$(VENV)/bin/python scripts/screenshots.py
+
 clean: ## remove what was made here; images, engine and data stay
-	@rm -rf $(VENV) $(VENV)-semantic .cache bench-results dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-semantic .cache bench-results dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@rm -f *.executed.ipynb
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,11 +28,13 @@ check types mypy --no-error-summary
 check format ruff format --check --output-format concise .
 check lint ruff check --output-format concise .
 check imports lint-imports
+check site env NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --site-dir "$results/site.built"
 check protobuf-lint buf lint proto
 check protobuf-breaking breaking
 check generated-protobuf scripts/proto.sh --check
 check generated-sdk python scripts/sync.py --check
 check generated-seccomp python scripts/seccomp.py --check
+check generated-cli-docs python scripts/cli_docs.py --check
 check locks scripts/lock.sh --check
 wait
 

@@ -47,3 +47,25 @@ timed() {
   "$@"
   say "$what: done in $((SECONDS - started)) s"
 }
+
+# for_tests "WHAT NEEDS IT" PACKAGE...: installs what only tests start, where `there` does not find it. Its service, if
+# the package brings one, is named by SERVICE: it is stopped again, because nothing here needs it.
+for_tests() {
+  local why=$1
+  shift
+  there && return 0
+  mkdir -p .cache
+  exec 9>".cache/$step.lock"
+  flock -w 600 9 || fail "another set-up has been busy with $step for ten minutes"
+  there && return 0
+  if ! is_debian || ! may_be_root; then
+    fail "there is no $step, $why" "install it (Debian, Ubuntu: \`sudo apt-get install $*\`)"
+  fi
+  timed "installing $step" apt_install "$@" 9>&-
+  if [ -z "${SERVICE:-}" ]; then return 0; fi
+  if [ -d /run/systemd/system ]; then
+    as_root systemctl disable --quiet --now "$SERVICE" >/dev/null 2>&1 || true
+  else
+    as_root service "$SERVICE" stop >/dev/null 2>&1 || true
+  fi
+}

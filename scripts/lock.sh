@@ -50,7 +50,7 @@ PYTHON
 }
 
 echo uv | compile requirements/uv.lock "The installer of everything else." --universal --python-version 3.11
-requirements build project codemode controller sandbox science dev \
+requirements build project codemode jupyter mcp tracing controller postgres sandbox science dev \
   | compile requirements/dev.lock "Everything that .venv holds, for CPython 3.11 and 3.12." \
     --universal --python-version 3.11
 # A torch with CUDA names CUDA's libraries, 2 GB that the tests have no use for: see scripts/without_cuda.py.

@@ -161,6 +161,13 @@ def test_what_nobody_catches_is_told_and_the_kernel_lives(session: cellyard.Sess
     assert session.run("survives").value == 1
 
 
+def test_what_a_cell_leaves_rejected_is_told_as_its_own_output(session: cellyard.Session) -> None:
+    for number in range(30):
+        rejected = session.run(f"Promise.reject(new Error('number {number}')); {number}")
+        assert rejected.value == number
+        assert f"Uncaught (in promise) Error: number {number}" in rejected.stderr
+
+
 def test_floods_and_huge_values_cost_their_own_cell_alone(session: cellyard.Session) -> None:
     flood = session.run("console.log('x'.repeat(2 ** 25)); 7")
     assert flood.value == 7

@@ -11,6 +11,7 @@ import pytest
 
 import cellyard
 from tests.controller_process import Process
+from tests.otlp_receiver import Receiver, attributes
 
 pytestmark = pytest.mark.docker
 
@@ -22,9 +23,9 @@ GRANTED = re.compile(
 )
 
 
-def test_metrics_tell_what_was_proven_and_what_runs(built_image: str, folder: Path) -> None:
-    process = Process(folder)
-    process.start("--http", "127.0.0.1:0")
+def test_metrics_and_traces_tell_what_was_proven_and_what_runs(built_image: str, folder: Path) -> None:
+    process, receiver = Process(folder), Receiver()
+    process.start("--http", "127.0.0.1:0", env={"CELLYARD_TRACING__ENDPOINT": receiver.endpoint})
     address = re.search(r"serving HTTP\s+address=(\S+)", process.log.read_text())
     assert address is not None
 
@@ -34,6 +35,7 @@ def test_metrics_tell_what_was_proven_and_what_runs(built_image: str, folder: Pa
         with urllib.request.urlopen(asked, timeout=WITHIN) as answer:
             return str(answer.read().decode())
 
+    receiver.__enter__()
     try:
         give_up = time.monotonic() + WITHIN
         while not (found := GRANTED.findall(scrape())):  # until the canary is back
@@ -52,5 +54,13 @@ def test_metrics_tell_what_was_proven_and_what_runs(built_image: str, folder: Pa
             ):
                 assert line in metrics.splitlines()
         assert 'cellyard_sandbox_ends_total{reason="shutdown",template="default"} 1.0' in scrape().splitlines()
+        spans = receiver.spans("cellyard.execution", "cellyard.claim", "cellyard.agent", "cellyard.run")
+        parents = {name: span.parent_span_id for name, span in spans.items()}
+        execution = spans["cellyard.execution"].span_id
+        assert (parents["cellyard.claim"], parents["cellyard.agent"]) == (execution, execution)
+        assert parents["cellyard.run"] == spans["cellyard.agent"].span_id
+        assert attributes(spans["cellyard.run"])["cellyard.peak_memory_bytes"] > 0
+        assert 0 <= attributes(spans["cellyard.agent"])["cellyard.agent_waited_s"] < WITHIN
     finally:
         process.close()
+        receiver.__exit__()

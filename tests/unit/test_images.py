@@ -180,11 +180,38 @@ def test_packages_that_cannot_be_fetched_are_one_clear_sentence(
     assert list((wheel_cache / "cellyard" / "wheels" / "python").iterdir()) == []
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(
-    tmp_path: Path, wheel_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What this process takes for its interpreter: one as uv makes them."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    python = tmp_path / "bare" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda name: None)
+    return python
+
+
+def test_a_python_without_pip_fetches_with_one_that_is_made_once(
+    tmp_path: Path, wheel_cache: Path, python_without_pip: Path
+) -> None:
+    lock = tmp_path / "some.lock"
+    lock.write_text("")
+    wheels.fetch([lock], "amd64", print)
+    made = [each for each in (wheel_cache / "cellyard").iterdir() if each.name.startswith("pip-")]
+    assert len(made) == 1
+    assert (made[0] / "bin" / "pip").exists()
+    (made[0] / "marker").touch()
+    lock.write_text("# other\n")
+    wheels.fetch([lock], "amd64", print)
+    assert (made[0] / "marker").exists()
+
+
+def test_a_python_without_pip_and_with_no_way_to_it_is_told_how_to_get_it(
+    tmp_path: Path, wheel_cache: Path, python_without_pip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stripped = tmp_path / "stripped"
+    stripped.write_text(f'#!/bin/sh\n[ "$2" = venv ] && exit 1\nexec {python_without_pip} "$@"\n')
+    stripped.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stripped))
     lock = tmp_path / "some.lock"
     lock.write_text("")
     with pytest.raises(RuntimeFailed, match="-m ensurepip"):

@@ -101,19 +101,25 @@ def test_the_locks_are_those_of_what_the_project_asks_for() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_redis_server_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "redis-server").touch(0o755)
-    assert script("redis.sh", PATH=f"{tmp_path}:{os.environ['PATH']}") == (0, "")
+def _program(folder: Path, name: str) -> str:
+    (folder / name).touch(0o755)
+    return f"{folder}:{os.environ['PATH']}"
 
 
-def test_a_missing_redis_server_that_cannot_be_installed_is_named(tmp_path: Path) -> None:
-    for program in ("bash", "dirname", "mkdir", "flock", "grep", "cat"):
-        found = shutil.which(program)
+@pytest.mark.parametrize(("program", "of"), [("redis-server", "redis.sh"), ("chromium", "chromium.sh")])
+def test_what_only_tests_need_is_used_as_it_is_where_it_is_there(tmp_path: Path, program: str, of: str) -> None:
+    assert script(of, PATH=_program(tmp_path, program)) == (0, "")
+
+
+@pytest.mark.parametrize(("program", "of"), [("redis-server", "redis.sh"), ("chromium", "chromium.sh")])
+def test_what_only_tests_need_and_cannot_be_installed_is_named(tmp_path: Path, program: str, of: str) -> None:
+    for needed in ("bash", "dirname", "mkdir", "flock", "grep", "cat"):
+        found = shutil.which(needed)
         assert found is not None
-        (tmp_path / program).symlink_to(found)
+        (tmp_path / needed).symlink_to(found)
     (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
     (tmp_path / "id").chmod(0o755)
-    code, said = script("redis.sh", PATH=str(tmp_path))
+    code, said = script(of, PATH=str(tmp_path))
     assert code == 1
-    assert "there is no redis-server" in said
-    assert "sudo apt-get install redis-server" in said
+    assert f"there is no {program}" in said
+    assert f"sudo apt-get install {program}" in said

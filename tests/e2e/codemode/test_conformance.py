@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import select
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.e2e.codemode.conftest import Opens
 
 pytestmark = pytest.mark.docker
 
+MCP_SERVER = Path(__file__).parents[2] / "integration" / "codemode" / "mcp_server.py"
 CAPABILITIES = {
     "docker": {
         "timeout",
@@ -281,6 +283,23 @@ found
     assert "unknown" in messages[3]
     assert (await error(session, "tools.nothing")).startswith("ToolNotFoundError: Tool 'nothing' not found")
     assert await value(session, "try:\n    tools.nothing\nexcept AttributeError:\n    caught = 1\ncaught") == 1
+
+
+async def test_code_hears_what_is_wrong_with_a_tool_and_a_server_may_come_late(opens: Opens, base: Path) -> None:
+    (base / "tools" / "bad.yaml").write_text("name: bad\ntimeout: soon\n")
+    server = base / "server"
+    (base / "tools" / "late.yaml").write_text(f"name: late\ntype: mcp\ncommand: {server}\n")
+    async with opens() as session:
+        assert [tool["name"] for tool in await session.list_tools()] == ["late", "say"]
+        last = await error(session, "tools.bad()")
+        assert last.startswith("ToolDefinitionError")
+        assert "bad.yaml:2: timeout" in last
+        assert "cannot be connected" in await error(session, "tools.late.add(a=1, b=2)")
+        server.write_text(f"#!/bin/sh\nexec {sys.executable} {MCP_SERVER} stdio\n")
+        server.chmod(0o755)
+        assert await value(session, "tools.late.add(a=1, b=2)") == "3"
+        assert "add" in [each["name"] for each in await value(session, "tools.late.list()")]
+        assert json.loads(await value(session, "tools.say(what='still there')")) == ["still there"]
 
 
 async def test_an_owner_hears_changes_and_refuses_calls(opens: Opens) -> None:

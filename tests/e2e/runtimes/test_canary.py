@@ -95,6 +95,11 @@ async def test_a_sandbox_of_the_default_template_has_every_capability(bench: Ben
     assert bench.exits.empty()
 
 
+async def test_many_processes_in_little_memory_can_be_proven(bench: Bench) -> None:
+    facts = await verdicts(bench, replace(SMALL, pids=512))
+    assert [fact.evidence for fact in facts.values() if not fact.granted] == []
+
+
 async def test_a_sandbox_with_a_list_has_no_network_either(bench: Bench) -> None:
     fact = (await verdicts(bench, replace(SMALL, network="allowlist")))["network_isolation"]
     assert fact.granted
@@ -197,7 +202,7 @@ async def test_an_image_without_an_interpreter_proves_nothing(
         facts = await verdicts(bench, Template("empty", image))
     finally:
         engine.remove_image(image)
-    assert not any(fact.granted for fact in facts.values())
+    assert not any(fact.granted or fact.late for fact in facts.values())
     assert "python3" in facts["timeout"].evidence
     assert await bench.runtime.instances(bench.controller_id) == []
 
@@ -207,8 +212,13 @@ async def test_a_canary_that_says_nothing_is_given_up_and_removed(
 ) -> None:
     monkeypatch.setattr(canary, "ANSWER_BOUND", 1.0)
     monkeypatch.setattr(canary, "_command", lambda _: ["python3", "-c", "import time; time.sleep(600)"])
-    facts = await verdicts(bench)
-    assert "did not speak over the link" in facts["container_isolation"].evidence
+    monkeypatch.setattr(runtime, "FAILURE_AGE", 0.0)
+    late = []
+    for _ in range(runtime.LATE_MOST + 1):
+        facts = await verdicts(bench)
+        assert "did not speak over the link" in facts["container_isolation"].evidence
+        late.append(facts["container_isolation"].late)
+    assert late == [True] * runtime.LATE_MOST + [False], "what is late again and again is broken"
     assert await bench.runtime.instances(bench.controller_id) == []
 
 

@@ -10,6 +10,7 @@ import linecache
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -727,3 +728,34 @@ async def test_an_event_loop_that_code_closes_is_replaced(executor: InProcessExe
 async def test_threads_of_the_code_keep_no_program_from_ending(executor: InProcessExecutor) -> None:
     code = "import threading\n(threading.current_thread().daemon, threading.Thread().daemon)"
     assert await value(executor, code) == (True, True)
+
+
+TRACED = """
+import asyncio, sys
+from cellyard.codemode import Session
+
+async def main():
+    async with Session.inprocess(sys.argv[1]) as session:
+        assert (await session.run("6 * 7")).value == 42
+        for code in ("while True: pass", "import time; time.sleep(3600)"):
+            assert not (await session.run(code, timeout=0.2)).is_ok
+        seen = []
+        sys.settrace(lambda frame, event, arg: seen.append(event))
+        (lambda: None)()
+        sys.settrace(None)
+        assert seen, "a debugger sees the program"
+        assert (await session.run("6 * 7")).value == 42
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_whose_code_was_stopped_can_be_traced(tmp_path: Path) -> None:
+    """As debuggers and coverage do, also while a thread of the code is blocked for good."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", TRACED, str(tmp_path))
+    try:
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

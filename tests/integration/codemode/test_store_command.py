@@ -243,10 +243,7 @@ def test_what_people_wrote_does_nothing_to_a_terminal(tmp_path: Path) -> None:
     storage = FileStorage(tmp_path)
     storage.get_artifact_store().save("v", 1, "\x1b[31mred\x1b]0;title\x07\nsecond")
     listed = store("list", tmp_path).stdout
-    assert (
-        listed
-        == "artifacts  v  \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\n"
-    )
+    assert listed == "artifacts  v  \\x1b[31mred\\x1b]0;title\\x07\n"
 
 
 def test_a_place_that_goes_away_within_a_copy_leaves_an_account(

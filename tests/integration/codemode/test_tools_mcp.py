@@ -236,7 +236,7 @@ async def test_a_server_that_cannot_be_connected_is_a_problem_and_others_stay(
         [problem] = tools.problems
         assert str(problem).startswith("tools/t0.yaml:1: server: ")
         assert says in str(problem)
-        assert await tools.names() == {"server": [], "true": []}
+        assert await tools.names() == {"server": None, "true": []}
         assert await tools.call(ToolCall("true")) == ""
         if fault == "dead":
             with pytest.raises(ToolCallError, match="cannot even start"):

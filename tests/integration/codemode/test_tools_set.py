@@ -54,7 +54,7 @@ async def test_bad_definitions_are_problems_and_all_others_are_there(caplog: pyt
             "tools/t3.yaml:1: name: tools/t0.yaml defines a tool echo already, which is the one taken",
         ]
         assert [record.getMessage() for record in caplog.records] == [str(problem) for problem in tools.problems]
-        assert await tools.names() == {"echo": ["hello"]}
+        assert await tools.names() == {"bad": None, "echo": ["hello"], "t2": None}
         assert await tools.call(said("a")) == "a\n"
         with pytest.raises(ToolDefinitionError, match=r"tools/t1.yaml:2: x: no such field"):
             await tools.call(ToolCall("bad"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ from cellyard_proto.v1 import (
 )
 
 WITHIN = 60.0
+NOWHERE = {"index": "http://127.0.0.1:9/"}
+"""Of environments: no test asks anybody else's index."""
 
 
 class Stubs:
@@ -66,11 +69,13 @@ class Stubs:
 class Yard:
     """A data folder, and the controllers that run on it one after the other."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store_url: str = "") -> None:
+        """`store_url`: of its PostgreSQL database; by default the data folder has SQLite's."""
         self.folder = folder
         self.runtime = FakeRuntime(name="docker")
-        nowhere = {"index": "http://127.0.0.1:9/simple/"}  # no test asks anybody else's index
-        self.config: dict[str, Any] = {"runtime": ("docker",), "pool": {"size": 0}, "environments": nowhere}
+        self.config: dict[str, Any] = {"runtime": ("docker",), "pool": {"size": 0}, "environments": NOWHERE}
+        if store_url:
+            self.config["store"] = {"url": store_url}
         self._running: list[tuple[Controller, grpc.aio.Channel]] = []
 
     async def start(self, **config: Any) -> Stubs:
@@ -102,10 +107,23 @@ class Yard:
             await self.stop()
 
 
+@pytest.fixture(params=[os.environ.get("CELLYARD_TEST_STORE", "sqlite")])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """Of the store that a test's controllers have: empty for SQLite's, or of a PostgreSQL database.
+
+    Tests that show it on both have this fixture's parameter set; CELLYARD_TEST_STORE=postgresql sets it for all others.
+    """
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("database"))
+
+
+on_both_databases = pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
+"""A test shows it on SQLite and on PostgreSQL."""
+
+
 @pytest.fixture
-async def yard(folder: Path) -> AsyncIterator[Yard]:
+async def yard(folder: Path, store_url: str) -> AsyncIterator[Yard]:
     """A data folder on which controllers can be started."""
-    yard = Yard(folder)
+    yard = Yard(folder, store_url)
     yield yard
     await yard.close()
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cellyard_proto.v1 import calls_pb2, kernels_pb2, outputs_pb2, sessions_pb2
+from cellyard_proto.v1 import calls_pb2, history_pb2, kernels_pb2, outputs_pb2, sessions_pb2
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import notebooks_pb2 as nb
 
@@ -194,6 +194,10 @@ async def test_questions_are_answered_by_the_kernel(stubs: Stubs) -> None:
     inspected = await stubs.kernels.Inspect(kernels_pb2.InspectRequest(notebook_id="nb", code="alpha", cursor=2))
     assert inspected.found
     assert inspected.data["text/plain"].text == "alpha: a word"
+    complete = await stubs.kernels.IsComplete(kernels_pb2.IsCompleteRequest(notebook_id="nb", code="one {"))
+    assert (complete.status, complete.indent) == ("incomplete", "  ")
+    info = await stubs.kernels.Info(kernels_pb2.KernelInfoRequest(notebook_id="nb"))
+    assert json.loads(info.content_json)["language_info"] == {"name": "fake"}
     history = await stubs.kernels.History(kernels_pb2.HistoryRequest(notebook_id="nb"))
     assert [(entry.execution_count, entry.source) for entry in history.entries] == [(1, "print a")]
 
@@ -285,3 +289,37 @@ async def test_whoever_watches_hears_comms_and_a_later_one_finds_widgets_as_they
     while not kinds or kinds[-1] != "snapshot_end":
         kinds.append((await anext(last)).WhichOneof("event"))
     assert "comm" not in kinds
+
+
+async def test_a_history_is_a_range_or_a_search_and_within_its_limits(stubs: Stubs) -> None:
+    await stubs.run("nb", "print a")
+    asked = [
+        {"limit": -1},
+        {"range": history_pb2.HistoryRange(start=1), "search": history_pb2.HistorySearch(pattern="a")},
+        {"search": history_pb2.HistorySearch(pattern="*" * 10_001)},
+    ]
+    for each in asked:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stubs.kernels.History(kernels_pb2.HistoryRequest(notebook_id="nb", **each))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_whoever_watches_hears_comms_in_their_place_among_outputs(stubs: Stubs) -> None:
+    await stubs.notebooks.CreateCell(nb.CreateCellRequest(notebook_id="nb", cell_id="c", cell_type="code"))
+    watch = aiter(stubs.notebooks.Watch(nb.WatchNotebook(notebook_id="nb")))
+    await until(watch, "snapshot_end")
+    said = "\n".join(f'comm one {{"n": {number}}}\nhtml {number}' for number in range(5))
+    await stubs.run("nb", said)
+    heard: list[str] = []
+    while "finished" not in heard:
+        event = await anext(watch)
+        if event.HasField("comm"):
+            said_last = event.comm.open.data_json or event.comm.message.data_json
+            heard.append(f"comm {json.loads(said_last)['n']}")
+        elif event.HasField("execution_changed"):
+            told = event.execution_changed.event
+            if told.HasField("output"):
+                heard.append(f"html {told.output.display_data.data['text/html'].text}")
+            elif told.HasField("finished"):
+                heard.append("finished")
+    assert heard == [f"{kind} {number}" for number in range(5) for kind in ("comm", "html")] + ["finished"]

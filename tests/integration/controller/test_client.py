@@ -65,6 +65,27 @@ async def test_what_is_exceeded_says_when_to_try_again(flavour: str, endpoint: s
     assert exceeded.value.details == {"tenant": "alice", "quota": "notebooks", "retry_after_s": 60.0}
 
 
+async def test_isolation_whose_probe_is_only_late_may_be_asked_for_again(
+    flavour: str, endpoint: str, yard: Yard
+) -> None:
+    yard.runtime.late = True
+    require = {"require": ["container_isolation"]}
+    async with flavours.session(flavour, "nb", endpoint=endpoint, **require) as session:
+        with pytest.raises(
+            cellyard.CapabilityUnavailable, match="did not answer within 20 s; it is probed again"
+        ) as late:
+            await session.run("value 1")
+        assert late.value.retryable
+        assert late.value.details == {"capability": "container_isolation", "retry_after_s": 30.0}
+        yard.runtime.late = False
+        assert (await session.run("value 1")).value == 1
+    yard.runtime.granted = ()
+    async with flavours.session(flavour, "other", endpoint=endpoint, **require) as session:
+        with pytest.raises(cellyard.CapabilityUnavailable) as never:
+            await session.run("value 1")
+    assert not never.value.retryable
+
+
 async def test_a_tenant_sees_its_usage_and_the_operator_all(flavour: str, endpoint: str) -> None:
     async with flavours.client(flavour, endpoint) as operator:
         token = (await operator.create_tenant("alice")).token

@@ -17,7 +17,7 @@ async def test_a_session_that_does_nothing_keeps_its_connection(yard: Yard) -> N
     await yard.start()
     async with cellyard.AsyncSession(notebook_id="nb", endpoint=f"unix:{yard.folder}/c.sock") as session:
         await session.connect()
-        connection = session._transport._connection
+        connection = session._transport.standing()
         assert connection is not None
         assert connection.presence is not None
         ends = asyncio.ensure_future(connection.presence.read())

@@ -12,9 +12,10 @@ import pytest
 
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import kernels_pb2 as ker
+from cellyard_proto.v1 import manner_pb2
 from cellyard_proto.v1 import notebooks_pb2 as nb
 
-from .conftest import Stubs, Yard
+from .conftest import Stubs, Yard, on_both_databases
 
 
 def kinds(events: list[Any]) -> list[str]:
@@ -89,6 +90,7 @@ async def test_whoever_leaves_while_a_cell_is_being_accepted_leaves_it_to_run(st
     await yard.runtime.reached("reached")
 
 
+@on_both_databases
 async def test_a_repeated_request_is_the_same_execution_and_other_content_is_refused(stubs: Stubs) -> None:
     start = ex.Start(notebook_id="nb", request_id="r1", source=ex.NewCell(cell_id="c1", source="value 1"))
     first, second = await stubs.executions.Enqueue(start), await stubs.executions.Enqueue(start)
@@ -116,6 +118,7 @@ async def test_an_error_is_a_result(stubs: Stubs) -> None:
     assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
 
 
+@on_both_databases
 async def test_a_display_updated_by_a_later_cell_changes_the_earlier_ones_outputs(stubs: Stubs) -> None:
     first = await stubs.run("nb", "display id1 hello")
     await stubs.run("nb", "update id1 world")
@@ -183,6 +186,7 @@ async def test_a_sandbox_that_deviates_is_given_to_nobody(stubs: Stubs, yard: Ya
     assert (await stubs.run("nb", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
 
 
+@on_both_databases
 async def test_a_broken_link_loses_no_output_and_runs_nothing_twice(stubs: Stubs, yard: Yard) -> None:
     reader = asyncio.ensure_future(collect(stubs.start("nb", "print a\ngate g1\nflood 50\ngate g2\nprint z")))
     for gate in ("g1", "g2"):
@@ -224,3 +228,24 @@ async def test_a_shutdown_ends_the_wait_for_a_restart(yard: Yard) -> None:
     await stubs.kernels.Shutdown(ker.ShutdownKernel(notebook_id="nb"))
     with pytest.raises(grpc.aio.AioRpcError, match="the kernel was shut down"):
         await restart
+
+
+async def test_a_silent_execution_gets_no_cell(stubs: Stubs) -> None:
+    silent = manner_pb2.Manner(silent=True)
+    done = await stubs.run("nb", "print out", manner=silent)
+    assert (done.cell_id, done.end, done.outputs[0].stream.text) == ("", ex.EXECUTION_END_SUCCEEDED, "out\n")
+    assert not (await stubs.notebooks.ListCells(nb.ListCellsRequest(notebook_id="nb"))).cells
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [
+        {"user_expressions": {str(number): "1" for number in range(101)}},
+        {"user_expressions": {"x": "y" * (4 * 1024 * 1024 + 1)}},
+    ],
+    ids=["too many", "too long"],
+)
+async def test_expressions_past_their_limits_are_refused(stubs: Stubs, manner: dict[str, Any]) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stubs.run("nb", "print out", manner=manner_pb2.Manner(**manner))
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -17,9 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
+import cellyard
 from cellyard_controller.api.server import CannotListen
 from cellyard_controller.web import labelled, server, standing
 from cellyard_proto.v1 import notebooks_pb2 as nb
+from cellyard_proto.v1 import tenants_pb2 as te
 
 from .conftest import Stubs, Yard
 
@@ -397,3 +401,32 @@ async def test_a_key_that_does_not_match_is_refused_at_the_start(yard: Yard, tmp
     _, key = certificate(tmp_path / "other")
     with pytest.raises(CannotListen, match="no certificate and its key"):
         await yard.start(http={"listen": "127.0.0.1:0"}, tls_cert=cert, tls_key=key)
+
+
+async def settled(scraper: Scraper) -> bool:
+    """Whether the run is over for the controller too, and the session's own call is left."""
+    ended = await scraper.value("cellyard_calls_total", method="Executions.Execute", outcome="ok")
+    return (ended, await scraper.value("cellyard_calls_open")) == (1, 1)
+
+
+async def test_a_scrape_names_no_tenant_unless_the_operator_wants_it(
+    yard: Yard, session: aiohttp.ClientSession
+) -> None:
+    http = LOOPBACK["http"]
+    for wanted in (False, True):
+        stubs = await yard.start(http={**http, "tenants": wanted})
+        if not wanted:
+            token = (await stubs.tenants.Create(te.CreateTenant(name="acme-of-springfield"))).token
+        endpoint = f"unix:{yard.folder}/c.sock"
+        async with cellyard.AsyncSession(notebook_id="nb", endpoint=endpoint, token=token) as client:
+            assert (await client.run("value 1")).success
+            scraper = Scraper(yard, session)
+            status, text, _ = await scraper.get("/metrics", Authorization=f"Bearer {scraper.token}")
+            assert (status, "acme-of-springfield" in text, "nb" in re.findall(r'"(\w+)"', text)) == (OK, wanted, False)
+            assert await scraper.value("cellyard_claim_seconds_count", found="cold") == 1
+            await until(partial(settled, scraper))
+            assert await scraper.value("cellyard_links_total", kind="first") == 1
+            assert await scraper.value("cellyard_sessions") == 1
+            tenant = {"tenant": "acme-of-springfield"}
+            assert await scraper.value("cellyard_tenant_sandboxes", **tenant) == (1 if wanted else None)
+        await yard.stop()

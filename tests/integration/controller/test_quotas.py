@@ -16,7 +16,7 @@ from cellyard_proto.v1 import notebooks_pb2 as nb
 from cellyard_proto.v1 import sessions_pb2 as se
 from cellyard_proto.v1 import tenants_pb2 as te
 
-from .conftest import Stubs, Yard
+from .conftest import Stubs, Yard, on_both_databases
 from .test_access import Tcp
 
 
@@ -135,6 +135,7 @@ async def test_executions_that_wait(alice: Alice, yard: Yard) -> None:
     await alice.rerun("b", "1")
 
 
+@on_both_databases
 async def test_what_is_kept(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowances, "MEASURED_FOR_S", 0.0)
     monkeypatch.setattr(allowances, "_SHARE", 0)
@@ -160,6 +161,7 @@ async def test_what_is_kept(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> No
     await alice.cell("a", "more")
 
 
+@on_both_databases
 async def test_usage_is_summed_and_outlives_its_notebook(alice: Alice, yard: Yard) -> None:
     await alice.run("a", "print hello")
     await alice.run("a", "value 2")

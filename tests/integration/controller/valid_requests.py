@@ -10,8 +10,11 @@ from google.protobuf.message import Message
 
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import files_pb2 as fi
+from cellyard_proto.v1 import history_pb2 as his
 from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import library_pb2 as lib
+from cellyard_proto.v1 import manner_pb2 as man
+from cellyard_proto.v1 import nodes_pb2 as no
 from cellyard_proto.v1 import notebooks_pb2 as nb
 from cellyard_proto.v1 import outputs_pb2 as out
 from cellyard_proto.v1 import processes_pb2 as pro
@@ -69,7 +72,17 @@ def valid_requests(cell: str, execution: str) -> dict[str, Sequence[Message]]:
             "Delete": [nb.DeleteNotebook(notebook_id="empty")],
         },
         "Executions": {
-            "Execute": [ex.Start(**AT, source=new, session_id="s", timeout_s=5, kernel=SETTINGS, host_calls=["f"])],
+            "Execute": [
+                ex.Start(
+                    **AT,
+                    source=new,
+                    session_id="s",
+                    timeout_s=5,
+                    kernel=SETTINGS,
+                    host_calls=["f"],
+                    manner=man.Manner(store_history=False, user_expressions={"a": "b"}, payload=True),
+                )
+            ],
             "Enqueue": [ex.Start(**AT, cell_id=cell, session_id="s", stop_on_error=True, coalesce=True)],
             "Attach": [ex.AttachExecution(**AT, execution_id=execution, after_seq=1, session_id="s")],
             "Get": [ex.GetExecution(**AT, execution_id=execution)],
@@ -87,7 +100,9 @@ def valid_requests(cell: str, execution: str) -> dict[str, Sequence[Message]]:
             "Extend": [ker.ExtendKernel(**AT, ttl_s=60)],
             "Complete": [ker.CompleteRequest(**AT, code="pri", cursor=2)],
             "Inspect": [ker.InspectRequest(**AT, code="print", cursor=2, detail_level=1)],
-            "History": [ker.HistoryRequest(**AT, limit=3)],
+            "History": [ker.HistoryRequest(**AT, limit=3, search=his.HistorySearch(pattern="a*"), output=True)],
+            "IsComplete": [ker.IsCompleteRequest(**AT, code="def f():")],
+            "Info": [ker.KernelInfoRequest(**AT)],
             "SendComm": [ker.SendCommRequest(**AT, comm=comm)],
             "Install": [ker.InstallRequest(**AT, requirements=["numpy"])],
             "Uninstall": [ker.UninstallRequest(**AT, names=["numpy"])],
@@ -140,6 +155,11 @@ def valid_requests(cell: str, execution: str) -> dict[str, Sequence[Message]]:
             "Hello": [se.HelloRequest(client="x", client_version="1", protocol=1)],
             "Attach": [se.AttachSession(**AT, session_id="s", used_kernel=True)],
             "Close": [se.CloseSession(**AT, session_id="s")],
+        },
+        "Nodes": {
+            "List": [no.ListNodes()],
+            "Drain": [no.DrainNode(name="one")],
+            "Resume": [no.ResumeNode(name="one")],
         },
         "Tenants": {
             "Create": [te.CreateTenant(name="t-1")],

@@ -188,7 +188,7 @@ def test_a_session_outlives_its_controller(home: Home) -> None:
     handle = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
     import select; select.select([handle], [], [])
-    session._transport._controller_id = ""  # the scripted one forgets who it is
+    session._transport._met = None  # the scripted one forgets who it is
     print(session.run("2").value)
     """
     done = home.run(source)

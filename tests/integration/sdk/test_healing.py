@@ -120,7 +120,7 @@ async def test_the_session_is_there_again_after_a_break(
     await session.connect()
     line.cut()
     await asyncio.to_thread(controller.until, lambda: not controller.sessions)
-    while transport(session)._connection.usable():  # noqa: ASYNC110  (the client's side has no event to wait for)
+    while transport(session).standing().usable():  # noqa: ASYNC110  (the client's side has no event to wait for)
         await asyncio.sleep(0.001)
     await session.get_cells()
     assert len(controller.sessions) == 1

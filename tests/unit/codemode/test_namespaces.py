@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cellyard_proto.codemode import names
-from cellyard_proto.codemode.errors import CodeModeError, ToolNotFoundError, WorkflowNotFoundError
+from cellyard_proto.codemode.errors import CodeModeError, ToolDefinitionError, ToolNotFoundError, WorkflowNotFoundError
 from cellyard_proto.codemode.frames import own
 from cellyard_proto.codemode.namespaces import INLINE, Item, Namespaces
 from cellyard_sandbox import codemode, host_client
@@ -83,6 +83,20 @@ def test_what_is_no_tool_is_an_attribute_error_that_names_some() -> None:
         tools.t00("x")
     assert not hasattr(tools, "_repr_html_")
     assert not hasattr(tools, "nothing")
+
+
+def test_what_may_be_of_a_tool_is_its_servers_to_say() -> None:
+    """A definition that is wrong, a server that was not there: recipes are unknown, and every call is made."""
+
+    def call(tool: str, recipe: str | None, arguments: dict[str, Any]) -> Any:
+        raise ToolDefinitionError(f"{tool}.{recipe}")
+
+    tools = Namespaces(Served(names={"bad": None}, call=call)).tools
+    with pytest.raises(ToolDefinitionError, match=r"bad\.None"):
+        tools.bad()
+    with pytest.raises(ToolDefinitionError, match=r"bad\.late"):
+        tools.bad.late(a=1)
+    assert "bad" in repr(tools.bad)
 
 
 def test_a_workflow_runs_with_the_namespaces_alone() -> None:

@@ -6,18 +6,17 @@ Real store, real journal, real files; what a sandbox reports is made up.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, select
+from tests.postgres_server import PostgresServer
+from tests.stores import KINDS, Ground, kept_digests
 
 from cellyard_controller.config import LimitsConfig
 from cellyard_controller.executions import blob_uses, parts, records, retention
@@ -36,7 +35,7 @@ from cellyard_controller.ids import (
 )
 from cellyard_controller.notebooks import opening
 from cellyard_controller.notebooks import records as notebook_records
-from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store import StoreFailed
 from cellyard_controller.store import schema as tables
 from cellyard_proto.outputs import BlobRef
 
@@ -56,9 +55,9 @@ class Crash(Exception):
 class Yard:
     """A data folder with two notebooks, and the executions that are in memory."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="cy"))
-        self.store = Store.open(self.folder / "db.sqlite")
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.store = ground.open()
         self.keys: dict[str, NotebookKey] = {}
         self.journals: dict[str, Journal] = {}
         self.running: dict[str, list[LiveExecution]] = {}
@@ -95,16 +94,16 @@ class Yard:
 
     def restart(self) -> None:
         self.store.close()
-        self.store = Store.open(self.folder / "db.sqlite")
+        self.store = self.ground.open()
         self.journals.clear()
         self.running.clear()
 
     def close(self) -> None:
         self.store.close()
-        shutil.rmtree(self.folder)
+        self.ground.close()
 
     def files(self) -> set[str]:
-        return {digest for prefix in self.store.blobs.prefixes() for digest in self.store.blobs.stored(prefix)}
+        return kept_digests(self.store)
 
 
 def referred(connection: Connection) -> set[tuple[NotebookKey, str, str]]:
@@ -138,10 +137,10 @@ NAMES = st.sampled_from(["one", "two"])
 class Machine(RuleBasedStateMachine):
     """Cells run in two notebooks; the disk is looked at after each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, ground: Ground) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.yard = Yard()
+        self.yard = Yard(ground)
 
     def teardown(self) -> None:
         self.yard.close()
@@ -285,13 +284,26 @@ class Machine(RuleBasedStateMachine):
                 assert parts.used(live.snapshot().outputs) <= there
 
 
-Machine.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
-TestAnyMix = Machine.TestCase
+@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 20), ("postgresql", 3), ("rows", 4)])
+def test_any_mix(kind: str, examples: int, postgres: PostgresServer) -> None:
+    run_state_machine_as_test(
+        lambda: Machine(Ground(kind, postgres)),
+        settings=settings(max_examples=examples, stateful_step_count=20, deadline=None),
+    )
+
+
+@pytest.fixture(params=KINDS)
+def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+    """On each database, its large parts in files and in rows."""
+    yard = Yard(Ground(request.param, request.getfixturevalue("postgres") if request.param != "sqlite" else None))
+    yield yard
+    yard.close()
 
 
 @pytest.fixture
-def yard():
-    yard = Yard()
+def files_yard() -> Iterator[Yard]:
+    """With files in a folder."""
+    yard = Yard(Ground("sqlite"))
     yield yard
     yard.close()
 
@@ -319,46 +331,46 @@ async def test_a_part_that_is_missing_at_a_restart_costs_only_itself(yard: Yard)
     live = await yard.start("nb")
     live.output(stream("a" * SIZE), SIZE + 50)
     await yard.commit("nb")
-    yard.store.blobs.remove(yard.files())
+    await yard.store.write(lambda connection: yard.store.blobs.remove(connection, yard.files()))
     yard.restart()
     await yard.notebook("nb")
     (again,) = yard.running["nb"]
     assert "cannot be read: No such file" in again.snapshot().outputs[0]["text"]
 
 
-async def test_a_disk_that_takes_no_file_fails_only_that_transaction(yard: Yard) -> None:
-    live = await yard.start("nb")
+async def test_a_disk_that_takes_no_file_fails_only_that_transaction(files_yard: Yard) -> None:
+    live = await files_yard.start("nb")
     live.output(stream("a" * SIZE), SIZE + 50)
-    blobs = yard.folder / "blobs"
+    blobs = files_yard.ground.folder / "blobs"
     blobs.rmdir()
     blobs.write_text("no folder")
     failed, other = await asyncio.gather(
-        yard.commit("nb"), yard.store.write(retention.forget_expired), return_exceptions=True
+        files_yard.commit("nb"), files_yard.store.write(retention.forget_expired), return_exceptions=True
     )
     assert isinstance(failed, StoreFailed)
     assert other is None
     blobs.unlink()
     blobs.mkdir()
-    await yard.commit("nb")
-    assert len(yard.files()) == 1
+    await files_yard.commit("nb")
+    assert len(files_yard.files()) == 1
 
 
 _LATER = {
-    "notebooks": ("labels",),
+    "notebooks": ("labels", "owner", "owner_fence"),
     "executions": ("output_bytes", "stored_bytes"),
     "tenants": ("quotas",),
-    "sandboxes": ("made_of",),
+    "sandboxes": ("made_of", "node"),
     "tokens": ("token_id", "name", "scope", "certificate", "expires_at", "used_at"),
 }
 """Columns that came with later schemas."""
 
 
-async def test_rows_of_the_schema_before_stay_as_they_are(yard: Yard) -> None:
+async def test_rows_of_the_schema_before_stay_as_they_are(files_yard: Yard) -> None:
     """Large values that stand inline are read; only what changes is written anew."""
-    live = await yard.start("nb")
+    live = await files_yard.start("nb")
     live.output(display({"text/html": "small"}), 50)
     live.finish(End.SUCCEEDED, "", "")
-    await yard.commit("nb")
+    await files_yard.commit("nb")
 
     def as_before(connection: Connection) -> None:
         for table, column in (("executions", "outputs"), ("event_batches", "events")):
@@ -367,23 +379,23 @@ async def test_rows_of_the_schema_before_stay_as_they_are(yard: Yard) -> None:
         connection.exec_driver_sql("DROP TABLE blob_uses")
         connection.exec_driver_sql("ALTER TABLE sandboxes DROP COLUMN network")
         connection.exec_driver_sql("ALTER TABLE sandboxes DROP COLUMN asked")
-        for index in ("executions_by_size", "tokens_by_id"):
+        for index in ("executions_by_size", "tokens_by_id", "notebooks_by_owner"):
             connection.exec_driver_sql(f"DROP INDEX {index}")
         for table, columns in _LATER.items():
             for column in columns:
                 connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("usage", "workflows", "artifacts"):
+        for table in ("usage", "workflows", "artifacts", "nodes", "writers", "blob_pieces", "blobs"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
 
-    await yard.store.write(as_before)
-    yard.restart()
-    journal = await yard.notebook("nb")
+    await files_yard.store.write(as_before)
+    files_yard.restart()
+    journal = await files_yard.notebook("nb")
     again = await journal.open(live.execution.execution_id)
     assert again.snapshot().outputs[0]["data"] == {"text/html": "x" * SIZE}
     events = [item async for item in again.log.follow(0)]
     assert events[1].body["data"] == {"text/html": "x" * SIZE}
-    assert yard.files() == set()
+    assert files_yard.files() == set()
     again.output(stream("late"), 50)
-    await yard.commit("nb")
-    assert len(yard.files()) == 1
+    await files_yard.commit("nb")
+    assert len(files_yard.files()) == 1

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
-import tempfile
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection
+from tests.postgres_server import PostgresServer
+from tests.stores import KINDS, Ground, kept_digests
 
 from cellyard_controller.config import LibraryConfig
 from cellyard_controller.errors import ArtifactNameInvalid, ArtifactNotFound, QuotaExceeded
@@ -27,7 +27,6 @@ from cellyard_controller.library import artifact_records, artifacts, workflow_re
 from cellyard_controller.library.artifacts import Artifacts
 from cellyard_controller.library.places import Place, change_once
 from cellyard_controller.library.workflow_records import WorkflowRecord
-from cellyard_controller.store import Store
 from cellyard_controller.store.requests import UNNAMED, Request
 from cellyard_controller.tenants import kept
 from cellyard_controller.tenants.allowances import Allowances
@@ -49,12 +48,12 @@ class Crash(Exception):
 class Yard:
     """A data folder."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="cy"))
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
         self.open()
 
     def open(self) -> None:
-        self.store = Store.open(self.folder / "db.sqlite")
+        self.store = self.ground.open()
         self.artifacts = Artifacts(self.store, Allowances(Quotas(), self.store), LIMITS)
 
     def restart(self) -> None:
@@ -63,10 +62,10 @@ class Yard:
 
     def close(self) -> None:
         self.store.close()
-        shutil.rmtree(self.folder)
+        self.ground.close()
 
     def files(self) -> set[str]:
-        return {digest for prefix in self.store.blobs.prefixes() for digest in self.store.blobs.stored(prefix)}
+        return kept_digests(self.store)
 
     async def write(self, place: Place, name: str, content: bytes, request: Request = UNNAMED) -> None:
         said = artifacts.about(name, "bytes", "", {"of": name})
@@ -81,8 +80,8 @@ class Yard:
             await writing.add(content)
             digest = await writing.finish()
 
-            def die(_: Connection) -> None:
-                self.store.blobs.take(writing.incoming, digest)
+            def die(connection: Connection) -> None:
+                self.store.blobs.take(connection, writing.incoming, digest)
                 raise Crash
 
             with pytest.raises(Crash):
@@ -101,10 +100,10 @@ def digest_of(content: bytes) -> str:
 class Machine(RuleBasedStateMachine):
     """Two tenants, three places, and a dict of what they must hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, ground: Ground) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.yard = Yard()
+        self.yard = Yard(ground)
         self.artifacts: dict[tuple[Place, str], bytes] = {}
         self.workflows: dict[tuple[Place, str], str] = {}
 
@@ -219,13 +218,26 @@ class Machine(RuleBasedStateMachine):
             assert self.do(self.yard.store.read(measure)).storage_bytes == size
 
 
-Machine.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
-TestAnyMix = Machine.TestCase
+@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 20), ("postgresql", 3), ("rows", 4)])
+def test_any_mix(kind: str, examples: int, postgres: PostgresServer) -> None:
+    run_state_machine_as_test(
+        lambda: Machine(Ground(kind, postgres)),
+        settings=settings(max_examples=examples, stateful_step_count=20, deadline=None),
+    )
+
+
+@pytest.fixture(params=KINDS)
+def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+    """On each database, its large parts in files and in rows."""
+    yard = Yard(Ground(request.param, request.getfixturevalue("postgres") if request.param != "sqlite" else None))
+    yield yard
+    yard.close()
 
 
 @pytest.fixture
-def yard():
-    yard = Yard()
+def files_yard() -> Iterator[Yard]:
+    """With files in a folder."""
+    yard = Yard(Ground("sqlite"))
     yield yard
     yard.close()
 
@@ -243,16 +255,16 @@ async def test_a_change_is_made_once_for_a_request_and_answers_alike(yard: Yard)
 
 async def test_a_content_that_is_missing_is_told_and_not_taken_for_another(yard: Yard) -> None:
     await yard.write(Place(ALICE), "a", b"x")
-    yard.store.blobs.remove(yard.files())
+    await yard.store.write(lambda connection: yard.store.blobs.remove(connection, yard.files()))
     with pytest.raises(Exception, match="its content is missing"):
         await yard.artifacts.read(Place(ALICE), "a")
     with pytest.raises(ArtifactNotFound):
         await yard.artifacts.read(Place(BOB), "a")
 
 
-async def test_who_gives_up_in_the_middle_of_a_write_leaves_no_file(yard: Yard) -> None:
+async def test_who_gives_up_in_the_middle_of_a_write_leaves_no_file(files_yard: Yard) -> None:
     async def work() -> None:
-        async with yard.artifacts.writing(Place(ALICE), artifacts.about("a", "bytes", "", {}), 10) as writing:
+        async with files_yard.artifacts.writing(Place(ALICE), artifacts.about("a", "bytes", "", {}), 10) as writing:
             await writing.add(b"12345")
             begun.set()
             await asyncio.Event().wait()
@@ -263,12 +275,12 @@ async def test_who_gives_up_in_the_middle_of_a_write_leaves_no_file(yard: Yard) 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert list((yard.folder / "blobs").iterdir()) == []
+    assert list((files_yard.ground.folder / "blobs").iterdir()) == []
 
 
-async def test_a_disk_that_takes_nothing_says_so(yard: Yard) -> None:
-    blobs = yard.folder / "blobs"
+async def test_a_disk_that_takes_nothing_says_so(files_yard: Yard) -> None:
+    blobs = files_yard.ground.folder / "blobs"
     blobs.rmdir()
     blobs.write_text("no folder")
     with pytest.raises(Exception, match="does not take writes"):
-        await yard.write(Place(ALICE), "a", b"x")
+        await files_yard.write(Place(ALICE), "a", b"x")

@@ -104,6 +104,27 @@ def test_a_tenant_with_twice_the_weight_gets_twice_as_much() -> None:
     ) == 4
 
 
+def test_what_a_tenant_has_on_other_nodes_counts_for_its_turn_and_not_for_the_room_here() -> None:
+    queue, machine = [waits(1, ANNE), waits(2, ANNE), waits(3, BERT), waits(4, BERT)], Bounds(memory_bytes=2_000)
+    elsewhere, together = {ANNE: Need(2, 2_000, 2.0)}, Bounds(memory_bytes=10_000)
+    found = plan(Snapshot(0.0, machine, queue, elsewhere=elsewhere, together=together))
+    assert found.decisions == (Make(PYTHON, 3), Make(PYTHON, 4))
+    heavy = {ANNE: Bounds(weight=10.0)}
+    found = plan(Snapshot(0.0, machine, queue, quotas=heavy, elsewhere=elsewhere, together=together))
+    assert found.decisions == (Make(PYTHON, 3), Make(PYTHON, 1)), "a tenth of it counts"
+    alone = plan(Snapshot(0.0, machine, queue))
+    assert plan(Snapshot(0.0, machine, queue, together=machine)) == alone
+    assert alone.decisions == (Make(PYTHON, 1), Make(PYTHON, 3))
+
+
+def test_nothing_is_evicted_for_a_tenant_that_has_as_much_elsewhere() -> None:
+    known = [held("a", BERT, unused_since=0.0), held("b", BERT, unused_since=0.0)]
+    here = Snapshot(99.0, Bounds(sandboxes=2), [waits(1, ANNE)], known, evict_after=60.0)
+    assert plan(here).decisions == (End(SandboxId("a"), evicted=True),)
+    together = Bounds(sandboxes=4)
+    assert plan(replace(here, elsewhere={ANNE: Need(1)}, together=together)).decisions == ()
+
+
 def test_a_quota_holds_up_its_own_tenant_alone() -> None:
     quotas = {ANNE: Bounds(sandboxes=1), BERT: Bounds(memory_bytes=500), CARL: Bounds(cpus=0.5)}
     queue = [waits(1, ANNE), waits(2, ANNE), waits(3, BERT), waits(4, CARL), waits(5, TenantName("dora"))]

@@ -35,6 +35,21 @@ def test_the_store_has_no_token(connection: Connection) -> None:
     assert tokens.stored(connection)[tokens.digest(issued.token)].token_id == issued.token_id
 
 
+def test_each_change_of_who_may_do_what_is_another_version(connection: Connection) -> None:
+    seen = [records.version(connection)]
+    issued = records.create(connection, "alice", {}, Grant())
+    seen.append(records.version(connection))
+    records.set_quotas(connection, "alice", {"sandboxes": "2"})
+    seen.append(records.version(connection))
+    records.issue(connection, "alice", Grant(name="another"))
+    seen.append(records.version(connection))
+    records.revoke(connection, "alice", issued.token_id)
+    seen.append(records.version(connection))
+    assert len(set(seen)) == 5
+    records.listed(connection)
+    assert records.version(connection) == seen[-1]
+
+
 @pytest.mark.parametrize(
     ("grant", "says"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +13,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cellyard_controller.api.counts import Calls
+from cellyard_controller.errors import QuotaExceeded
 from cellyard_controller.executions import counts as execution_counts
+from cellyard_controller.executions.model import End, Execution, State
+from cellyard_controller.ids import CellId, ExecutionId, SessionId, TenantName
 from cellyard_controller.runtimes import CapabilityFact
 from cellyard_controller.sandboxes import counts as sandbox_counts
 from cellyard_controller.sandboxes.lifecycle import EndReason, SandboxState
@@ -25,7 +31,9 @@ IDS = {"notebook", "notebook_id", "sandbox", "sandbox_id", "execution_id", "cell
 
 
 def sandbox(template: str, state: SandboxState, *, up: bool = True) -> Any:
-    return SimpleNamespace(template=SimpleNamespace(name=template), state=state, link=SimpleNamespace(up=up))
+    notebook = SimpleNamespace(tenant="alice") if state is SandboxState.CLAIMED else None
+    link = SimpleNamespace(up=up)
+    return SimpleNamespace(template=SimpleNamespace(name=template), state=state, link=link, notebook=notebook)
 
 
 POOL = PoolView(
@@ -55,14 +63,21 @@ def sources() -> Sources:
             catalogue=SimpleNamespace(templates=("default",)),
             waiting=lambda: ["capacity", "sandboxes", "capacity"],
             pools=lambda: [POOL],
+            environments=SimpleNamespace(outcomes=Tally()),
         ),
-        rooms=SimpleNamespace(loaded=3, waiting=2, counts=execution_counts.Counts()),
+        rooms=SimpleNamespace(
+            loaded=3, waiting=2, sessions=1, waiting_by_tenant={"alice": 2}, counts=execution_counts.Counts()
+        ),
+        calls=Calls(),
+        tenants=False,
         store=SimpleNamespace(write_seconds=Durations(1, 2), commit_seconds=Durations(1), failures=Tally()),
         standing=SimpleNamespace(
             ready={"docker": True},
             facts={("docker", "default", "none"): facts},
             notebooks={("project", "red"): 2},
             sandboxes={("project", "red"): 1},
+            bytes_kept={("database",): 10},
+            bytes_free={(): 20},
         ),
     )
     return cast(Sources, found)
@@ -122,6 +137,44 @@ def test_a_histograms_buckets_hold_those_before_them(sources: Sources) -> None:
     name = "cellyard_store_write_seconds"
     assert [value(sources, f"{name}_bucket", le=le) for le in ("1.0", "2.0", "+Inf")] == [1, 3, 4]
     assert (value(sources, f"{name}_count"), value(sources, f"{name}_sum")) == (4, 10.5)
+
+
+def test_tenants_are_named_only_where_the_operator_wants_it_and_at_most_a_hundred_of_them(sources: Sources) -> None:
+    tally = sources.rooms.counts.by_tenant
+    for number in range(150):
+        tally.add(f"tenant-{number}", "succeeded")
+    tally.add("alice", "failed")
+    assert "alice" not in generate_latest(registry(sources)).decode()
+    cast(Any, sources).tenants = True
+    name = "cellyard_tenant_executions_total"
+    assert value(sources, name, tenant="tenant-99", end="succeeded") == 1
+    assert value(sources, name, tenant="tenant-100", end="succeeded") is None
+    assert value(sources, name, tenant="(others)", end="succeeded") == 50
+    assert value(sources, name, tenant="(others)", end="failed") == 1
+    assert value(sources, "cellyard_tenant_sandboxes", tenant="alice") == 1
+    assert value(sources, "cellyard_tenant_queued", tenant="alice") == 2
+
+
+def test_what_an_agent_says_of_an_end_makes_no_series_of_its_own(sources: Sources) -> None:
+    lost = Execution(ExecutionId("e"), CellId("c"), SessionId("s"), "", State.ENDED, 0.0, 0.0, end=End.LOST)
+    for reason in ("oom", *(f"exit code {code}" for code in range(100))):
+        sources.rooms.counts.ended(replace(lost, end_reason=reason), TenantName("alice"))
+    name = "cellyard_executions_cut_short_total"
+    assert value(sources, name, end="lost", reason="oom") == 1
+    assert value(sources, name, end="lost", reason="other") == 100
+    assert value(sources, "cellyard_limits_hit_total", limit="memory") == 1
+
+
+def test_calls_are_counted_by_what_came_of_them(sources: Sources) -> None:
+    for refused in (QuotaExceeded("used up", quota="queued"), QuotaExceeded("too many")):
+        sources.calls.refused(refused)
+        sources.calls.outcomes.add("Executions.Execute", "quota_exceeded")
+    sources.calls.answered("Kernels.Get", time.monotonic())
+    name = "cellyard_calls_total"
+    assert value(sources, name, method="Executions.Execute", outcome="quota_exceeded") == 2
+    assert value(sources, "cellyard_quota_refusals_total", quota="queued") == 1
+    assert value(sources, "cellyard_quota_refusals_total", quota="calls") == 1
+    assert value(sources, "cellyard_call_seconds_count", method="Kernels.Get") == 1
 
 
 def test_a_name_with_every_character_stays_one_label(sources: Sources) -> None:
