@@ -98,13 +98,23 @@ class PostgresServer:
 
     def pause(self) -> None:
         """All of it stands still: connections stay open and nothing answers."""
-        for pid in self._processes():
+        for pid in self.processes():
             os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """It goes on."""
-        for pid in self._processes():
+        for pid in self.processes():
             os.kill(pid, signal.SIGCONT)
+
+    def processes(self) -> list[int]:
+        """All of its processes, its first one first."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [self.pid, *map(int, children)]
+
+    def processor_s(self) -> float:
+        """What it has used, by all its processes, those that have ended too."""
+        first, *others = self.processes()
+        return used_s(first, children=True) + sum(used_s(pid) for pid in others)
 
     def close(self) -> None:
         """Ends it and removes what it kept."""
@@ -112,10 +122,6 @@ class PostgresServer:
             self.resume()
             self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _processes(self) -> list[int]:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [self.pid, *map(int, children)]
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_user, str(self._programs / program), f"--pgdata={self._data}", *arguments]
@@ -126,6 +132,15 @@ class PostgresServer:
             )
             log.seek(0)
             assert done.returncode == 0, log.read()
+
+
+def used_s(pid: int, *, children: bool = False) -> float:
+    """Processor time of a process, with that of its ended children if wanted; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _free_port(host: str) -> int:

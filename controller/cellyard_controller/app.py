@@ -99,6 +99,7 @@ SERVICES = tuple(
 """The names of the services, as health checks and reflection have them."""
 
 _GRACE_S = 2.0
+_TOLD_WITHIN_S = 0.25
 _LEFT_WITHIN_S = 8.0
 """Seconds; all of a node's sandboxes are being removed from the first moment on."""
 _EXPORT_WITHIN_S = 5.0
@@ -249,7 +250,7 @@ class Controller:
         await self._tasks.__aexit__(None, None, None)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.close, _EXPORT_WITHIN_S)
-        self._store.close()
+        await asyncio.to_thread(self._store.close)
         (self._config.data / "controller.pid").unlink(missing_ok=True)
         os.close(self._data_lock)
 
@@ -310,7 +311,10 @@ class Controller:
         """Sandboxes go first, then everybody is told, and nothing is written."""
 
         async def leave() -> None:
-            await self.rooms.disown()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self.rooms.disown())
+                # What waits for the store is told as soon as those in rooms: it would keep its client from going on.
+                both.create_task(self._server.end_calls(_TOLD_WITHIN_S))
             await self.stop()
 
         leaving = asyncio.ensure_future(leave())

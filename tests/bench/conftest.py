@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,26 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def at_once(endpoints: Sequence[str], count: int, runs: int) -> tuple[float, list[float]]:
+    """Runs a second of sessions at once, each of which asks one of the endpoints, and the seconds of each run."""
+    sessions = [
+        cellyard.Session(endpoint=endpoint) for _, endpoint in zip(range(count), cycle(endpoints), strict=False)
+    ]
+
+    def hot(session: cellyard.Session) -> list[float]:
+        return [timed(lambda: session.run("1+1")) for _ in range(runs)]
+
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(lambda session: session.run("1+1"), sessions))
+        began = time.perf_counter()
+        times = [seconds for found in threads.map(hot, sessions) for seconds in found]
+        took = time.perf_counter() - began
+        list(threads.map(lambda session: session.shutdown_kernel(), sessions))
+    for session in sessions:
+        session.close()
+    return len(times) / took, times
 
 
 def full(process: Process, count: int) -> None:

@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import string
 import time
@@ -191,24 +190,17 @@ def measure(
 
 
 def _processor_s(server: PostgresServer) -> float:
-    """What the server has used, by all its processes, those that have ended too; waits until clients' have."""
-    while True:
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        lines = []
-        for pid in [str(server.pid), *children]:
-            try:
-                lines.append(Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/stat").read_text())
-            except OSError:  # it has just ended
-                break
-        else:
-            if not any("127.0.0.1" in line for line in lines[1:]):
-                break
+    """What the server has used, once the processes that served clients have ended."""
+    while any("127.0.0.1" in _command(pid) for pid in server.processes()):
         time.sleep(0.01)
-    ticks = 0
-    for index, line in enumerate(lines):
-        fields = line.rpartition(")")[2].split()
-        ticks += sum(map(int, fields[11:15] if index == 0 else fields[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return server.processor_s()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has just ended
+        return ""
 
 
 def _sql(statement: Insert, table: Table, values: dict[str, object]) -> str:

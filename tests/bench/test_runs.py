@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import cellyard
-from tests.bench.conftest import Launch, pool_of, timed
+from tests.bench.conftest import Launch, at_once, pool_of, timed
 from tests.bench.peers import Peer, running
 from tests.bench.report import Row, amount, rate, row, tail
 from tests.controller_process import Process
@@ -46,34 +44,16 @@ def test_hot_run(controller: Process, raw_kernel: Peer, llm_sandbox: Peer, rows:
 
 def test_many_sessions_at_once(launch: Launch, rows: list[Row]) -> None:
     """Hot runs of 32 sessions at once, each in a thread: their p99 against their p50."""
-    _, times = at_once(launch(**pool_of(0)), 32, 40)
+    _, times = at_once([launch(**pool_of(0)).endpoint], 32, 40)
     rows.append(tail("hot run of 32 sessions at once: p99", times, "their p50", times, 10.0))
 
 
 def test_runs_a_second(controller: Process, jupyter: Peer, rows: list[Row]) -> None:
     mine, theirs = [], []
     for _ in range(3):
-        mine.append(at_once(controller, 8, 150)[0])
+        mine.append(at_once([controller.endpoint], 8, 150)[0])
         theirs.append(jupyter.ask("rate 8"))
     rows.append(rate("runs a second, 8 sessions at once", mine, "/s", "jupyter_client, no isolation", theirs, 0.8))
-
-
-def at_once(controller: Process, count: int, runs: int) -> tuple[float, list[float]]:
-    """Runs a second of sessions at once, and the seconds that each run took."""
-    sessions = [cellyard.Session(endpoint=controller.endpoint) for _ in range(count)]
-
-    def hot(session: cellyard.Session) -> list[float]:
-        return [timed(lambda: session.run("1+1")) for _ in range(runs)]
-
-    with ThreadPoolExecutor(count) as threads:
-        list(threads.map(lambda session: session.run("1+1"), sessions))
-        began = time.perf_counter()
-        times = [seconds for found in threads.map(hot, sessions) for seconds in found]
-        took = time.perf_counter() - began
-        list(threads.map(lambda session: session.shutdown_kernel(), sessions))
-    for session in sessions:
-        session.close()
-    return len(times) / took, times
 
 
 def test_one_more_cell(controller: Process, rows: list[Row]) -> None:

@@ -30,8 +30,10 @@ TENANTS = [f"tenant{number}" for number in range(6)]
 NOTEBOOKS = 60
 AT = ("--endpoint", "unix:/run/cellyard/controller.sock")
 """Where the operator's commands reach a node's controller, in its task."""
-PAUSE_S = 4.0
+PAUSE_S = 2.0
 """Between two cells of a notebook."""
+CELL_S = 2.0
+"""How long a cell runs: some are in hand at every moment, whatever fails then."""
 ANSWERS_WITHIN_S = 15.0
 ALL_AT_WORK_WITHIN_S = 300.0
 
@@ -134,8 +136,9 @@ class Work:
             self.done[number] += 1
 
         code = (
-            "import os\nfrom cellyard_sandbox import host\nkernel = globals().get('kernel') or os.urandom(4).hex()\n"
-            f"host.mark()\n({number}, kernel)"
+            "import os, time\nfrom cellyard_sandbox import host\n"
+            "kernel = globals().get('kernel') or os.urandom(4).hex()\n"
+            f"host.mark()\ntime.sleep({CELL_S})\n({number}, kernel)"
         )
         try:
             result = await session.run(code, host_calls={"mark": mark})
@@ -208,6 +211,7 @@ async def test_nodes_fail_and_nothing_that_was_accepted_disappears_or_runs_twice
         second.kill_engine()
         await asyncio.to_thread(second.start_engine)
         _say(told, f"engine: {await answers(yard, works, first):.1f} s")
+        assert any(end.end == "lost" for work in works for end in work.ends.values()), "cells ran there"
         await moves_on(works, ALL_AT_WORK_WITHIN_S)
 
         # A node does not reach the database any more, nor does its next controller.

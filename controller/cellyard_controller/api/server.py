@@ -154,10 +154,14 @@ class Server:
         """From now on it says, by the health service, that clients had better go elsewhere. It answers still."""
         await self.health.enter_graceful_shutdown()
 
-    async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, gives open ones some time, and removes the sockets."""
+    async def end_calls(self, grace_s: float) -> None:
+        """Takes no new calls, and ends those that are still open after some time; clients may ask again elsewhere."""
         await self.not_serving()
         await self.grpc.stop(grace_s)
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes no new calls, gives open ones some time, and removes the sockets."""
+        await self.end_calls(grace_s)
         for path in self._sockets:
             path.unlink(missing_ok=True)
         for descriptor in self._locks:

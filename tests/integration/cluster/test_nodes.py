@@ -7,14 +7,17 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography.fernet import Fernet
 from tests.integration.cluster.nodes import Nodes
 from tests.postgres_server import PostgresServer
 
 import cellyard
+from cellyard_proto.v1 import notebooks_pb2, notebooks_pb2_grpc
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,6 +37,20 @@ def two(nodes: Nodes) -> Nodes:
     nodes.start("a")
     nodes.start("b")
     return nodes
+
+
+@contextmanager
+def database_apart(folder: Path, **env: str) -> Iterator[tuple[PostgresServer, Nodes]]:
+    """Nodes on a server of their own, that can be paused and stopped."""
+    server = PostgresServer()
+    try:
+        nodes = Nodes(folder, server.create(), **env)
+        try:
+            yield server, nodes
+        finally:
+            nodes.close()
+    finally:
+        server.close()
 
 
 def _alive(pid: int) -> bool:
@@ -195,50 +212,62 @@ def test_tenants_and_tokens_that_one_controller_changes_hold_on_all(two: Nodes) 
 
 
 def test_a_lease_that_cannot_be_renewed_ends_kernels_and_what_was_accepted_is_kept(folder: Path) -> None:
-    server = PostgresServer()
-    try:
-        nodes = Nodes(folder, server.create())
-        try:
+    with database_apart(folder) as (server, nodes):
+        nodes.start("a")
+        with nodes.session("kept", "a") as session:
+            pid = session.run("import os; os.getpid()").value
+            running = _queue(session, "import time; time.sleep(600)")
+            waiting = _queue(session, "2")
+            server.pause()
+            process = nodes.process("a").process
+            assert process is not None
+            assert process.wait(90) == 3, "it waits for no answer that does not come"
+            assert not _alive(pid)
+            server.resume()
             nodes.start("a")
-            with nodes.session("kept", "a") as session:
-                pid = session.run("import os; os.getpid()").value
-                running = _queue(session, "import time; time.sleep(600)")
-                waiting = _queue(session, "2")
-                server.pause()
-                process = nodes.process("a").process
-                assert process is not None
-                assert process.wait(90) == 3, "it waits for no answer that does not come"
-                assert not _alive(pid)
-                server.resume()
-                nodes.start("a")
-                ends = [session.get_execution(each) for each in (running, waiting)]
-                assert [end.end for end in ends] == ["lost", "cancelled"]
-                assert session.run("1").value == 1
-        finally:
-            nodes.close()
-    finally:
-        server.close()
+            ends = [session.get_execution(each) for each in (running, waiting)]
+            assert [end.end for end in ends] == ["lost", "cancelled"]
+            assert session.run("1").value == 1
+
+
+def test_who_waits_for_a_database_that_hangs_is_free_as_soon_as_the_lease_is_lost(folder: Path) -> None:
+    with database_apart(folder) as (server, nodes):
+        nodes.start("a")
+        process = nodes.process("a").process
+        assert process is not None
+        with nodes.session("kept", "a") as session, grpc.insecure_channel(nodes.process("a").endpoint) as channel:
+            session.run("1")
+            _queue(session, "import time; time.sleep(600)")
+            notebooks = notebooks_pb2_grpc.NotebooksStub(channel)
+            server.pause()
+            listed = notebooks.List.future(notebooks_pb2.ListNotebooks(), timeout=60)
+            cells = notebooks.ListCells.future(notebooks_pb2.ListCellsRequest(notebook_id="new"), timeout=60)
+            assert {listed.code(), cells.code()} == {grpc.StatusCode.UNAVAILABLE}
+            assert process.poll() is None, "its end is not what told them"
+            assert process.wait(30) == 3
+
+
+def test_a_node_whose_database_hangs_ends_though_it_has_nothing_to_do(folder: Path) -> None:
+    with database_apart(folder) as (server, nodes):
+        nodes.start("a")
+        process = nodes.process("a").process
+        assert process is not None
+        server.pause()
+        assert process.wait(30) == 3
 
 
 def test_a_short_break_of_the_database_costs_nothing(folder: Path) -> None:
-    server = PostgresServer()
-    try:
-        nodes = Nodes(folder, server.create(), CELLYARD_NODE__LEASE="10")
-        try:
-            nodes.start("a")
-            with nodes.session("kept", "a") as session:
-                session.run("kept = 1")
-                running = _queue(session, "import time; time.sleep(1); 'ended meanwhile'")
-                server.stop()
-                with ThreadPoolExecutor() as pool:
-                    pending = pool.submit(session.run, "kept")  # while the database is away
-                    server.start()
-                    assert pending.result(ANSWERS_WITHIN_S).value == 1
-                assert session.wait(running).value == "ended meanwhile"
-        finally:
-            nodes.close()
-    finally:
-        server.close()
+    with database_apart(folder, CELLYARD_NODE__LEASE="10") as (server, nodes):
+        nodes.start("a")
+        with nodes.session("kept", "a") as session:
+            session.run("kept = 1")
+            running = _queue(session, "import time; time.sleep(1); 'ended meanwhile'")
+            server.stop()
+            with ThreadPoolExecutor() as pool:
+                pending = pool.submit(session.run, "kept")  # while the database is away
+                server.start()
+                assert pending.result(ANSWERS_WITHIN_S).value == 1
+            assert session.wait(running).value == "ended meanwhile"
 
 
 def test_an_end_by_signal_leaves_no_notebook_behind(two: Nodes) -> None:
