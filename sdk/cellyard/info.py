@@ -114,6 +114,8 @@ class NodeInfo:
     """Claims that wait for a sandbox."""
     this_one: bool
     """The node of the controller that was asked."""
+    failing: bool
+    """Nothing that it makes comes up; its controller's log says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ def node_info(message: nodes_pb2.Node) -> NodeInfo:
         message.warm,
         message.waiting,
         message.this_one,
+        message.failing,
     )
 
 

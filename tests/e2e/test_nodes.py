@@ -43,6 +43,22 @@ def test_a_controller_that_was_stopped_to_come_back_is_waited_for(two: Nodes) ->
             assert (done.end, done.value) == ("succeeded", "done")
 
 
+def test_a_node_whose_engine_is_away_is_given_no_notebook(folder: Path, database: str, built_image: str) -> None:
+    nodes = Nodes(folder, database, runtime="docker")
+    try:
+        nodes.start("a")
+        nodes.start("broken", env={"DOCKER_HOST": f"unix://{folder}/nobody", "CELLYARD_POOL__SIZE": "1"})
+        with nodes.client("a") as client:
+            while not {each.name: each.failing for each in client.list_nodes()}["broken"]:
+                time.sleep(0.1)  # nothing tells of it
+        for number in range(12):
+            with nodes.session(f"nb-{number}", at="broken") as session:
+                assert session.run("1").value == 1
+                session.shutdown_kernel()
+    finally:
+        nodes.close()
+
+
 def test_containers_of_a_controller_that_is_gone_end_with_its_lease(two: Nodes) -> None:
     name, session = two.on("b", at="a")
     process = two.process("b")

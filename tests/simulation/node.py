@@ -17,6 +17,7 @@ from cellyard_controller.sandboxes.plans import (
     Known,
     Make,
     Need,
+    Outline,
     Plan,
     Promise,
     Snapshot,
@@ -100,7 +101,9 @@ class SimulatedNode:
         """What it says of itself; not always the truth."""
         waiting = [each for each, _ in self.waiting.values()]
         snapshot = Snapshot(now, self.machine, waiting, list(self.known.values()))
-        report = replace(describe(snapshot, self.last.waits, self.environments, self.state), capacity=self._claimed)
+        failing = all(self._demand[kind].failing(now) for kind, bounds in POOLS.items() if bounds.least)
+        outline = Outline(snapshot, self.last.waits, failing)
+        report = replace(describe(outline, self.environments, self.state), capacity=self._claimed)
         self.reported, self.reported_at, self.changed = report, now, False
         waits = {tenant for tenant, use in report.tenants.items() if use.waiting}
         self.waited_since = {tenant: self.waited_since.get(tenant, now) for tenant in waits}

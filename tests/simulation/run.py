@@ -237,15 +237,13 @@ class Simulation:
             self._count(node.known[sandbox], -1)
             node.made(sandbox, self.now)
             self._plan(node)
-            self.fleet.proved(node.name)
 
     def _fail(self, node: SimulatedNode, sandbox: SandboxId) -> None:
         if sandbox in node.known:
             self._count(node.known[sandbox], -1)
             arrival = node.failed(sandbox, self.now)
             if arrival is not None:
-                self.fleet.disappointed(node.name)
-                self._place(replace(arrival, avoid=arrival.avoid | {node.name}))
+                self._place(arrival)  # whoever it was for tries again
             self._plan(node)
 
     def _end(self, node: SimulatedNode, sandbox: SandboxId) -> None:

@@ -69,4 +69,5 @@ def _node(view: NodeView) -> pb.Node:
         warm=view.warm,
         waiting=view.waiting,
         this_one=view.this_one,
+        failing=view.failing,
     )

@@ -23,7 +23,7 @@ from cellyard_controller.cluster.standing import Standing, Terms
 from cellyard_controller.cluster.takeover import Takeover
 from cellyard_controller.errors import Refused
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
-from cellyard_controller.sandboxes.plans import Bounds, Need, Snapshot, Wait
+from cellyard_controller.sandboxes.plans import Bounds, Need, Outline
 from cellyard_controller.store import Store, StoreFailed, places
 
 _CLOSE_BEFORE_END = 0.05
@@ -35,8 +35,8 @@ log = structlog.get_logger()
 class Sandboxes(Protocol):
     """What a cluster needs of the supervisor."""
 
-    def outline(self) -> tuple[Snapshot, Mapping[int, Wait]]:
-        """What the scheduler sees, and what those who wait were told."""
+    def outline(self) -> Outline:
+        """How things are here."""
 
     def extend_tenure(self, until: float, begin_until: float) -> None:
         """Sandboxes go on by themselves until the one moment, and nothing is begun in them after the other
@@ -194,9 +194,8 @@ class Cluster:
 
     def _say(self) -> str:
         assert self._sandboxes is not None
-        snapshot, waits = self._sandboxes.outline()
         state = NodeState.DRAINING if self._membership.draining else NodeState.SERVING
-        report = describe(snapshot, waits, (), state).text()
+        report = describe(self._sandboxes.outline(), (), state).text()
         self._membership.say(report)
         return report
 
@@ -235,4 +234,5 @@ class Cluster:
             warm=0 if lost else sum(report.warm.values()),
             waiting=0 if lost else report.waiting,
             this_one=node.name == self.name,
+            failing=report.failing and not lost,
         )

@@ -19,7 +19,6 @@ from cellyard_controller.sandboxes.plans import NOTHING, Bounds, Kind, Need
 
 K = TypeVar("K")
 
-_LEAST_CREDIT = 1 / 64
 _STEPS = 4
 """Bags of nodes by free memory for each doubling of it."""
 
@@ -35,18 +34,17 @@ class Node:
     """What was placed there since it reported."""
     taken: Counter[Kind] = field(default_factory=Counter)
     """Of what was warm, likewise."""
-    credit: float = 1.0
-    """How far its reports are believed: what was placed there and did not come up lowers it."""
     bag: int = -1
 
     @property
     def has_room(self) -> bool:
-        """Whether it may be given more: where claims wait for room there is none, whatever is reported."""
-        return not self.report.waiting and self.report.fits(_ONE, self.given)
+        """Whether it may be given more."""
+        return self.fits(_ONE)
 
     def fits(self, need: Need) -> bool:
-        """Whether so much has room there."""
-        return not self.report.waiting and self.report.fits(need, self.given)
+        """Whether so much has room there. Where claims wait for it or nothing comes up there is none, whatever is
+        reported: a node that is always the emptiest would be sent everything."""
+        return not self.report.waiting and not self.report.failing and self.report.fits(need, self.given)
 
     def warm(self, kind: Kind) -> int:
         """How many of a kind nobody has, nor was sent to since."""
@@ -54,8 +52,8 @@ class Node:
 
     @property
     def room(self) -> float:
-        """The free part of it, as far as it is believed."""
-        return (1 - self.report.capacity.share(self.report.used + self.given)) * self.credit
+        """The free part of it."""
+        return 1 - self.report.capacity.share(self.report.used + self.given)
 
 
 class Bag:
@@ -118,8 +116,8 @@ class Fleet:
             same.heard_at = now
             self._nodes.move_to_end(name)
             return
-        before = self._take_out(name)
-        node = Node(name, report, now, credit=before.credit if before else 1.0)
+        self._take_out(name)
+        node = Node(name, report, now)
         self._nodes[name] = node
         self._count(node, +1)
         if report.state is NodeState.SERVING:
@@ -163,18 +161,6 @@ class Fleet:
             node.given += need
         self._index(node)
 
-    def disappointed(self, name: str) -> None:
-        """What was placed on a node did not come up: its room counts half as much as before."""
-        node = self._nodes.get(name)
-        if node is not None:
-            node.credit = max(_LEAST_CREDIT, node.credit / 2)
-
-    def proved(self, name: str) -> None:
-        """What was placed on a node came up."""
-        node = self._nodes.get(name)
-        if node is not None:
-            node.credit = min(1.0, node.credit * 2)
-
     def tenant(self, tenant: TenantName) -> TenantUse:
         """What all nodes report of a tenant, added up."""
         return self._tenants.get(tenant, _NO_USE)
@@ -198,7 +184,7 @@ class Fleet:
         yield from self._nodes.values()
         yield from self._stale.values()
 
-    def _take_out(self, name: str) -> Node | None:
+    def _take_out(self, name: str) -> None:
         node = self._nodes.pop(name, None)
         if node is not None:
             self._unindex(node)
@@ -206,7 +192,6 @@ class Fleet:
             node = self._stale.pop(name, None)
         if node is not None:
             self._count(node, -1)
-        return node
 
     def _count(self, node: Node, sign: int) -> None:
         capacity = node.report.capacity

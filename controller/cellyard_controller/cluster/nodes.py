@@ -35,3 +35,5 @@ class NodeView:
     warm: int
     waiting: int
     this_one: bool
+    failing: bool
+    """Nothing that it makes comes up."""

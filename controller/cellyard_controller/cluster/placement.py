@@ -108,15 +108,18 @@ class _Placing:
         able = list(self._some(names, self._could_ever, _MOST_TRIES))
         if not able:
             return None
-        # Those that were tried in vain come last, so that who tries again waits elsewhere.
-        found = min(able, key=lambda node: (node.name in self._wish.avoid, node.report.waiting + node.given.sandboxes))
-        return Placement(found.name, Why.LINE)
+        return Placement(min(able, key=self._line).name, Why.LINE)
 
     def _will_do(self, node: Node) -> bool:
         """Whether it starts there at once. A warm sandbox has its room already, unless others wait for that."""
         if node.name in self._wish.avoid or node.report.waiting:
             return False
         return node.warm(self._wish.kind) > 0 or node.fits(self._wish.need)
+
+    def _line(self, node: Node) -> tuple[bool, bool, int]:
+        """How long the line is. Those that were tried in vain come last, so that who tries again waits elsewhere."""
+        waiting = node.report.waiting + node.given.sandboxes
+        return node.name in self._wish.avoid, node.report.failing, waiting
 
     def _could_ever(self, node: Node) -> bool:
         return not node.report.capacity.exceeded(self._wish.need)

@@ -16,7 +16,7 @@ from typing import Any
 from cellyard_controller import json_text
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.ids import TenantName
-from cellyard_controller.sandboxes.plans import NOTHING, Bounds, Kind, Need, Snapshot, Stage, Wait
+from cellyard_controller.sandboxes.plans import NOTHING, Bounds, Kind, Need, Outline, Stage
 
 MAX_CHARACTERS = 1_000_000
 """Of one report; a longer one is not read."""
@@ -57,6 +57,8 @@ class NodeReport:
     waiting: int = 0
     """Claims that wait for room."""
     tenants: Mapping[TenantName, TenantUse] = field(default_factory=dict)
+    failing: bool = False
+    """Nothing that is made there comes up."""
 
     def fits(self, need: Need, more: Need = NOTHING) -> bool:
         """Whether so much has room beside what is used, and `more` beside that."""
@@ -73,16 +75,16 @@ class NodeReport:
                 "warm": [[*_words(kind), count] for kind, count in warm],
                 "environments": sorted(self.environments)[:MAX_ENVIRONMENTS],
                 "waiting": self.waiting,
+                "failing": self.failing,
                 "tenants": {name: [*_numbers(use.used), use.waiting] for name, use in tenants[:MAX_TENANTS]},
             },
             separators=(",", ":"),
         )
 
 
-def describe(
-    snapshot: Snapshot, waits: Mapping[int, Wait], environments: Collection[str], state: NodeState
-) -> NodeReport:
-    """The report of a node whose scheduler sees this, and has told those who wait this."""
+def describe(here: Outline, environments: Collection[str], state: NodeState) -> NodeReport:
+    """The report of a node where things are so."""
+    snapshot, waits = here.snapshot, here.waits
     tenants: dict[TenantName, Need] = {}
     used, warm = NOTHING, Counter[Kind]()
     for known in snapshot.known:
@@ -101,6 +103,7 @@ def describe(
         frozenset(environments),
         waiting=sum(reason == "capacity" for _, reason in reasons),
         tenants={name: TenantUse(tenants.get(name, NOTHING), own[name]) for name in tenants.keys() | own.keys()},
+        failing=here.failing,
     )
 
 
@@ -133,6 +136,7 @@ class _Reading:
             frozenset(self._texts(found.get("environments"))),
             int(self._number(found.get("waiting", 0), _MAX_SANDBOXES, "waiting")),
             self._tenants(found.get("tenants"), total),
+            found.get("failing", False) is not False,
         )
 
     def _object(self, text: str) -> dict[str, Any]:

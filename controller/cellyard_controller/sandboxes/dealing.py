@@ -30,6 +30,7 @@ from cellyard_controller.sandboxes.plans import (
     Known,
     Make,
     Need,
+    Outline,
     Promise,
     Snapshot,
     Stage,
@@ -186,9 +187,9 @@ class Dealing:
                 claim.tell_wait(wait, self._pace)
         self._stock.changes.tell()
 
-    def outline(self) -> tuple[Snapshot, Mapping[ClaimNumber, Wait]]:
-        """How things are, and what those who wait were told last."""
-        return self._snapshot(), self._waits
+    def outline(self) -> Outline:
+        """How things are, for others."""
+        return Outline(self._snapshot(), self._waits, self._pools.failing())
 
     def _snapshot(self) -> Snapshot:
         waiting = [claim.as_waiting() for claim in self._claims.values() if claim.state is ClaimState.QUEUED]

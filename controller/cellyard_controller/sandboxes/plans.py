@@ -196,6 +196,17 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """How things are on a node."""
+
+    snapshot: Snapshot
+    waits: Mapping[ClaimNumber, Wait]
+    """What those who wait were told last."""
+    failing: bool = False
+    """Nothing that is made comes up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done, and what those are told who go on waiting."""
 

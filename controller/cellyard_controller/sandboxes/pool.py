@@ -81,6 +81,10 @@ class Demand:
         self._failed_in_a_row += 1
         self._try_again_at = now + pause
 
+    def failing(self, now: float) -> bool:
+        """The last one did not come up, and that was lately: what was never tried again proves nothing for long."""
+        return self._failed_in_a_row > 0 and now < self._try_again_at + _BACK_OFF[-1]
+
     def rate(self, now: float) -> float:
         """Claims a second."""
         self._fade(now)

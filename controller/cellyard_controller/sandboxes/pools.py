@@ -70,6 +70,12 @@ class Pools:
             self._schedule_in(min(pauses[kind] for kind in waiting))
         return waiting
 
+    def failing(self) -> bool:
+        """Nothing comes up, whatever it is: the last try of each pool that is never empty has failed."""
+        now = time.monotonic()
+        kept = [kind for kind, bounds in self._bounds.items() if bounds.least]
+        return bool(kept) and all(self._demand[kind].failing(now) for kind in kept)
+
     def views(self, known: Sequence[Known]) -> list[PoolView]:
         """Each as it stands."""
         now, wall, targets = time.monotonic(), steady(), self.targets(known)

@@ -32,7 +32,7 @@ from cellyard_controller.sandboxes.link import LinkOwner
 from cellyard_controller.sandboxes.link_messages import KernelReport
 from cellyard_controller.sandboxes.maker import Maker
 from cellyard_controller.sandboxes.others import Nobody, Others
-from cellyard_controller.sandboxes.plans import Bounds, Kind, Snapshot, Wait
+from cellyard_controller.sandboxes.plans import Bounds, Kind, Outline
 from cellyard_controller.sandboxes.pool import PoolView
 from cellyard_controller.sandboxes.pythons import Pythons
 from cellyard_controller.sandboxes.sandbox import ClaimRequest, KernelSettings, Sandbox, SandboxGone
@@ -117,8 +117,8 @@ class Supervisor:
         """Releases a sandbox, even where whoever asks for it is gone before that is done."""
         return self._stock.let_go(sandbox_id, reason, message)
 
-    def outline(self) -> tuple[Snapshot, Mapping[int, Wait]]:
-        """What the scheduler sees, and what those who wait were told."""
+    def outline(self) -> Outline:
+        """How things are, for others."""
         return self._dealing.outline()
 
     def quota(self, tenant: TenantName) -> Bounds:

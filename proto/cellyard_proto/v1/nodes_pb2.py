@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x65llyard_proto/v1/nodes.proto\x12\x0b\x63\x65llyard.v1\"\x0b\n\tListNodes\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Node\"\x19\n\tDrainNode\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\nResumeNode\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xe0\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellyard.v1.NodeState\x12\x14\n\x0clease_left_s\x18\x04 \x01(\x01\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x03\x12\x11\n\tnotebooks\x18\x06 \x01(\x03\x12\x11\n\tsandboxes\x18\x07 \x01(\x05\x12\x15\n\rsandboxes_max\x18\x08 \x01(\x05\x12\x0c\n\x04warm\x18\t \x01(\x05\x12\x0f\n\x07waiting\x18\n \x01(\x05\x12\x10\n\x08this_one\x18\x0b \x01(\x08*\x82\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_SERVING\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x13\n\x0fNODE_STATE_AWAY\x10\x03\x12\x13\n\x0fNODE_STATE_LOST\x10\x04\x32\xb1\x01\n\x05Nodes\x12>\n\x04List\x12\x16.cellyard.v1.ListNodes\x1a\x1e.cellyard.v1.ListNodesResponse\x12\x32\n\x05\x44rain\x12\x16.cellyard.v1.DrainNode\x1a\x11.cellyard.v1.Node\x12\x34\n\x06Resume\x12\x17.cellyard.v1.ResumeNode\x1a\x11.cellyard.v1.Nodeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x65llyard_proto/v1/nodes.proto\x12\x0b\x63\x65llyard.v1\"\x0b\n\tListNodes\"5\n\x11ListNodesResponse\x12 \n\x05nodes\x18\x01 \x03(\x0b\x32\x11.cellyard.v1.Node\"\x19\n\tDrainNode\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\nResumeNode\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xf1\x01\n\x04Node\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cellyard.v1.NodeState\x12\x14\n\x0clease_left_s\x18\x04 \x01(\x01\x12\r\n\x05\x66\x65nce\x18\x05 \x01(\x03\x12\x11\n\tnotebooks\x18\x06 \x01(\x03\x12\x11\n\tsandboxes\x18\x07 \x01(\x05\x12\x15\n\rsandboxes_max\x18\x08 \x01(\x05\x12\x0c\n\x04warm\x18\t \x01(\x05\x12\x0f\n\x07waiting\x18\n \x01(\x05\x12\x10\n\x08this_one\x18\x0b \x01(\x08\x12\x0f\n\x07\x66\x61iling\x18\x0c \x01(\x08*\x82\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12NODE_STATE_SERVING\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02\x12\x13\n\x0fNODE_STATE_AWAY\x10\x03\x12\x13\n\x0fNODE_STATE_LOST\x10\x04\x32\xb1\x01\n\x05Nodes\x12>\n\x04List\x12\x16.cellyard.v1.ListNodes\x1a\x1e.cellyard.v1.ListNodesResponse\x12\x32\n\x05\x44rain\x12\x16.cellyard.v1.DrainNode\x1a\x11.cellyard.v1.Node\x12\x34\n\x06Resume\x12\x17.cellyard.v1.ResumeNode\x1a\x11.cellyard.v1.Nodeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellyard_proto.v1.nodes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=397
-  _globals['_NODESTATE']._serialized_end=527
+  _globals['_NODESTATE']._serialized_start=414
+  _globals['_NODESTATE']._serialized_end=544
   _globals['_LISTNODES']._serialized_start=46
   _globals['_LISTNODES']._serialized_end=57
   _globals['_LISTNODESRESPONSE']._serialized_start=59
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMENODE']._serialized_start=141
   _globals['_RESUMENODE']._serialized_end=167
   _globals['_NODE']._serialized_start=170
-  _globals['_NODE']._serialized_end=394
-  _globals['_NODES']._serialized_start=530
-  _globals['_NODES']._serialized_end=707
+  _globals['_NODE']._serialized_end=411
+  _globals['_NODES']._serialized_start=547
+  _globals['_NODES']._serialized_end=724
 # @@protoc_insertion_point(module_scope)

@@ -143,6 +143,7 @@ class Node(_message.Message):
     WARM_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     THIS_ONE_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     endpoint: _builtins.str
     """Where clients reach its controller."""
@@ -162,6 +163,8 @@ class Node(_message.Message):
     """Claims that wait for a sandbox."""
     this_one: _builtins.bool
     """The controller that asks."""
+    failing: _builtins.bool
+    """Nothing that it makes comes up: see its controller's log."""
     def __init__(
         self,
         *,
@@ -176,10 +179,11 @@ class Node(_message.Message):
         warm: _builtins.int = ...,
         waiting: _builtins.int = ...,
         this_one: _builtins.bool = ...,
+        failing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "fence", b"fence", "lease_left_s", b"lease_left_s", "name", b"name", "notebooks", b"notebooks", "sandboxes", b"sandboxes", "sandboxes_max", b"sandboxes_max", "state", b"state", "this_one", b"this_one", "waiting", b"waiting", "warm", b"warm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "failing", b"failing", "fence", b"fence", "lease_left_s", b"lease_left_s", "name", b"name", "notebooks", b"notebooks", "sandboxes", b"sandboxes", "sandboxes_max", b"sandboxes_max", "state", b"state", "this_one", b"this_one", "waiting", b"waiting", "warm", b"warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -264,7 +264,7 @@ def list_nodes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson =
         (
             f"{each.name} (this one)" if each.this_one else each.name,
             each.endpoint,
-            each.state,
+            f"{each.state}, failing" if each.failing else each.state,
             printing.span(each.lease_left_s),
             each.notebooks,
             f"{each.sandboxes}/{each.sandboxes_max}",

@@ -68,16 +68,15 @@ def test_where_claims_wait_there_is_no_room_whatever_is_reported() -> None:
     assert place(wish(last_node="liar"), nodes, 0.0) == Placement("honest", Why.ROOM)
 
 
-def test_a_node_on_which_nothing_comes_up_gets_few_until_it_has_proved_itself() -> None:
-    nodes = fleet(bad=EMPTY, good=replace(EMPTY, used=Need(5, 5_000, 5.0)))
-    assert place(wish(), nodes, 0.0) == Placement("bad", Why.ROOM)
-    nodes.disappointed("bad")
-    nodes.disappointed("bad")
-    nodes.heard("bad", EMPTY, 1.0)
-    assert place(wish(), nodes, 1.0) == Placement("good", Why.ROOM), "no report makes up for it"
-    nodes.proved("bad")
-    nodes.proved("bad")
-    assert place(wish(), nodes, 1.0) == Placement("bad", Why.ROOM)
+def test_a_node_on_which_nothing_comes_up_has_no_room_but_for_what_is_warm() -> None:
+    broken = replace(EMPTY, failing=True)
+    nodes = fleet(bad=broken, good=replace(EMPTY, used=Need(9, 9_000, 9.0)))
+    assert place(wish(), nodes, 0.0) == Placement("good", Why.ROOM)
+    assert place(wish(last_node="bad"), nodes, 0.0) == Placement("good", Why.ROOM)
+    nodes.heard("bad", replace(broken, used=ONE, warm={PYTHON: 1}), 1.0)
+    assert place(wish(), nodes, 1.0) == Placement("bad", Why.WARM)
+    nodes.heard("bad", EMPTY, 2.0)
+    assert place(wish(last_node="bad"), nodes, 2.0) == Placement("bad", Why.LAST)
 
 
 def test_nodes_that_drain_are_away_lost_or_silent_are_never_chosen() -> None:

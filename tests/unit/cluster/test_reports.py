@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.cluster.reports import MAX_CHARACTERS, NodeReport, TenantUse, describe, read
 from cellyard_controller.ids import SandboxId, TenantName
-from cellyard_controller.sandboxes.plans import Bounds, Kind, Known, Need, Snapshot, Stage, Waiting
+from cellyard_controller.sandboxes.plans import Bounds, Kind, Known, Need, Outline, Snapshot, Stage, Waiting
 from cellyard_controller.sandboxes.scheduler import plan
 
 PYTHON = Kind("docker", "default", "none", "python", "uv:prewarmed")
@@ -45,6 +45,8 @@ def test_a_report_is_read_as_it_was_written() -> None:
     assert read(REPORT.text(), "serving") == (REPORT, ())
     unbounded = replace(REPORT, capacity=Bounds(20, 20_000, None), state=NodeState.DRAINING)
     assert read(unbounded.text(), "draining") == (unbounded, ())
+    failing = replace(REPORT, failing=True)
+    assert read(failing.text(), "serving") == (failing, ())
 
 
 def test_it_says_what_the_scheduler_sees() -> None:
@@ -64,7 +66,7 @@ def test_it_says_what_the_scheduler_sees() -> None:
         ],
         quotas={ANNE: Bounds(sandboxes=1)},
     )
-    report = describe(snapshot, plan(snapshot).waits, ["e1"], NodeState.SERVING)
+    report = describe(Outline(snapshot, plan(snapshot).waits), ["e1"], NodeState.SERVING)
     assert report.used == Need(5, 5_000, 5.0)
     assert report.warm == {PYTHON: 1}
     assert report.waiting == 1, "Bert's, for room"

@@ -132,6 +132,18 @@ def test_failures_make_the_pool_wait_longer_each_time_until_one_comes_up() -> No
     assert demand.failures == 7
 
 
+def test_it_is_failing_until_one_comes_up_or_long_after_nothing_was_tried() -> None:
+    demand = Demand()
+    assert not demand.failing(0.0)
+    for now in (0.0, 1.0, 3.0):
+        demand.failed(now)
+    assert demand.failing(3.0)
+    assert demand.failing(3.0 + 5.0 + 59.0), "while the next one is being made too"
+    assert not demand.failing(3.0 + 5.0 + 60.0)
+    demand.made(1.0)
+    assert not demand.failing(3.0)
+
+
 @pytest.mark.parametrize(("mean", "number"), [(0.0, 1), (0.01, 1), (1.0, 5), (20.0, 32)])
 def test_the_quantile_is_that_of_the_poisson_distribution(mean: float, number: int) -> None:
     assert quantile(mean) == number
