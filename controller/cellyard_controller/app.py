@@ -192,7 +192,7 @@ class Controller:
             self._be_node = self._tasks.create_task(self._cluster.run(self._recover, self.rooms.make_way))
         await self._server.start(SERVICES)
         if self._http is not None:
-            await self._http.start(self.supervisor, self.rooms, self._store, self._access)
+            await self._http.start(self.supervisor, self.rooms, self._store, self._access, self._cluster)
         self._upkeep = self._tasks.create_task(keep_up(self._store, config.upkeep_interval))
         self._keep_access = self._tasks.create_task(self._access.keep())
         self._keep_audit = self._tasks.create_task(self._audit.run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -160,7 +161,18 @@ class Cluster:
         """What all nodes have."""
         return self._sharing.together
 
-    # For the operator: api.nodes.Fleet
+    # For the operator: metrics, and api.nodes.Fleet
+
+    @property
+    def lease_left_s(self) -> float:
+        """Until the lease ends unless it is renewed; 0 once it is lost."""
+        return self._membership.left_s
+
+    def states(self) -> Counter[str]:
+        """How many nodes were how when they were read last: by their state, or "failing" where nothing comes up on one
+        that serves."""
+        failing = self._sharing.failing
+        return Counter("failing" if failing(node.name) else node.state.value for node in self._membership.nodes)
 
     async def nodes(self) -> list[NodeView]:
         """All nodes, by name. Raises StoreFailed."""

@@ -92,6 +92,11 @@ class Sharing:
         self._fleet.placed(chosen.node, kind, need)
         return chosen.node
 
+    def failing(self, name: str) -> bool:
+        """Whether a node serves and nothing comes up on it."""
+        node = self._fleet.find(name)
+        return node is not None and node.report.failing
+
     # Inside
 
     def _note(self, nodes: Sequence[Node], now: float) -> None:

@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 
 from cellyard_controller import __version__
 from cellyard_controller.api.counts import Calls
+from cellyard_controller.cluster.cluster import Cluster
+from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.lifecycle import SandboxState
 from cellyard_controller.sandboxes.pool import PoolView
@@ -41,6 +43,8 @@ class Sources:
     calls: Calls
     tenants: bool
     """Whether tenants may be named."""
+    cluster: Cluster | None = None
+    """None where the controller keeps its store for itself."""
 
 
 class Kind(StrEnum):
@@ -92,6 +96,17 @@ def _sandboxes(sources: Sources) -> Mapping[Labels, float]:
     states = [state.value for state in SandboxState if state is not SandboxState.ENDED]
     templates = {*sources.supervisor.catalogue.templates, *(template for template, _ in found)}
     return {(template, state): found[template, state] for template in sorted(templates) for state in states}
+
+
+def _lease_left(sources: Sources) -> Mapping[Labels, float]:
+    return {} if sources.cluster is None else {(): sources.cluster.lease_left_s}
+
+
+def _nodes(sources: Sources) -> Mapping[Labels, float]:
+    if sources.cluster is None:
+        return {}
+    found = sources.cluster.states()
+    return {(state,): found[state] for state in (*NodeState, "failing")}
 
 
 def _linked(sources: Sources) -> Mapping[Labels, float]:
@@ -363,6 +378,17 @@ METRICS = (
         "cellyard_store_failures_total",
         "Writes that the database did not take.",
         lambda sources: sources.store.failures,
+    ),
+    gauge(
+        "cellyard_lease_left_seconds",
+        "Until this node's lease ends unless it is renewed: only where the store is shared.",
+        _lease_left,
+    ),
+    gauge(
+        "cellyard_nodes",
+        "Nodes that share the store as this one sees them; `failing` serve, and nothing comes up on them.",
+        _nodes,
+        "state",
     ),
 )
 """Beside these, it tells what Prometheus' client library knows of any process: `process_*` and `python_gc_*`."""

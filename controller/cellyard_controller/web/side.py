@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from cellyard_controller.api.access import Access
+from cellyard_controller.cluster.cluster import Cluster
 from cellyard_controller.config import Config
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.sandboxes.supervisor import Supervisor
@@ -47,11 +48,14 @@ class HttpSide:
         """Takes the address. Raises CannotListen."""
         self._server.bind()
 
-    async def start(self, supervisor: Supervisor, rooms: Rooms, store: Store, access: Access) -> None:
+    async def start(
+        self, supervisor: Supervisor, rooms: Rooms, store: Store, access: Access, cluster: Cluster | None
+    ) -> None:
         """Answers from now on."""
         self._standing = Standing(supervisor.catalogue, self._config, store)
         self._asking = asyncio.create_task(self._standing.run())
-        made = registry(Sources(supervisor, rooms, store, self._standing, access.calls, self._config.http.tenants))
+        tenants = self._config.http.tenants
+        made = registry(Sources(supervisor, rooms, store, self._standing, access.calls, tenants, cluster))
         self._visitors = Visitors(access, self._server.token)
         self._looking = asyncio.create_task(self._visitors.run())
         overview = Overview(supervisor, rooms, store, lambda: self._standing, access.quotas, self._config)

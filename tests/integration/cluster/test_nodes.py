@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.fernet import Fernet
-from tests.integration.cluster.nodes import Nodes
+from prometheus_client.parser import text_string_to_metric_families
+from tests.integration.cluster.nodes import LEASE_S, Nodes
 from tests.postgres_server import PostgresServer
 
 import cellyard
@@ -173,6 +175,28 @@ def test_a_drained_node_keeps_what_runs_and_gets_nothing_new(two: Nodes) -> None
         client.resume_node("b")
         _until("b does not serve", lambda: {n.name: n.state for n in client.list_nodes()}["b"] == "serving")
     two.on("b", at="a")
+
+
+def test_metrics_tell_of_the_lease_and_of_all_nodes(nodes: Nodes) -> None:
+    nodes.start("a", env={"CELLYARD_HTTP__LISTEN": "127.0.0.1:0"})
+    nodes.start("b")
+    data = nodes.process("a").folder / "data"
+    console = (data / "http.address").read_text().strip()
+    asked = urllib.request.Request(
+        console.replace("/console/", "/metrics"),
+        headers={"Authorization": f"Bearer {(data / 'http.token').read_text().strip()}"},
+    )
+
+    def told(name: str, **labels: str) -> float | None:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = (sample for family in families for sample in family.samples)
+        return next((each.value for each in samples if (each.name, each.labels) == (name, labels)), None)
+
+    _until("both serve", lambda: told("cellyard_nodes", state="serving") == 2)
+    assert 0 < (told("cellyard_lease_left_seconds") or 0) <= LEASE_S
+    nodes.process("b").stop()
+    _until("b is gone", lambda: told("cellyard_nodes", state="serving") == 1)
 
 
 def test_two_controllers_of_one_name_and_one_with_another_key_are_refused(nodes: Nodes, folder: Path) -> None:

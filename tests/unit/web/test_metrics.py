@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,7 @@ def sources() -> Sources:
         ),
         calls=Calls(),
         tenants=False,
+        cluster=SimpleNamespace(lease_left_s=7.5, states=lambda: Counter(serving=2, failing=1)),
         store=SimpleNamespace(write_seconds=Durations(1, 2), commit_seconds=Durations(1), failures=Tally()),
         standing=SimpleNamespace(
             ready={"docker": True},
