@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for file in sorted(files, key=lambda file: _order(file, files[file])) for item in files[file]]
     if os.environ.get("CI"):
         config.option.reportchars = config.option.reportchars or "fE"
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are there for good: nothing looks through them for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _order(file: Path, items: list[pytest.Item]) -> tuple[float, int, int]:

@@ -165,7 +165,8 @@ def delete_notebook(notebook_id: NotebookId, endpoint: Endpoint = None, token: T
 def list_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJson = False) -> None:
     """Lists the sandboxes, oldest first.
 
-    Columns: id, state, tenant, notebook, template, age. A tenant sees its own, the operator all.
+    Columns: id, state, tenant, notebook, template, age, and the node where several share the store. A tenant sees its
+    own, the operator all.
     """
     from cellyard import Client
 
@@ -174,11 +175,15 @@ def list_sandboxes(endpoint: Endpoint = None, token: Token = None, as_json: AsJs
     if as_json:
         printing.as_json(found)
         return
+    columns = ["sandbox", "state", "tenant", "notebook", "template", "age"]
     rows = [
-        (each.sandbox_id, each.state, each.tenant, each.notebook_id, each.template, printing.span(each.age_s))
+        [each.sandbox_id, each.state, each.tenant, each.notebook_id, each.template, printing.span(each.age_s)]
         for each in found
     ]
-    printing.table(("sandbox", "state", "tenant", "notebook", "template", "age"), rows)
+    if any(each.node for each in found):
+        columns.append("node")
+        rows = [[*row, each.node] for row, each in zip(rows, found, strict=True)]
+    printing.table(columns, rows)
 
 
 @sandboxes.command("watch")

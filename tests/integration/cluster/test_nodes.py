@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from cellyard_proto.v1 import notebooks_pb2, notebooks_pb2_grpc
 
 pytestmark = pytest.mark.timeout(240)
 
+PROGRAM = str(Path(sys.executable).with_name("cellyard"))
 ANSWERS_WITHIN_S = 60.0
 """Generous: the machine may be busy with other tests."""
 
@@ -175,6 +179,29 @@ def test_a_drained_node_keeps_what_runs_and_gets_nothing_new(two: Nodes) -> None
         client.resume_node("b")
         _until("b does not serve", lambda: {n.name: n.state for n in client.list_nodes()}["b"] == "serving")
     two.on("b", at="a")
+
+
+def test_the_commands_show_nodes_and_empty_them(two: Nodes) -> None:
+    at = ["--endpoint", two.process("a").endpoint]
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([PROGRAM, *words, *at], capture_output=True, text=True, timeout=60)
+
+    name, session = two.on("b", at="a")
+    told = [line.split() for line in command("nodes", "list").stdout.splitlines()]
+    assert [(line[0], line[-6]) for line in told] == [("a", "serving"), ("b", "serving")]
+    assert told[0][1:3] == ["(this", "one)"]
+    there = [line.split() for line in command("sandboxes", "list").stdout.splitlines()]
+    assert [(line[3], line[-1]) for line in there if name in line] == [(name, "b")]
+    assert json.loads(command("nodes", "list", "--json").stdout)[1]["failing"] is False
+    refused = command("nodes", "drain", "nobody")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no node 'nobody'" in refused.stderr
+    assert command("nodes", "drain", "b").returncode == 0
+    _until("b does not drain", lambda: "draining" in command("nodes", "list").stdout)
+    assert command("nodes", "resume", "b").returncode == 0
+    _until("b does not serve", lambda: "draining" not in command("nodes", "list").stdout)
+    session.close()
 
 
 def test_metrics_tell_of_the_lease_and_of_all_nodes(nodes: Nodes) -> None:
