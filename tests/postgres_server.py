@@ -32,8 +32,10 @@ class PostgresServer:
     It is not run by root, which the server refuses. What it has confirmed is on disk.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", options: Sequence[str] = ()) -> None:
-        """`options`: settings, each `name=value`."""
+    def __init__(
+        self, *, host: str = "127.0.0.1", options: Sequence[str] = (), standby_of: PostgresServer | None = None
+    ) -> None:
+        """`options`: settings, each `name=value`. `standby_of`: follows another one, and takes no writes."""
         self._programs, self._options = programs(), options
         self._folder = Path(tempfile.mkdtemp(prefix="cypg"))
         self._data = self._folder / "data"
@@ -44,9 +46,14 @@ class PostgresServer:
         if self._as_user:
             user = pwd.getpwnam(_USER)
             os.chown(self._folder, user.pw_uid, user.pw_gid)
-        self._run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
-        with (self._data / "pg_hba.conf").open("a") as access:
-            access.write("host all all 0.0.0.0/0 trust\n")
+        if standby_of is None:
+            words = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
+            self._run("initdb", *words)
+            with (self._data / "pg_hba.conf").open("a") as access:
+                access.write("host all all 0.0.0.0/0 trust\n")
+        else:
+            primary = (f"--host={standby_of.host}", f"--port={standby_of.port}", "--username=postgres")
+            self._run("pg_basebackup", *primary, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
         self.start()
 
     @property

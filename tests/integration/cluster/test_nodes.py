@@ -19,6 +19,7 @@ import pytest
 from cryptography.fernet import Fernet
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.cluster.nodes import LEASE_S, Nodes
+from tests.integration.cluster.slow_way import slow_way
 from tests.postgres_server import PostgresServer
 
 import cellyard
@@ -319,6 +320,24 @@ def test_a_short_break_of_the_database_costs_nothing(folder: Path) -> None:
                 server.start()
                 assert pending.result(ANSWERS_WITHIN_S).value == 1
             assert session.wait(running).value == "ended meanwhile"
+
+
+def test_a_slow_way_to_the_database_costs_time_and_nothing_else(folder: Path, database: str) -> None:
+    with slow_way(database, 0.05) as (way, url):
+        nodes = Nodes(folder, url)
+        try:
+            nodes.start("a")
+            with nodes.session("slow", "a") as session:
+                pid = session.run("import os; os.getpid()").value
+                began, before = time.monotonic(), way.messages
+                while time.monotonic() < began + 2 * LEASE_S:
+                    assert session.run("os.getpid()").value == pid
+                assert way.messages > before
+            with nodes.client("a") as client:
+                (node,) = client.list_nodes()
+                assert (node.state, node.fence) == ("serving", 1), "it has had one lease all the time"
+        finally:
+            nodes.close()
 
 
 def test_an_end_by_signal_leaves_no_notebook_behind(two: Nodes) -> None:

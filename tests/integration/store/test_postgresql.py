@@ -20,7 +20,7 @@ from cellyard_controller.executions.usage import Day
 from cellyard_controller.ids import TenantName
 from cellyard_controller.library import artifact_records
 from cellyard_controller.library import places as library_places
-from cellyard_controller.store import Store, StoreFailed, blobs, places
+from cellyard_controller.store import Store, StoreFailed, blobs, places, postgresql
 from cellyard_controller.store.schema import meta, writers
 from cellyard_controller.store.schema import usage as usage_table
 
@@ -275,6 +275,23 @@ def test_a_database_that_is_not_fit_is_refused_and_left_alone(
         assert server.execute(count, url) == before
     finally:
         server.drop(url)
+
+
+def test_a_standby_is_refused_and_the_primary_asked_for(server: PostgresServer, folder: Path) -> None:
+    standby = PostgresServer(standby_of=server)
+    try:
+        with pytest.raises(StoreFailed, match="is a standby and takes no writes: name the primary"):
+            Store.open(at(standby.url(), folder))
+    finally:
+        standby.close()
+
+
+def test_a_server_that_is_too_old_is_refused(
+    server: PostgresServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "_OLDEST", 99)
+    with pytest.raises(StoreFailed, match=r"its server is PostgreSQL [0-9]{2}: 99 or later is needed"):
+        Store.open(at(server.url(), folder))
 
 
 def test_a_server_that_is_not_there_is_named_and_no_password_is(folder: Path) -> None:
