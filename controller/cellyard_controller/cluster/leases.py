@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Float, Row, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import OperationalError
 
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.store.schema import nodes, notebooks
@@ -164,8 +163,8 @@ def end(connection: Connection, node: Node) -> bool:
 
 
 _GUARD = (
-    "SELECT 1 FROM nodes WHERE name = %(name)s AND fence = %(fence)s"
-    " AND expires_at > extract(epoch FROM clock_timestamp()) FOR KEY SHARE"
+    b"SELECT 1 FROM nodes WHERE name = %(name)s AND fence = %(fence)s"
+    b" AND expires_at > extract(epoch FROM clock_timestamp()) FOR KEY SHARE"
 )
 
 
@@ -175,16 +174,9 @@ def holds(connection: Connection, name: str, fence: int) -> bool:
     Each transaction that writes begins with this, so it goes past SQLAlchemy, whose part costs more than the driver's.
     Raises DBAPIError.
     """
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    cursor = driver.cursor()
-    try:
-        cursor.execute(_GUARD, {"name": name, "fence": fence})
-        return cursor.fetchone() is not None
-    except connection.dialect.loaded_dbapi.Error as failed:
-        raise OperationalError(_GUARD, None, failed) from failed
-    finally:
-        cursor.close()
+    from cellyard_controller.store import batches  # its driver is from an extra
+
+    return batches.ask(connection, _GUARD, {"name": name, "fence": fence}) is not None
 
 
 def _is_held(node: Node, me: Identity) -> bool:

@@ -224,7 +224,9 @@ class Store:
                     for job in jobs:
                         transaction.begin_job()
                         try:
-                            outcomes.append((job, job.work(transaction.connection), None))
+                            done = job.work(transaction.connection)
+                            transaction.end_job()
+                            outcomes.append((job, done, None))
                         except DBAPIError as failed:
                             if not isinstance(failed, IntegrityError):
                                 # The whole transaction may be over, as SQLite's is when the disk is full; then

@@ -17,6 +17,9 @@ class Transaction(Protocol):
     def begin_job(self) -> None:
         """What follows is one job's, and can be undone without the others'."""
 
+    def end_job(self) -> None:
+        """What is wrong with any of its statements is known now. Raises SQLAlchemy's errors."""
+
     def undo_job(self) -> None:
         """Undoes the job that was begun last."""
 
@@ -43,7 +46,7 @@ class Database(Protocol):
         """A connection that sees one moment of the database, which everything committed before has reached."""
 
     def was_in_the_way(self, failed: BaseException) -> bool:
-        """Whether somebody else's transaction was in the way, so that the same may be tried again at once."""
+        """Whether the same may be tried again at once: somebody else's transaction was in the way, say."""
 
     def was_lost(self, failed: BaseException) -> bool:
         """Whether the connection went away under a reader, who may have another one."""

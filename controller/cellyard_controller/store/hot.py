@@ -35,10 +35,11 @@ class Hot:
         self._names = tuple(self._sqlite.positiontup or ())
         self._sql = str(self._sqlite)
         self._defaults = {column.key: getattr(column.default, "arg", None) for column in self._sqlite.insert_prefetch}
-        self._postgresql = ""
+        self._postgresql = b""
 
     def __call__(self, connection: Connection, values: Mapping[str, Any]) -> None:
-        """Runs it in the connection's transaction. Raises SQLAlchemy's errors."""
+        """Runs it in the connection's transaction: at the latest before anything else that is executed on it, or at the
+        job's end. Raises SQLAlchemy's errors, or leaves that to the job's end."""
         driver = connection.connection.driver_connection
         given = {**self._defaults, **values} if self._defaults else values
         if isinstance(driver, sqlite3.Connection):
@@ -49,19 +50,15 @@ class Hot:
             except sqlite3.Error as failed:
                 raise OperationalError(self._sql, None, failed) from failed
         else:
-            self._on_postgresql(driver, given)
+            self._on_postgresql(connection, given)
 
-    def _on_postgresql(self, driver: Any, given: Mapping[str, Any]) -> None:
-        import psycopg as errors  # from an extra
+    def _on_postgresql(self, connection: Connection, given: Mapping[str, Any]) -> None:
+        from cellyard_controller.store import batches  # its driver is from an extra
 
         if not self._postgresql:
-            self._postgresql = str(self._compiled(psycopg.dialect(), "postgresql"))  # type: ignore[no-untyped-call]
-        try:
-            driver.execute(self._postgresql, given, prepare=True)
-        except errors.IntegrityError as conflict:
-            raise IntegrityError(self._postgresql, None, conflict) from conflict
-        except errors.Error as failed:
-            raise OperationalError(self._postgresql, None, failed) from failed
+            compiled = self._compiled(psycopg.dialect(), "postgresql")  # type: ignore[no-untyped-call]
+            self._postgresql = str(compiled).encode()
+        batches.add(connection, self._postgresql, given)
 
     def _compiled(self, dialect: Dialect, name: str) -> Any:
         statement: Any = self._statement

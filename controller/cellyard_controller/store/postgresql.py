@@ -20,7 +20,8 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from cellyard_controller import clock
-from cellyard_controller.store import places, preparing, schema
+from cellyard_controller.store import batches, places, preparing, schema
+from cellyard_controller.store.batches import Batch
 from cellyard_controller.store.errors import StoreFailed, cause
 from cellyard_controller.store.locks import IN_USE, OURS, PREPARING
 from cellyard_controller.store.watch import Watch
@@ -49,6 +50,7 @@ class Postgresql:
         self._place, self._in_doubt = place, in_doubt
         self._limit = 2 * place.timeout_s + _SLACK_S
         self._write_engine = places.engine(place, purpose="writer")
+        batches.install(self._write_engine)
         self._read_engine = places.engine(
             place, purpose="reader", pool_size=_READERS, timeout_s=_READ_S, read_only=True
         )
@@ -58,6 +60,8 @@ class Postgresql:
         self._name = uuid.uuid4().hex
         self._lock = int(self._name[:15], 16)
         self._number = 0
+        self._committing = False
+        self._was_stale = False
 
     def prepare(self, *, used: bool) -> dict[str, str]:
         """Makes or migrates the tables; returns what stands in `meta`. Raises StoreFailed."""
@@ -83,13 +87,17 @@ class Postgresql:
     @contextmanager
     def transaction(self) -> Iterator[_Transaction]:
         """A transaction of the driver, committed at the block's end, whatever becomes of the connection meanwhile."""
-        connection = self._begun()
-        driver = _driver(connection)
+        used, self._committing, self._was_stale = self._writer is not None, False, False
+        connection = self._writer = self._writer or self._connect()
+        driver, batch = _driver(connection), batches.give(connection)
+        batch.begin()
         try:
             with self._watch.within(driver, self._limit):
-                yield _Transaction(connection, driver)
-                self._commit(driver)
+                yield _Transaction(connection, batch)
+                self._commit(driver, batch)
         except BaseException:
+            batch.drop()
+            self._was_stale = used and driver.closed and not self._committing
             self._undo(driver)
             raise
         finally:
@@ -108,8 +116,8 @@ class Postgresql:
             yield connection
 
     def was_in_the_way(self, failed: BaseException) -> bool:
-        """Whether another controller's transaction was, so that the same may be tried again at once."""
-        return _code(failed) in _IN_THE_WAY
+        """Whether another controller's transaction was, or the connection had gone away since the last one."""
+        return _code(failed) in _IN_THE_WAY or self._was_stale
 
     def was_lost(self, failed: BaseException) -> bool:
         """Whether the connection went away, as all do when the server is started again, or none can be had."""
@@ -136,20 +144,6 @@ class Postgresql:
         self._read_engine.dispose()
         self._watch.close()
 
-    def _begun(self) -> Connection:
-        """The connection that writes, in a new transaction. One that went away while nothing was done is replaced."""
-        if self._writer is not None:
-            driver = _driver(self._writer)
-            try:
-                with self._watch.within(driver, self._limit):
-                    _say(driver, "BEGIN")
-                return self._writer
-            except psycopg.Error:
-                self._drop()
-        self._writer = self._connect()
-        _say(_driver(self._writer), "BEGIN")
-        return self._writer
-
     def _connect(self) -> Connection:
         """A new connection for the writer, when no older one can do anything any more."""
         connection = self._write_engine.connect()
@@ -168,22 +162,23 @@ class Postgresql:
             raise
         return connection
 
-    def _commit(self, driver: Driver) -> None:
+    def _commit(self, driver: Driver, batch: Batch) -> None:
+        if batch.begins:
+            batch.send()  # by itself: a connection that had gone away is not one whose commit is in doubt
         self._number += 1
-        noted = (
-            f"INSERT INTO writers VALUES ('{self._name}', {self._number}, extract(epoch FROM clock_timestamp())) "
-            "ON CONFLICT (writer) DO UPDATE SET number = excluded.number, at = excluded.at"
-        )
+        batch.add(_NOTE, [self._name, self._number])
+        batch.add(b"COMMIT")
+        self._committing = True
         try:
-            _say(driver, f"{noted}; COMMIT")  # in one message
-        except psycopg.Error as failed:
+            batch.send()
+        except DBAPIError as failed:
             if not driver.closed:  # it was answered: no
                 raise
             self._drop()
             if not self._was_stored(failed):
                 raise
 
-    def _was_stored(self, failed: psycopg.Error) -> bool:
+    def _was_stored(self, failed: DBAPIError) -> bool:
         """Whether the last commit is in the database; asked until there is an answer. Raises StoreFailed."""
         why: BaseException = failed
         while True:
@@ -216,21 +211,27 @@ class Postgresql:
 
 
 class _Transaction:
-    def __init__(self, connection: Connection, driver: Driver) -> None:
+    def __init__(self, connection: Connection, batch: Batch) -> None:
         self.connection = connection
-        self._driver = driver
-        self._begun = False
+        self._batch = batch
 
     def begin_job(self) -> None:
         """The next job; the one before it has become a part of the transaction."""
-        _say(self._driver, "RELEASE job; SAVEPOINT job" if self._begun else "SAVEPOINT job")
-        self._begun = True
+        self._batch.begin_job()
+
+    def end_job(self) -> None:
+        """Its statements have been carried out. Raises DBAPIError."""
+        self._batch.send()
 
     def undo_job(self) -> None:
         """Undoes the last one."""
-        _say(self._driver, "ROLLBACK TO job")
+        self._batch.undo_job()
 
 
+_NOTE = b"""
+INSERT INTO writers VALUES (%s, %s, extract(epoch FROM clock_timestamp()))
+ON CONFLICT (writer) DO UPDATE SET number = excluded.number, at = excluded.at
+"""
 _END_THE_LAST = """
 SELECT pg_terminate_backend(pid) FROM pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pid <> pg_backend_pid()

@@ -113,6 +113,9 @@ class _Transaction:
         self._driver.execute("SAVEPOINT job")
         self._begun = True
 
+    def end_job(self) -> None:
+        """What is wrong with a statement is known at once."""
+
     def undo_job(self) -> None:
         """Undoes the last one."""
         self._driver.execute("ROLLBACK TO job")

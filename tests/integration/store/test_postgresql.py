@@ -242,6 +242,15 @@ async def test_a_database_that_becomes_read_only_says_so_and_recovers(store: Sto
     assert await store.read(keys) == {"k0", "k2"}
 
 
+async def test_connections_that_went_away_while_nothing_was_done_cost_nothing(
+    store: Store, server: PostgresServer
+) -> None:
+    for number in range(3):
+        await store.write(partial(put, f"k{number}"))
+        server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'cellyard%'")
+    assert await store.read(keys) == {"k0", "k1", "k2"}
+
+
 async def test_a_user_who_may_not_write_is_told_so(server: PostgresServer, folder: Path) -> None:
     server.execute("DROP ROLE IF EXISTS reader")
     server.execute("CREATE ROLE reader LOGIN")
