@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
 
@@ -83,8 +84,13 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def at_once(endpoints: Sequence[str], count: int, runs: int) -> tuple[float, list[float]]:
-    """Runs a second of sessions at once, each of which asks one of the endpoints, and the seconds of each run."""
+def at_once(
+    endpoints: Sequence[str], count: int, runs: int, meter: AbstractContextManager[object] | None = None
+) -> tuple[float, list[float]]:
+    """Runs a second of sessions at once, each of which asks one of the endpoints, and the seconds of each run.
+
+    `meter` is entered while they run, and not while kernels start and end.
+    """
     sessions = [
         cellyard.Session(endpoint=endpoint) for _, endpoint in zip(range(count), cycle(endpoints), strict=False)
     ]
@@ -94,9 +100,10 @@ def at_once(endpoints: Sequence[str], count: int, runs: int) -> tuple[float, lis
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(lambda session: session.run("1+1"), sessions))
-        began = time.perf_counter()
-        times = [seconds for found in threads.map(hot, sessions) for seconds in found]
-        took = time.perf_counter() - began
+        with meter or nullcontext():
+            began = time.perf_counter()
+            times = [seconds for found in threads.map(hot, sessions) for seconds in found]
+            took = time.perf_counter() - began
         list(threads.map(lambda session: session.shutdown_kernel(), sessions))
     for session in sessions:
         session.close()

@@ -7,6 +7,7 @@ rather than what it brings; the processor time of a run says what it would bring
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def server() -> Iterator[PostgresServer]:
     server.close()
 
 
-def nodes_at_work(server: PostgresServer, folder: Path, count: int) -> Measured:
-    """Starts so many nodes and runs cells on them."""
+def nodes_at_work(server: PostgresServer, folder: Path, count: int, sessions: int = SESSIONS) -> Measured:
+    """Starts so many nodes and runs cells on them, in so many sessions together."""
     folder.mkdir()
     nodes = Nodes(folder, server.create(), runtime="docker", CELLYARD_NODE__LEASE="8", **pool_of(0))
     try:
@@ -51,14 +52,16 @@ def nodes_at_work(server: PostgresServer, folder: Path, count: int) -> Measured:
         pids = [process.pid for name in names if (process := nodes.process(name).process)]
         measured = Measured([], [])
 
-        def used() -> float:
-            return server.processor_s() + sum(used_s(pid) for pid in pids)
+        @contextmanager
+        def metered() -> Iterator[None]:
+            before = server.processor_s() + sum(map(used_s, pids))
+            yield
+            used = server.processor_s() + sum(map(used_s, pids)) - before
+            measured.processor_s.append(used / (sessions * RUNS))
 
         for _ in range(ROUNDS):
-            before = used()
-            speed, times = at_once([nodes.process(name).endpoint for name in names], SESSIONS, RUNS)
+            speed, _ = at_once([nodes.process(name).endpoint for name in names], sessions, RUNS, metered())
             measured.runs_s.append(speed)
-            measured.processor_s.append((used() - before) / len(times))
         return measured
     finally:
         nodes.close()
@@ -71,8 +74,13 @@ def test_runs_a_second_by_nodes(server: PostgresServer, launch: Launch, folder: 
     seen = {count: nodes_at_work(server, folder / f"{count}", count) for count in COUNTS}
     one = seen[1]
     rows.append(rate(f"runs a second on PostgreSQL, {SESSIONS} sessions", one.runs_s, "/s", "SQLite", sqlite, 0.5))
-    for count in COUNTS[1:]:
-        more = seen[count]
-        rows.append(rate(f"the same on {count} nodes of this machine", more.runs_s, "/s", "1 node", one.runs_s, 0.8))
-        work = f"processor time of a run on {count} nodes, server included"
-        rows.append(row(work, more.processor_s, "1 node", one.processor_s, 1.25))
+    rows.extend(
+        rate(f"the same on {count} nodes of this machine", seen[count].runs_s, "/s", "1 node", one.runs_s, 0.8)
+        for count in COUNTS[1:]
+    )
+    # What runs together shares commits, so a node with fewer sessions has more to do for each run.
+    most, each = COUNTS[-1], SESSIONS // COUNTS[-1]
+    alike = nodes_at_work(server, folder / "alike", 1, each)
+    work, ours = f"a run's processor time, {most} nodes of {each} sessions", seen[most].processor_s
+    rows.append(row(work, ours, f"1 node of {each}, PostgreSQL included", alike.processor_s, 1.25))
+    rows.append(row(work, ours, f"1 node of {SESSIONS}", one.processor_s, 1.25))
