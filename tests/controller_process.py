@@ -12,6 +12,8 @@ from typing import BinaryIO
 import docker
 
 STOPPED_WITHIN = 60.0
+_REMOVED = (404, 409)
+"""What the engine says of a container that it has removed, or is removing on a controller's last order."""
 NO_POOL = {"CELLYARD_POOL__SIZE": "0"}
 """What is about something else is told its sandboxes one by one."""
 
@@ -67,7 +69,11 @@ class Process:
         if self.process is not None and self.process.poll() is None:
             self.stop()
         for container in self.containers():
-            container.remove(force=True)
+            try:
+                container.remove(force=True)
+            except docker.errors.APIError as failed:
+                if failed.status_code not in _REMOVED:
+                    raise
 
     def containers(self) -> list[docker.models.containers.Container]:
         """What the engine has of this controller, ended ones too."""

@@ -196,7 +196,8 @@ async def test_what_is_clicked_in_a_frame_stays_in_it(chromium: Browser, served:
             await page.wait_for_load_state("networkidle")
             assert page.url == served.address("clicks")
             await expect(cell(page, 1)).to_be_visible()
-            assert canary.heard == []
+            # After a click the browser may open a connection ahead of what it then stops: nothing is said on it.
+            assert canary.everything == b""
             attempts = [request.url for request in overheard.requests if urlsplit(request.url).port == canary.port]
             assert set(attempts) <= {f"{canary.url}/gone"}, "the browser stops it before it leaves"
 

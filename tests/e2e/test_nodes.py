@@ -23,6 +23,17 @@ def two(folder: Path, database: str, built_image: str) -> Iterator[Nodes]:
     nodes.close()
 
 
+def _node(client: cellyard.Client, name: str) -> cellyard.NodeInfo:
+    return next(each for each in client.list_nodes() if each.name == name)
+
+
+def _until_renewed(client: cellyard.Client, name: str) -> None:
+    left = _node(client, name).lease_left_s
+    while (now := _node(client, name).lease_left_s) <= left:
+        left = now
+        time.sleep(0.05)
+
+
 def _queue(session: cellyard.Session, source: str) -> str:
     return session.queue_cell(session.create_cell(source))
 
@@ -49,8 +60,10 @@ def test_a_node_whose_engine_is_away_is_given_no_notebook(folder: Path, database
         nodes.start("a")
         nodes.start("broken", env={"DOCKER_HOST": f"unix://{folder}/nobody", "CELLYARD_POOL__SIZE": "1"})
         with nodes.client("a") as client:
-            while not {each.name: each.failing for each in client.list_nodes()}["broken"]:
+            while not _node(client, "broken").failing:
                 time.sleep(0.1)  # nothing tells of it
+            for _ in range(2):  # and with the next renewal of its lease it has read so itself
+                _until_renewed(client, "broken")
         for number in range(12):
             with nodes.session(f"nb-{number}", at="broken") as session:
                 assert session.run("1").value == 1
