@@ -249,6 +249,7 @@ class Stock:
         task = self._tasks.create_task(_guarded(work), context=Context())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step, nobody has awaited it
         return task
 
     async def close(self, *, keep: bool) -> None:
