@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 Values = Mapping[str, Any] | Sequence[Any] | None
+_Waiting = tuple[bytes, Values, bytes | None]
+"""A statement, its values, and both as one text; none where a value is too long for that."""
 _KEY = "cellyard_batch"
 _LARGE = 64 * 1024
 
@@ -22,8 +24,8 @@ class Batch:
     """What waits to be sent on one connection, in its order. Errors are SQLAlchemy's, and come with the sending."""
 
     def __init__(self, driver: psycopg.Connection[Any]) -> None:
-        self._driver = driver
-        self._waiting: list[tuple[bytes, Values]] = []
+        self._driver, self._text = driver, psycopg.ClientCursor(driver)
+        self._waiting: list[_Waiting] = []
         self._job_begins: int | None = None
         """How many of those that wait are before the job's own; None where they were sent."""
         self._jobs = False
@@ -32,11 +34,12 @@ class Batch:
 
     def begin(self) -> None:
         """A transaction."""
-        self._waiting, self._jobs, self.begins = [(b"BEGIN", None)], False, True
+        self._waiting, self._jobs, self.begins = [(b"BEGIN", None, b"BEGIN")], False, True
 
     def add(self, statement: bytes, values: Values = None) -> None:
-        """One more. With values it is prepared."""
-        self._waiting.append((statement, values))
+        """One more. Values that cannot be sent are refused here, as the driver does it."""
+        text = None if _is_large(values) else self._text.mogrify(statement, values).encode()
+        self._waiting.append((statement, values, text))
 
     def begin_job(self) -> None:
         """What follows can be undone by itself; what was before it cannot any more, and was sent."""
@@ -50,7 +53,8 @@ class Batch:
         if self._job_begins is not None:
             del self._waiting[self._job_begins :]
         else:
-            self._waiting = [(b"ROLLBACK TO job", None)]
+            self._waiting = []
+            self.add(b"ROLLBACK TO job")
 
     def drop(self) -> None:
         """What waits is not sent."""
@@ -78,22 +82,19 @@ class Batch:
         except psycopg.Error as failed:
             raise _of_sqlalchemy(failed) from failed
 
-    def _sent(self, waiting: Sequence[tuple[bytes, Values]]) -> psycopg.Cursor[Any]:
-        *before, (last, values) = waiting
-        if not before or any(map(_is_large, waiting)):
-            for statement, given in before:
-                self._driver.execute(statement, given, prepare=given is not None)
-            return self._driver.execute(last, values, prepare=values is not None)
+    def _sent(self, waiting: Sequence[_Waiting]) -> psycopg.Cursor[Any]:
+        texts = [text for _, _, text in waiting if text is not None]
+        if len(texts) < len(waiting):
+            *_, last = [self._driver.execute(each, values, prepare=values is not None) for each, values, _ in waiting]
+            return last
         # In one message of the simple protocol, with the values in it. Not in a pipeline: a process that is stopped
         # before it has ended one keeps its locks, and no timeout of the server's ends that.
-        text = psycopg.ClientCursor(self._driver)
-        return self._driver.execute(b";".join(text.mogrify(*each).encode() for each in waiting), prepare=False)
+        return self._driver.execute(b";".join(texts), prepare=False)
 
 
-def _is_large(sent: tuple[bytes, Values]) -> bool:
+def _is_large(values: Values) -> bool:
     """Whether a value is too long to be written out as a part of the text."""
-    values = sent[1] or ()
-    each = values.values() if isinstance(values, Mapping) else values
+    each = values.values() if isinstance(values, Mapping) else values or ()
     return any(isinstance(value, bytes | str) and len(value) > _LARGE for value in each)
 
 

@@ -31,6 +31,7 @@ STEPS = st.one_of(
     st.tuples(st.just("plain"), KEYS, st.just("p")),
     st.tuples(st.just("look"), KEYS, st.just("")),
     st.tuples(st.just("raise"), KEYS, st.just("")),
+    st.tuples(st.just("unfit"), KEYS, st.just("\ud800")),
 )
 Step = tuple[str, int, str]
 numbers = itertools.count()
@@ -53,7 +54,7 @@ def work(connection: Connection, steps: list[Step], prefix: str) -> list[str | N
         key = f"{prefix}{number}"
         if what == "hot":
             ADD(connection, {"key": key, "value": value})
-        elif what == "set":
+        elif what in ("set", "unfit"):
             SET(connection, {"this": key, "new": value})
         elif what == "plain":
             connection.execute(insert(meta).values(key=key, value=value))
@@ -68,14 +69,15 @@ def expected(steps: list[Step], stored: dict[int, str]) -> tuple[dict[int, str],
     """What is stored after a job, and what it gives or raises."""
     after, seen, conflict = dict(stored), [], False
     for what, number, value in steps:
-        if what == "raise":
+        if what in ("raise", "unfit"):
+            own = OwnError if what == "raise" else UnicodeEncodeError
             # A conflict may be known before, or not.
-            return stored, (OwnError, IntegrityError) if conflict else OwnError
+            return stored, (own, IntegrityError) if conflict else own
         if what == "look":
             if conflict:
                 return stored, IntegrityError
             seen.append(after.get(number))
-        elif what == "set":
+        elif what in ("set", "unfit"):
             after |= {number: value} if number in after else {}
         elif number in after:
             conflict = True
