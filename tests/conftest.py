@@ -16,6 +16,7 @@ from cellyard_controller.runtimes import RuntimeFailed
 from cellyard_controller.runtimes.docker import images
 from tests.postgres_server import PostgresServer
 from tests.stores import KINDS, Ground
+from tests.tried_again import pytest_runtest_teardown as pytest_runtest_teardown
 
 # Where an environment forbids it (that of a container image often does), each of a thousand processes would compile
 # all that it imports anew: three seconds instead of one for a controller.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -44,34 +46,44 @@ class Canary:
             self._changed.clear()
             await self._changed.wait()
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(self, connection: socket.socket) -> None:
         """One connection."""
         self.connections += 1
         self._changed.set()
-        try:
-            content = await reader.read(65536)
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(ConnectionError):
+            content = await loop.sock_recv(connection, 65536)
             self.everything += content
             self.heard.append(content.partition(b"\r\n")[0].decode(errors="replace"))
             self._changed.set()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            await writer.drain()
-        except ConnectionError:
-            pass  # it has been heard
-        finally:
-            writer.close()
+            await loop.sock_sendall(connection, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[Canary]:
-    """A canary, as long as the block runs."""
-    made: list[Canary] = []
+    """A canary, as long as the block runs.
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await made[0].answer(reader, writer)
+    On a plain socket, because asyncio's server leaves open what it accepts while it is being closed.
+    """
+    answers: set[asyncio.Task[None]] = set()
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        canary = Canary(listener.getsockname()[1])
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    made.append(Canary(server.sockets[0].getsockname()[1]))
-    try:
-        yield made[0]
-    finally:
-        server.close()
+        def accept() -> None:
+            with contextlib.suppress(BlockingIOError):
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                task = loop.create_task(canary.answer(connection))
+                task.add_done_callback(lambda _: connection.close())  # even if it is cancelled before it begins
+                answers.add(task)
+
+        loop.add_reader(listener, accept)
+        try:
+            yield canary
+        finally:
+            loop.remove_reader(listener)
+            for task in answers:
+                task.cancel()
+            await asyncio.gather(*answers, return_exceptions=True)

@@ -1,12 +1,14 @@
 """Outputs that attack whoever looks at them. None runs, none loads anything, none learns anything.
 
-Every attack is tried in a careless page too, where it reaches the canary: a silence means something only then.
+Every attack is tried in a careless page too, where it reaches a canary of its own: a silence means something only then.
+That is also what a watched page waits for: what was tried there later has got through, while the page stayed open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -88,13 +90,15 @@ def aimed(attack: str, canary: Canary) -> str:
     return attack.replace("URL_", "URL\0").replace("URL/", f"{canary.url}/").replace("URL\0", "URL")
 
 
-async def show(served: Served, notebook: str, outputs: list[tuple[str, str]]) -> None:
-    """A notebook whose first cell shows these outputs: each a MIME type and its content."""
+async def show(served: Served, name: str, outputs: list[tuple[str, str]]) -> str:
+    """A new notebook whose only cell shows these outputs: each a MIME type and its content."""
+    notebook = f"{name}-{uuid.uuid4().hex}"
     lines = ["from IPython.display import display"]
     lines += [f"display({{{mime!r}: {content!r}, 'text/plain': 'shown'}}, raw=True)" for mime, content in outputs]
     async with served.session(notebook) as session:
         result = await session.run("\n".join(lines))
         assert result.success, result
+    return notebook
 
 
 class Overheard:
@@ -120,13 +124,14 @@ class Overheard:
         assert self.pages == []
 
 
-async def carelessly(chromium: Browser, canaries: dict[str, Canary]) -> None:
-    """The same in pages that trust what they show: each gets through."""
+async def carelessly(chromium: Browser, attacks: dict[str, str], heard: set[str] | None = None) -> None:
+    """Shows each in a page that trusts it: it gets through, and its name (or what is told) is heard."""
     async with opened(chromium) as page:
-        for name, canary in canaries.items():
-            await victim(page, canary, HTML[name])
-            async with asyncio.timeout(WITHIN):
-                await canary.until({name})
+        for name, attack in attacks.items():
+            async with listening() as canary:
+                await victim(page, canary, attack)
+                async with asyncio.timeout(WITHIN):
+                    await canary.until(heard or {name})
 
 
 async def victim(page: Page, canary: Canary, attack: str) -> None:
@@ -145,56 +150,56 @@ async def loaded(page: Page, count: int) -> list[Frame]:
     for frame in frames:
         assert frame is not None
         await frame.wait_for_url(re.compile(r"/console/frame\?"))
-    await page.wait_for_load_state("networkidle")
+        await frame.wait_for_load_state()
     return [frame for frame in frames if frame is not None]
 
 
 async def test_html_that_attacks_reaches_nothing_and_nobody(chromium: Browser, served: Served) -> None:
     async with AsyncExitStack() as stack:
         canaries = {name: await stack.enter_async_context(listening()) for name in HTML}
-        await show(served, "html", [("text/html", aimed(attack, canaries[name])) for name, attack in HTML.items()])
+        outputs = [("text/html", aimed(attack, canaries[name])) for name, attack in HTML.items()]
+        notebook = await show(served, "html", outputs)
         # High enough for all frames to be seen: a frame that is never looked at loads nothing.
         async with opened(chromium, viewport={"width": 900, "height": 16_000}) as page:
             overheard = Overheard(page)
-            await log_in(page, served, served.address("html"))
+            await log_in(page, served, served.address(notebook))
             await loaded(page, len(HTML))
+            await carelessly(chromium, HTML)
             assert {name: each.heard for name, each in canaries.items() if each.connections} == {}
-            assert await page.title() == "html: Cellyard"
+            assert await page.title() == f"{notebook}: Cellyard"
             await expect(cell(page, 1)).to_be_visible()
             await overheard.judge(served)
-        await carelessly(chromium, canaries)
 
 
 async def test_no_connection_is_opened_ahead(chromium: Browser, served: Served) -> None:
     hints = "<LINK rel=preconnect href=URL/x><link rel=dns-prefetch href=URL/x><link rel=prefetch href=URL/x>"
     async with listening() as canary, listening() as careless:
-        await show(served, "hints", [("text/html", aimed(hints, canary))])
-        async with opened(chromium) as page:
+        notebook = await show(served, "hints", [("text/html", aimed(hints, canary))])
+        async with opened(chromium) as page, opened(chromium) as trusting:
             overheard = Overheard(page)
-            await log_in(page, served, served.address("hints"))
+            await log_in(page, served, served.address(notebook))
             frames = await loaded(page, 1)
             assert await frames[0].locator("link").count() == 0
-            assert canary.connections == 0
-            await overheard.judge(served)
-        async with opened(chromium) as page:
-            await victim(page, careless, "<link rel=preconnect href=URL/x>")
+            await victim(trusting, careless, "<link rel=preconnect href=URL/x>")
             async with asyncio.timeout(WITHIN):
                 await careless.connected()
+            assert canary.connections == 0
+            await overheard.judge(served)
 
 
 async def test_what_is_clicked_in_a_frame_stays_in_it(chromium: Browser, served: Served) -> None:
     async with listening() as canary:
-        await show(served, "clicks", [("text/html", aimed(CLICKED, canary))])
+        notebook = await show(served, "clicks", [("text/html", aimed(CLICKED, canary))])
         async with opened(chromium) as page:
             overheard = Overheard(page)
-            await log_in(page, served, served.address("clicks"))
+            await log_in(page, served, served.address(notebook))
             frame = (await loaded(page, 1))[0]
             for name in ("press", "send"):
                 await frame.get_by_role("button", name=name).click()
             for name in ("click", "up", "leave"):
                 await frame.get_by_role("link", name=name).click()
-            await page.wait_for_load_state("networkidle")
-            assert page.url == served.address("clicks")
+            await carelessly(chromium, {"went": "<script>location='URL/went'</script>"})
+            assert page.url == served.address(notebook)
             await expect(cell(page, 1)).to_be_visible()
             # After a click the browser may open a connection ahead of what it then stops: nothing is said on it.
             assert canary.everything == b""
@@ -206,9 +211,9 @@ async def test_a_link_in_a_frame_opens_beside_and_knows_nothing_of_the_console(
     chromium: Browser, served: Served
 ) -> None:
     async with listening() as canary:
-        await show(served, "links", [("text/html", aimed("<a href='URL/opened'>go</a>", canary))])
+        notebook = await show(served, "links", [("text/html", aimed("<a href='URL/opened'>go</a>", canary))])
         async with opened(chromium) as page:
-            await log_in(page, served, served.address("links"))
+            await log_in(page, served, served.address(notebook))
             frame = (await loaded(page, 1))[0]
             async with page.context.expect_page() as opening:
                 await frame.get_by_role("link", name="go").click()
@@ -227,10 +232,10 @@ async def test_a_frame_is_another_origin_and_gets_no_cookie(chromium: Browser, s
     outputs = [
         ("text/html", f"<img id=i src='{here}me'><iframe src='{here}'></iframe><link rel=stylesheet href='{here}me'>")
     ]
-    await show(served, "origin", outputs)
+    notebook = await show(served, "origin", outputs)
     async with opened(chromium) as page:
         overheard = Overheard(page)
-        await log_in(page, served, served.address("origin"))
+        await log_in(page, served, served.address(notebook))
         frame = (await loaded(page, 1))[0]
         for request in overheard.requests:
             if request.frame == frame and "/console/frame?" not in request.url:
@@ -245,7 +250,7 @@ async def test_a_frame_is_another_origin_and_gets_no_cookie(chromium: Browser, s
 
 
 async def test_pictures_and_markdown_that_attack_reach_nothing(chromium: Browser, served: Served) -> None:
-    async with listening() as canary, listening() as careless:
+    async with listening() as canary:
         large = SVG.replace("</svg>", f"<!--{'x' * 70_000}--></svg>")
         outputs = [
             ("image/svg+xml", SVG),
@@ -256,29 +261,26 @@ async def test_pictures_and_markdown_that_attack_reach_nothing(chromium: Browser
             ("text/latex", "\\href{javascript:fetch('URL/latex')}{x}<img src=URL/latex>"),
             ("application/vnd.custom+json", '{"x": "<img src=URL/json>"}'),
         ]
-        await show(served, "pictures", [(mime, aimed(content, canary)) for mime, content in outputs])
+        notebook = await show(served, "pictures", [(mime, aimed(content, canary)) for mime, content in outputs])
         async with opened(chromium, viewport={"width": 900, "height": 4_000}) as page:
             overheard = Overheard(page)
-            await log_in(page, served, served.address("pictures"))
+            await log_in(page, served, served.address(notebook))
             output = page.get_by_role("group", name="Output of cell 1", exact=True)
             await expect(output.get_by_role("heading", name="markdown")).to_be_visible()
             for image in await output.get_by_role("img", name="Output: image/svg+xml").all():
                 await page.wait_for_function("image => image.naturalWidth > 0", arg=await image.element_handle())
-            await page.wait_for_load_state("networkidle")
+            await carelessly(chromium, {"svg": SVG}, heard=SVG_HEARD)
             assert await output.get_by_role("link", name="a link").count() == 0
             assert await output.locator("script").count() == 0
             assert canary.connections == 0
             await overheard.judge(served)
-        async with opened(chromium) as page:
-            await victim(page, careless, SVG)
-            async with asyncio.timeout(WITHIN):
-                await careless.until(SVG_HEARD)
 
 
 async def test_text_names_and_errors_are_text(chromium: Browser, served: Served) -> None:
     async with listening() as canary:
-        attack = aimed("<img src=URL/text onerror=\"fetch('URL/text')\">", canary)
-        notebook = f"<img src={canary.url}/name>"
+        attack = "<img src=URL/text onerror=\"fetch('URL/text')\">"
+        trusted, attack = attack, aimed(attack, canary)
+        notebook = f"<img src={canary.url}/name>"  # a new one, as the canary's port is
         async with served.session(notebook) as session:
             await session.run(f"print({attack!r})")
             await session.run(f"raise ValueError({attack!r})")
@@ -292,15 +294,16 @@ async def test_text_names_and_errors_are_text(chromium: Browser, served: Served)
             await expect(page.get_by_role("link", name=notebook)).to_be_visible()
             await page.goto(served.url + "#/")
             await expect(page.get_by_role("heading", name="Sandboxes", exact=True)).to_be_visible()
-            await page.wait_for_load_state("networkidle")
+            await carelessly(chromium, {"text": trusted})
             assert canary.connections == 0
             await overheard.judge(served)
 
 
 async def test_a_flood_of_output_leaves_the_page_usable(chromium: Browser, served: Served) -> None:
-    async with served.session("flood") as session, opened(chromium) as page:
+    notebook = f"flood-{uuid.uuid4().hex}"
+    async with served.session(notebook) as session, opened(chromium) as page:
         await session.run("0")
-        await log_in(page, served, served.address("flood"))
+        await log_in(page, served, served.address(notebook))
         await expect(cell(page, 1)).to_be_visible()
         flood = "from IPython.display import display\nfor n in range(20_000): print('line', n)\n"
         flood += "for n in range(1_000): display(n)\nprint('last')"
