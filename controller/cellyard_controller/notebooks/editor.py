@@ -71,7 +71,7 @@ class Editor:
         """Writes a cell's whole source."""
 
         async def work() -> Cell:
-            size = self._length(cell_id) + len(source)
+            size = await self._length(cell_id) + len(source)
             await self._edit(request, lambda document: document.set_source(cell_id, source, if_version), size=size)
             return await self._cell(cell_id)
 
@@ -81,7 +81,7 @@ class Editor:
         """Replaces a part of a cell's source, or appends to it."""
 
         async def work() -> DocumentCell:
-            size = min(splice.delete_count, self._length(cell_id)) + len(splice.text)
+            size = min(splice.delete_count, await self._length(cell_id)) + len(splice.text)
             await self._edit(request, lambda document: document.splice_source(cell_id, splice, if_version), size=size)
             return self._pages.document.cell(cell_id)
 
@@ -146,7 +146,7 @@ class Editor:
         """All cells in document order."""
 
         async def work() -> list[Cell]:
-            return await self._pages.join(self._pages.document.cells())
+            return await self._pages.join((await self._pages.current()).cells())
 
         return await self._ask(work)
 
@@ -160,7 +160,7 @@ class Editor:
         """One value of the notebook's metadata."""
 
         async def work() -> str | None:
-            return self._pages.document.metadata(key)
+            return (await self._pages.current()).metadata(key)
 
         return await self._ask(work)
 
@@ -194,7 +194,7 @@ class Editor:
         """
 
         async def read() -> tuple[int, str, list[DocumentCell], dict[str, Any] | None]:
-            document = self._pages.document
+            document = await self._pages.current()
             metadata = document.metadata(NOTEBOOK_METADATA) or "{}"
             return document.nbformat_minor, metadata, document.cells(), await self._widgets.saved()
 
@@ -234,10 +234,10 @@ class Editor:
         return done
 
     async def _cell(self, cell_id: CellId) -> Cell:
-        return (await self._pages.join([self._pages.document.cell(cell_id)]))[0]
+        return (await self._pages.join([(await self._pages.current()).cell(cell_id)]))[0]
 
-    def _length(self, cell_id: CellId) -> int:
-        document = self._pages.document
+    async def _length(self, cell_id: CellId) -> int:
+        document = await self._pages.current()
         return document.source_length(cell_id) if document.has_cell(cell_id) else 0
 
 

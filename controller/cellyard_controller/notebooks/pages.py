@@ -22,6 +22,7 @@ from cellyard_controller.notebooks.document_touched import Touched
 from cellyard_controller.notebooks.ledger import Change, Ledger
 from cellyard_controller.notebooks.watchers import Watchers
 from cellyard_controller.store import Store, StoreFailed
+from cellyard_controller.store.errors import refusal
 from cellyard_controller.store.requests import Request
 
 _LARGE_EDIT = 20_000
@@ -81,6 +82,12 @@ class Pages:
             raise self._document.with_traceback(None)
         return self._document
 
+    async def current(self) -> Document:
+        """The document; read again where it is not known how it is stored. Raises Unavailable, Moved."""
+        if self._unknown:
+            await self._read_again()
+        return self.document
+
     async def edit(
         self,
         request: Request,
@@ -126,9 +133,9 @@ class Pages:
         """A cell to insert. It shows nothing of an earlier cell that had its id and is gone."""
         return DocumentCell(cell_id, cell_type, source, metadata or {}, cleared=self.last_by_cell.get(cell_id))
 
-    def code_of(self, cell_id: CellId) -> str:
+    async def code_of(self, cell_id: CellId) -> str:
         """A code cell's source. Raises CellNotFound, InvalidRequest."""
-        cell = self.document.cell(cell_id)
+        cell = (await self.current()).cell(cell_id)
         if cell.cell_type != "code":
             raise InvalidRequest(
                 f"cannot execute non-code cell {cell_id!r} (type: {cell.cell_type})", cell_id=str(cell_id)
@@ -188,25 +195,25 @@ class Pages:
         return newest if cell.cell_type == "code" and newest != cell.cleared else None
 
     async def _read_again(self) -> None:
-        """The document as it is stored. Where that fails there is none, until a later edit finds it readable."""
+        """The document as it is stored. Where that fails there is none, until somebody who needs it finds it readable."""
         self._unknown = True
         try:
             chunks = await self._store.read(partial(records.chunks, key=self.notebook))
             self._document = await asyncio.to_thread(Document.load, chunks)
         except (StoreFailed, DocumentDamaged) as failed:
             log.error("a document cannot be read back", notebook_key=self.notebook, why=str(failed))
-            self._document = Unavailable(f"the notebook's document cannot be read back: {failed}")
+            refused = type(refusal(failed)) if isinstance(failed, StoreFailed) else Unavailable
+            self._document = refused(f"the notebook's document cannot be read back: {failed}")
             return
         self._stored, self._unknown = self._document.heads, False
 
     async def _apply(self, edit: Callable[[Document], None], size: int) -> None:
-        if self._unknown:
-            await self._read_again()
+        document = await self.current()
         try:
             if size > _LARGE_EDIT:
-                await asyncio.to_thread(edit, self.document)
+                await asyncio.to_thread(edit, document)
             else:
-                edit(self.document)
+                edit(document)
         except BaseException as failed:
             if isinstance(failed, Exception | asyncio.CancelledError | KeyboardInterrupt | SystemExit):
                 raise

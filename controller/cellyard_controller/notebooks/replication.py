@@ -222,7 +222,7 @@ class Replication:
             raise
 
     async def _changes_since(self, heads: list[bytes]) -> list[bytes]:
-        return self._pages.document.changes_since(heads)
+        return (await self._pages.current()).changes_since(heads)
 
     async def _leave(self, stream: _Stream) -> None:
         if not self._streams:

@@ -106,7 +106,7 @@ class Runs:
 
         async def attempt() -> Execution:
             if order.coalesce:
-                source = self._pages.code_of(order.cell_id)
+                source = await self._pages.code_of(order.cell_id)
                 if (same := self._runner.waiting_like(order, source)) is not None:
                     return same
             change = Change()
@@ -114,7 +114,7 @@ class Runs:
             await self._seating.choose(order.settings, change)
             try:
                 if order.new_source is None:
-                    source = self._pages.code_of(order.cell_id)
+                    source = await self._pages.code_of(order.cell_id)
                 elif order.manner.silent:
                     source = order.new_source
                 else:

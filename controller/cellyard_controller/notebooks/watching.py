@@ -129,7 +129,7 @@ class Watching:
 
     async def _begin(self, watcher: Watcher) -> _Moment:
         await self._ledger.commit()
-        pages, document, kernel = self._pages, self._pages.document, self._kernel.view()
+        pages, document, kernel = self._pages, await self._pages.current(), self._kernel.view()
         self._watchers.kernel(kernel)
         watcher.begin()
         cells = document.cell_ids()
@@ -155,12 +155,13 @@ class Watching:
         return told
 
     async def _value(self, key: str, moment: _Moment) -> str | None:
-        return self._pages.document.metadata(key, moment.heads)
+        return (await self._pages.current()).metadata(key, moment.heads)
 
     async def _part(
         self, moment: _Moment, after: CellId | None, ids: list[CellId], known: dict[ExecutionId, int]
     ) -> list[Told]:
-        cells = [self._pages.document.cell(cell_id, moment.heads) for cell_id in ids]
+        document = await self._pages.current()
+        cells = [document.cell(cell_id, moment.heads) for cell_id in ids]
         before = [after, *ids]
         shown = [self._pages.shown(cell, moment.last) for cell in cells]
         return await self._load([CellShows(*each) for each in zip(cells, before, shown, strict=False)], known)

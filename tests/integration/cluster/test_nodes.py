@@ -322,6 +322,27 @@ def test_a_short_break_of_the_database_costs_nothing(folder: Path) -> None:
             assert session.wait(running).value == "ended meanwhile"
 
 
+def test_who_asks_while_the_database_is_away_may_ask_again(folder: Path) -> None:
+    """Each time: the first edit finds it gone, and those after it the document unread since."""
+    with database_apart(folder, CELLYARD_NODE__LEASE="10") as (server, nodes):
+        nodes.start("a")
+        with nodes.session("kept", "a") as session:
+            session.create_cell("'before'")
+            session._transport.reconnect_s = 0.0
+            server.stop()
+            for _ in range(3):
+                with pytest.raises(cellyard.ControllerUnavailable) as refused:
+                    session.create_cell("'while it is away'")
+                assert refused.value.retryable, refused.value
+                with pytest.raises(cellyard.ControllerUnavailable) as refused:
+                    session.get_cells()
+                assert refused.value.retryable, refused.value
+            server.start()
+            assert [each.source for each in session.get_cells()] == ["'before'"]
+            session.create_cell("'after'")
+            assert [each.source for each in session.get_cells()] == ["'before'", "'after'"]
+
+
 def test_a_slow_way_to_the_database_costs_time_and_nothing_else(folder: Path, database: str) -> None:
     with slow_way(database, 0.05) as (way, url):
         nodes = Nodes(folder, url)
