@@ -195,7 +195,7 @@ class Pages:
         return newest if cell.cell_type == "code" and newest != cell.cleared else None
 
     async def _read_again(self) -> None:
-        """The document as it is stored. Where that fails there is none, until somebody who needs it finds it readable."""
+        """The document as it is stored. Where that fails there is none until whoever needs it finds it readable."""
         self._unknown = True
         try:
             chunks = await self._store.read(partial(records.chunks, key=self.notebook))
