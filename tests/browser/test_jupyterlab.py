@@ -157,7 +157,9 @@ async def test_cells_run_plot_move_widgets_and_are_interrupted_and_kernels_resta
         (after,) = [each for each in client.list_sandboxes() if each.notebook_id]
     assert after.sandbox_id == held.sandbox_id
 
-    await page.keyboard.press("Control+s")
+    async with page.expect_response(lambda response: response.request.method == "PUT") as saved:
+        await page.keyboard.press("Control+s")
+    assert (await saved.value).ok
     with cellyard.Session(str(held.notebook_id), endpoint=service.endpoint) as session:
         session.connect()
         assert [cell.source for cell in session.get_cells()] == CELLS

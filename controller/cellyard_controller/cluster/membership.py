@@ -186,7 +186,7 @@ class Membership:
                 except TimeoutError:
                     pass
         finally:
-            await asyncio.shield(asyncio.to_thread(self._stop, thread))
+            await self._stopped(thread)
 
     async def again(self) -> None:
         """Renews at once, and returns when the nodes have been read. Raises Fenced. `keep` must be running."""
@@ -230,6 +230,19 @@ class Membership:
             for listener in self._listeners:
                 listener(now)
         return now
+
+    async def _stopped(self, thread: threading.Thread) -> None:
+        """However often the caller is cancelled: the connection is the thread's until that has ended."""
+        stopping = asyncio.create_task(asyncio.to_thread(self._stop, thread))
+        cancelled = False
+        while not stopping.done():
+            try:
+                await asyncio.wait([stopping])
+            except asyncio.CancelledError:
+                cancelled = True
+        stopping.result()
+        if cancelled:
+            raise asyncio.CancelledError
 
     def _stop(self, thread: threading.Thread) -> None:
         self._stopping = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -243,6 +244,36 @@ async def test_a_database_that_does_not_come_back_ends_the_lease_in_time(
         with pytest.raises(Fenced):
             write(engine_of(server[1]), membership)
     assert row(engine_of(server[1]), membership.name).state is NodeState.SERVING  # nobody else has seen to it yet
+
+
+async def test_the_connection_is_its_threads_until_that_has_ended(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However impatient its caller is: who closed it under the thread would have broken a commit."""
+    ends, asked = threading.Event(), threading.Event()
+    stop = Membership._stop
+
+    def slowly(membership: Membership, thread: threading.Thread) -> None:
+        asked.set()
+        ends.wait()
+        stop(membership, thread)
+
+    monkeypatch.setattr(Membership, "_stop", slowly)
+    membership = await asyncio.to_thread(take, engine, me(), Often(60.0))
+    keeping = asyncio.create_task(membership.keep())
+    await renewed(membership, 1)
+    (thread,) = [each for each in threading.enumerate() if each.name == "lease"]
+    try:
+        for _ in range(3):
+            keeping.cancel()
+            await asyncio.to_thread(asked.wait)
+        assert not keeping.done()
+    finally:
+        ends.set()
+    await asyncio.wait([keeping])
+    assert keeping.cancelled()
+    assert not thread.is_alive()
+    membership.leave()
 
 
 async def test_a_database_that_takes_no_writes_ends_the_lease(server: tuple[PostgresServer, str]) -> None:

@@ -185,7 +185,7 @@ async def test_many_calls_at_once_mix_nothing_up_and_leave_nothing_open() -> Non
         results = await asyncio.gather(*(tools.call(said(str(n))) for n in range(30)), return_exceptions=True)
         assert isinstance(results[7], ToolCallError)
         assert [each for n, each in enumerate(results) if n != 7] == [f"{n}\n" for n in range(30) if n != 7]
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
 
 ECHO = """

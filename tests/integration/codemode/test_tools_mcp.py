@@ -109,7 +109,7 @@ async def test_a_server_over_stdio_is_one_process_for_all_calls_and_gone_at_the_
         child = int(await tools.call(call("child")))
     assert await gone(pid)
     assert await gone(child)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 async def test_a_server_over_streamable_http() -> None:
@@ -201,7 +201,7 @@ async def test_closing_that_is_cancelled_leaves_nothing_either(tmp_path: Path, m
     with pytest.raises(asyncio.CancelledError):
         await closing
     assert not os.path.exists(f"/proc/{pid}")  # noqa: ASYNC240 (reaped, too)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
         await starting
     assert await gone(pid)
     await tools.close()
-    assert open_descriptors() == before
+    assert open_descriptors() <= before
 
 
 @pytest.mark.parametrize(
