@@ -31,7 +31,6 @@ from cellyard_controller.api.sessions import Sessions
 from cellyard_controller.api.tenants import Tenants
 from cellyard_controller.cluster.cluster import Cluster
 from cellyard_controller.cluster.joining import join
-from cellyard_controller.cluster.owners import Inherited
 from cellyard_controller.cluster.standing import Terms
 from cellyard_controller.config import Config
 from cellyard_controller.ids import NotebookRef
@@ -40,7 +39,6 @@ from cellyard_controller.notebooks.ownership import Alone, Ownership
 from cellyard_controller.notebooks.rooms import Rooms
 from cellyard_controller.replicas.process import ReplicaWorker
 from cellyard_controller.runtimes import Runtime
-from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.link import MAX_SOCKET_PATH, SOCKET_NAME
 from cellyard_controller.sandboxes.supervisor import Supervisor
 from cellyard_controller.seal import Seal
@@ -189,7 +187,7 @@ class Controller:
             self._cluster.attend(self.supervisor, self.supervisor.quota)
             await self.rooms.recover(await self.supervisor.reconcile(), await self._cluster.had())
             await self._cluster.begin()
-            self._be_node = self._tasks.create_task(self._cluster.run(self._recover, self.rooms.make_way))
+            self._be_node = self._tasks.create_task(self._cluster.run(self.rooms))
         await self._server.start(SERVICES)
         if self._http is not None:
             await self._http.start(self.supervisor, self.rooms, self._store, self._access, self._cluster)
@@ -335,9 +333,6 @@ class Controller:
 
     async def _new_notebook(self, ref: NotebookRef) -> Callable[[Connection], object]:
         return await self.rooms.new(ref)
-
-    async def _recover(self, inherited: Inherited) -> None:
-        await self.rooms.take_over(inherited.notebooks, (EndReason.NODE_LOST, f"the node {inherited.node!r} was lost"))
 
     def _add_services(self) -> None:
         server, access = self._server.grpc, self._access

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import structlog
 from sqlalchemy import Connection
 
-from cellyard_controller.cluster import drains, leases, owners
+from cellyard_controller.clock import steady
+from cellyard_controller.cluster import drains, handed_over, leases, owners
 from cellyard_controller.cluster.leases import Identity, Node
 from cellyard_controller.cluster.membership import Membership
 from cellyard_controller.cluster.nodes import NodeState, NodeView
@@ -24,9 +25,13 @@ from cellyard_controller.cluster.standing import Standing, Terms
 from cellyard_controller.cluster.takeover import Takeover
 from cellyard_controller.errors import Refused
 from cellyard_controller.ids import NotebookKey, NotebookRef, TenantName
+from cellyard_controller.sandboxes.claims import ClaimView
+from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.sandboxes.plans import Bounds, Need, Outline
 from cellyard_controller.store import Store, StoreFailed, places
 
+_PASSED_ON_AT_ONCE = 16
+"""Notebooks, between two looks at the other nodes."""
 _CLOSE_BEFORE_END = 0.05
 """Part of a lease: agents end their sandboxes so much before its end, for what travels and what takes its time."""
 
@@ -43,8 +48,24 @@ class Sandboxes(Protocol):
         """Sandboxes go on by themselves until the one moment, and nothing is begun in them after the other
         (monotonic time)."""
 
+    def queue(self) -> list[ClaimView]:
+        """The claims that have no sandbox yet, in the order of asking."""
+
     def schedule(self) -> None:
         """What other nodes have may have changed."""
+
+
+class Notebooks(Protocol):
+    """What a cluster needs of the rooms. All may raise Refused and StoreFailed, and be called again then."""
+
+    async def take_over(self, keys: Collection[NotebookKey], lost: tuple[EndReason, str]) -> None:
+        """Opens notebooks that are this node's now: what ran in them ends for this reason, what waits runs here."""
+
+    async def make_way(self) -> None:
+        """Lets go of what is not used here; called again and again while the node drains."""
+
+    async def pass_on(self, moves: Mapping[NotebookRef, str]) -> None:
+        """Gives notebooks that wait for room here to these nodes."""
 
 
 class Cluster:
@@ -112,13 +133,12 @@ class Cluster:
             await self._membership.again()
         await self._hear()
 
-    async def run(
-        self, recover: Callable[[Inherited], Awaitable[None]], make_way: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Says and hears with each renewal, and takes over from nodes that are lost; until the lease is lost.
+    async def run(self, notebooks: Notebooks) -> None:
+        """Says and hears with each renewal, and takes over from nodes that are lost; until the lease is lost."""
 
-        `make_way`: lets go of what is not used here; called again and again while the node drains.
-        """
+        async def recover(lost: Inherited) -> None:
+            await notebooks.take_over(lost.notebooks, (EndReason.NODE_LOST, f"the node {lost.node!r} was lost"))
+
         engine = places.engine(self._place, purpose="takeover")
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(Takeover(self._membership, engine, recover).watch())
@@ -126,9 +146,11 @@ class Cluster:
                 await self._membership.news()
                 self._extend()
                 try:
-                    await self._hear()
+                    handed = await self._hear()
+                    await self._take_up(handed, notebooks)
                     if self._membership.draining:
-                        await make_way()
+                        await notebooks.make_way()
+                    await notebooks.pass_on(self._room_elsewhere())
                 except (Refused, StoreFailed) as failed:
                     log.warning("what is wanted of this node cannot be done yet", why=str(failed))
                 except Exception:  # a defect here must not end the node, which goes on with what it knew
@@ -211,24 +233,55 @@ class Cluster:
         self._membership.say(report)
         return report
 
-    async def _hear(self) -> None:
+    async def _hear(self) -> list[NotebookKey]:
+        """Takes in what others say; returns the notebooks that they have given to this node to go on with."""
         membership = self._membership
         self._sharing.heard(membership.nodes, membership.now - membership.nodes_age_s)
         assert self._sandboxes is not None
         self._sandboxes.schedule()
-        wanted = await self._store.read(partial(drains.wanted, name=self.name))
+
+        def asked(connection: Connection) -> tuple[bool, list[NotebookKey]]:
+            return drains.wanted(connection, self.name), handed_over.find(connection, self.name)
+
+        wanted, handed = await self._store.read(asked)
         if wanted and not membership.draining:
             given_up = await self._ownerships.drain()
             log.info("this node drains", given_up=given_up)
         elif membership.draining and not wanted:
             await membership.serve()
             log.info("this node drains no more")
+        return handed
+
+    async def _take_up(self, handed: list[NotebookKey], notebooks: Notebooks) -> None:
+        if handed:
+            await notebooks.take_over(handed, (EndReason.NODE_LOST, "the node that had it has given it away"))
+            await self._store.write(partial(handed_over.settle, name=self.name, keys=handed))
+
+    def _room_elsewhere(self) -> dict[NotebookRef, str]:
+        """Where those would start at once who wait here for room, and have for as long as others take to report."""
+        assert self._sandboxes is not None
+        asked_before = steady() - self._membership.terms.renew_every_s
+        others = {node.name for node in self._membership.serving} - {self.name}
+        found: dict[NotebookRef, str] = {}
+        for claim in self._sandboxes.queue() if others else ():
+            if claim.waited is None or claim.waited.reason != "capacity" or claim.asked_at > asked_before:
+                continue
+            quota = self._quota(claim.ref.tenant)
+            avoid, now = self._all_but(others), self._membership.now
+            to = self._sharing.room_elsewhere(claim.ref, claim.kind, claim.need, avoid, quota, now)
+            if to is not None:
+                found[claim.ref] = to
+            if len(found) == _PASSED_ON_AT_ONCE:
+                break
+        return found
 
     def _choose(self, ref: NotebookRef, nodes: Sequence[Node], last: str | None) -> str | None:
-        fit = {node.name for node in nodes}
-        avoid = frozenset(node.name for node in self._membership.nodes if node.name not in fit)
-        chosen = self._sharing.place(ref, last or "", avoid, self._quota(ref.tenant), self._membership.now)
+        fit, now = {node.name for node in nodes}, self._membership.now
+        chosen = self._sharing.place(ref, last or "", self._all_but(fit), self._quota(ref.tenant), now)
         return chosen if chosen in fit else None
+
+    def _all_but(self, names: Collection[str]) -> frozenset[str]:
+        return frozenset(node.name for node in self._membership.nodes if node.name not in names)
 
     def _view(self, node: Node, counted: Mapping[tuple[str, int], int]) -> NodeView:
         report: NodeReport

@@ -133,6 +133,12 @@ class Membership:
         return self._nodes
 
     @property
+    def serving(self) -> list[Node]:
+        """Those of them that take notebooks, and whose lease is in force as far as is known."""
+        age = self.nodes_age_s
+        return [node for node in self._nodes if node.state is NodeState.SERVING and node.left_s > age]
+
+    @property
     def nodes_age_s(self) -> float:
         """How long ago that was."""
         return self._clock() - self._nodes_at

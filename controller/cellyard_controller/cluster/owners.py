@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, true, tuple_, update
 
 from cellyard_controller.clock import steady
-from cellyard_controller.cluster import leases
+from cellyard_controller.cluster import handed_over, leases
 from cellyard_controller.cluster.leases import NOW, Node
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.executions.model import State
@@ -131,6 +131,18 @@ def give_up(connection: Connection, ref: NotebookRef, name: str, fence: int) -> 
     connection.execute(update(notebooks).where(_is(ref), mine).values(owner_fence=0))
 
 
+def hand_over(connection: Connection, key: NotebookKey, name: str, fence: int, to: str) -> bool:
+    """Gives what this node has to another node that serves, which is to open it; whether it did."""
+    node = leases.serving(connection, to)
+    if node is None:
+        return False
+    mine = (notebooks.c.key == key) & (notebooks.c.owner == name) & (notebooks.c.owner_fence == fence)
+    given = connection.execute(update(notebooks).where(mine).values(owner=to, owner_fence=node.fence)).rowcount == 1
+    if given:
+        handed_over.note(connection, key, to)
+    return given
+
+
 def give_up_idle(connection: Connection, name: str, fence: int, keep: Collection[NotebookRef]) -> int:
     """Gives up what the node has and nothing of is going on in, except for these; returns how many those were."""
     return _give_up_idle(connection, name, fence, tuple_(*_ID).not_in([_id(ref) for ref in keep]) if keep else true())
@@ -182,6 +194,7 @@ def inherit(connection: Connection, lost: Node, name: str, fence: int) -> Inheri
         .returning(notebooks.c.key, notebooks.c.tenant, notebooks.c.notebook_id)
     )
     taken = _refs(connection.execute(ours).all())
+    handed_over.settle(connection, lost.name, handed_over.find(connection, lost.name))
     connection.execute(update(notebooks).where(had).values(owner_fence=0))
     ended = update(sandboxes).where(theirs)
     ended = ended.values(state=SandboxState.ENDED, end_reason=EndReason.NODE_LOST, ended_at=steady())

@@ -18,7 +18,7 @@ from cellyard_controller.cluster.membership import Membership
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.cluster.owners import Found, Given, Hold
 from cellyard_controller.errors import Moved, NotebookNotFound, NotOwner
-from cellyard_controller.ids import NotebookRef
+from cellyard_controller.ids import NotebookKey, NotebookRef
 
 T = TypeVar("T")
 
@@ -92,6 +92,17 @@ class Ownerships:
             self._open.discard(ref)
             await self._store.write(partial(owners.give_up, ref=ref, name=self._name, fence=self._fence))
 
+    async def hand_over(self, ref: NotebookRef, key: NotebookKey, to: str) -> bool:
+        """Another node is to go on with it, and does so by itself; whether it was given to that. Raises StoreFailed:
+        then nobody can say, before `own` does.
+
+        Whoever calls it sees to it that nobody opens the notebook here meanwhile.
+        """
+        async with self._asking.setdefault(ref, asyncio.Lock()):
+            self._open.discard(ref)
+            give = partial(owners.hand_over, key=key, name=self._name, fence=self._fence, to=to)
+            return await self._store.write(give)
+
     async def drain(self) -> int:
         """This node takes no notebook any more; those that were given to it and are not open, and in which nothing is
         going on, are anybody's. Returns how many those were. Those that are open follow as they are given up.
@@ -162,12 +173,7 @@ class Ownerships:
         return await self._store.write(give_up)
 
     def _choose(self, ref: NotebookRef, last: str | None, without: Collection[str]) -> str:
-        age = self._membership.nodes_age_s
-        fit = [
-            node
-            for node in self._membership.nodes
-            if node.state is NodeState.SERVING and node.left_s > age and node.name not in without
-        ]
+        fit = [node for node in self._membership.serving if node.name not in without]
         chosen = self._place(ref, fit, last)
         if chosen is None or all(node.name != chosen for node in fit):
             raise self._moved(ref, f"no node takes notebook {ref.notebook_id!r} at the moment")

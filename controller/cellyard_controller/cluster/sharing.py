@@ -9,7 +9,7 @@ import structlog
 from cellyard_controller.cluster import reports, shares
 from cellyard_controller.cluster.fleet import Fleet
 from cellyard_controller.cluster.leases import Node
-from cellyard_controller.cluster.placement import Wish, place
+from cellyard_controller.cluster.placement import Why, Wish, place
 from cellyard_controller.cluster.standing import Terms
 from cellyard_controller.ids import NotebookRef, TenantName
 from cellyard_controller.sandboxes.plans import NOTHING, Bounds, Kind, Need
@@ -88,6 +88,17 @@ class Sharing:
         reach = shares.reach(quota, self._used(ref.tenant), self._unit())
         chosen = place(Wish(ref, kind, need, last_node=last, avoid=avoid, reach=reach), self._fleet, now)
         if chosen is None:
+            return None
+        self._fleet.placed(chosen.node, kind, need)
+        return chosen.node
+
+    def room_elsewhere(
+        self, ref: NotebookRef, kind: Kind, need: Need, avoid: frozenset[str], quota: Bounds, now: float
+    ) -> str | None:
+        """A node where a sandbox like this would start at once; None where there is none."""
+        reach = shares.reach(quota, self._used(ref.tenant), self._unit())
+        chosen = place(Wish(ref, kind, need, avoid=avoid, reach=reach), self._fleet, now)
+        if chosen is None or chosen.why is Why.LINE:
             return None
         self._fleet.placed(chosen.node, kind, need)
         return chosen.node

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cellyard_controller.ids import NotebookRef
+from cellyard_controller.ids import NotebookKey, NotebookRef
 
 
 class Ownership(Protocol):
@@ -20,6 +20,9 @@ class Ownership(Protocol):
     async def give_up(self, ref: NotebookRef) -> None:
         """Nothing of it is in memory here any more: anybody may have it next."""
 
+    async def hand_over(self, ref: NotebookRef, key: NotebookKey, to: str) -> bool:
+        """Nothing of it is in memory here any more: this node is to go on with it. Whether it has it now."""
+
 
 class Alone:
     """For a store that no other controller has: everything in it is this one's."""
@@ -29,3 +32,7 @@ class Alone:
 
     async def give_up(self, ref: NotebookRef) -> None:
         """To nobody."""
+
+    async def hand_over(self, ref: NotebookRef, key: NotebookKey, to: str) -> bool:
+        """There is no other node."""
+        return False

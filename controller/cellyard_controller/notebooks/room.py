@@ -323,6 +323,18 @@ class Room:
         if not self.moved.done():
             self.moved.set_result(why)
 
+    async def pass_on(self, why: Refused) -> bool:
+        """Abandons it where nothing is here but what waits for room on this machine; whether it did."""
+
+        async def work() -> bool:
+            if not self._seating.waits_for_room:
+                return False
+            await self._ledger.commit()
+            self.abandon(why)
+            return True
+
+        return await self._inbox.ask(work)
+
     @property
     def standing(self) -> RoomView:
         """How it is, in a few words."""

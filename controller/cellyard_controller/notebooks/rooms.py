@@ -102,6 +102,8 @@ class Rooms:
         self._removals: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """What is given up."""
+        self._closed: set[NotebookKey] = set()
+        """What was to be passed on, and is perhaps this node's still."""
         self._disowned = 0
         """How often notebooks were lost: what was being opened meanwhile may be one of them."""
         self._last_busy = time.monotonic()
@@ -164,6 +166,16 @@ class Rooms:
             seat.room.abandon(_moved(ref))
         self.changes.tell()
         await asyncio.gather(*(self._finish(ref, seat) for ref, seat in seats.items()))
+
+    async def pass_on(self, moves: Mapping[NotebookRef, str]) -> None:
+        """Gives notebooks that wait for room here to nodes that have some, where they do still. What waits in them
+        runs there; whoever is in them is told to ask again. Raises Refused, StoreFailed: what is left then, and still
+        this node's, goes on here with the next call."""
+        for ref, to in moves.items():
+            await self._pass_on(ref, to)
+        for key in list(self._closed):
+            await self._recover(key, LOST_ELSEWHERE)
+            self._closed.discard(key)
 
     async def make_way(self) -> None:
         """Lets go of the notebooks that nobody uses, with kernels that are idle: this node is being emptied."""
@@ -343,6 +355,20 @@ class Rooms:
     async def _own(self, ref: NotebookRef, create: bool) -> None:
         if ref not in self._seats:
             await self._ownership.own(ref, create=create)
+
+    async def _pass_on(self, ref: NotebookRef, to: str) -> None:
+        async with self._lock(ref):
+            seat = self._seats.get(ref)
+            if seat is None or not await seat.room.pass_on(_moved(ref)):
+                return
+            key = seat.room.key
+            self._closed.add(key)
+            del self._seats[ref]
+            self.changes.tell()
+            await self._end(seat)
+            if await self._ownership.hand_over(ref, key, to):
+                self._closed.discard(key)
+                log.info("a notebook that waits for room goes to another node", notebook_id=ref.notebook_id, to=to)
 
     async def _give_up(self, ref: NotebookRef) -> None:
         try:

@@ -88,6 +88,11 @@ class Seating:
         """Whether a sandbox is on its way."""
         return self._claim is not None
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether a sandbox is wanted, for which this machine has no room."""
+        return self._claim is not None and self._waited is not None and self._waited.reason == "capacity"
+
     # Wanting a kernel
 
     async def choose(self, settings: KernelSettings, change: Change) -> None:

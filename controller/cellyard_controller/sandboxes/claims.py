@@ -47,6 +47,8 @@ class ClaimView:
     """What it waits for that others have; None where its sandbox is being made."""
     asked_at: float
     """By the steady clock."""
+    kind: Kind
+    need: Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Claim:
     def view(self) -> ClaimView:
         """As it is told."""
         asked_at = steady() - (time.monotonic() - self.asked_at)
-        return ClaimView(self.request.ref, self.kind.template, self.waited, asked_at)
+        return ClaimView(self.request.ref, self.kind.template, self.waited, asked_at, self.kind, self.need)
 
     def as_waiting(self) -> Waiting:
         """As the scheduler sees it."""

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, Engine, insert, select, update
 from tests.integration.cluster.rows import add_execution
 
-from cellyard_controller.cluster import leases, owners
+from cellyard_controller.cluster import handed_over, leases, owners
 from cellyard_controller.cluster.leases import Identity, Node, Taken
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.cluster.owners import Given, Hold
@@ -116,6 +116,8 @@ class Nodes(RuleBasedStateMachine):
             assert leases.holds(connection, self.name(by), self.in_force[by])
         assert (got is not None) == (lost not in self.in_force and seen.state is not NodeState.LOST)
         if got is not None:
+            with self.transaction() as connection:
+                assert not handed_over.find(connection, self.name(lost)), "its heir sees to it"
             had = {book for book, owner in self.owner.items() if owner == (lost, seen.fence)}
             assert set(got.notebooks.values()) == {self.ref(book) for book in had & self.unfinished}
             for book in had:
@@ -147,6 +149,24 @@ class Nodes(RuleBasedStateMachine):
             owners.give_up(connection, self.ref(book), self.name(holder.name), holder.fence)
         if self.owner.get(book) == (holder.name, holder.fence):
             del self.owner[book]
+
+    @rule(number=st.integers(0, 20), to=NAMES, book=BOOKS)
+    def hand_over(self, number: int, to: str, book: str) -> None:
+        """Whoever ever held a name gives a notebook to another node, if the guard lets it."""
+        if not self.holders:
+            return
+        holder = self.holders[number % len(self.holders)]
+        with self.transaction() as connection:
+            named = select(notebooks.c.key).where(notebooks.c.notebook_id == self.name(book))
+            key = connection.execute(named).scalar_one_or_none()
+            if key is None or not leases.holds(connection, self.name(holder.name), holder.fence):
+                return
+            given = owners.hand_over(connection, key, self.name(holder.name), holder.fence, self.name(to))
+            told = key in handed_over.find(connection, self.name(to))
+        assert given == (self.owner.get(book) == (holder.name, holder.fence) and to in self.in_force)
+        if given:
+            assert told
+            self.owner[book] = to, self.in_force[to]
 
     @rule(number=st.integers(0, 20), book=BOOKS)
     def write(self, number: int, book: str) -> None:

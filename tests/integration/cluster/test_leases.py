@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, insert, select, update
 from tests.integration.cluster.rows import add_execution
 
-from cellyard_controller.cluster import leases, owners
+from cellyard_controller.cluster import handed_over, leases, owners
 from cellyard_controller.cluster.leases import Held, Identity, Node, Taken
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.cluster.owners import Given, Hold
@@ -172,6 +172,21 @@ def test_what_a_lost_node_had_is_somebodys_or_anybodys_in_one_step(engine: Engin
         )
         assert {tuple(row) for row in rows} == {(mine, "node_lost"), (theirs, "")}
     assert do(engine, owners.inherit, seen, heir, fence) is None  # somebody was first
+
+
+def test_what_a_lost_node_was_to_open_its_heir_opens(engine: Engine) -> None:
+    giver, lost, which = new("giver"), new("lost"), ref(new("nb"))
+    fence, _ = taken(engine, giver), taken(engine, lost)
+    give_new(engine, which, giver)
+    with engine.begin() as connection:
+        key = _key(connection, which)
+        add_execution(connection, key, "queued")
+    assert do(engine, owners.hand_over, key, giver, fence, lost)
+    assert do(engine, handed_over.find, lost) == [key]
+    got = do(engine, owners.inherit, lapse(engine, lost), giver, fence)
+    assert got is not None
+    assert got.notebooks == {key: which}
+    assert do(engine, handed_over.find, lost) == []
 
 
 def test_a_notebook_is_given_to_one_node_that_serves(engine: Engine) -> None:

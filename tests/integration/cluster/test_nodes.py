@@ -23,7 +23,7 @@ from tests.integration.cluster.slow_way import slow_way
 from tests.postgres_server import PostgresServer
 
 import cellyard
-from cellyard_proto.v1 import notebooks_pb2, notebooks_pb2_grpc
+from cellyard_proto.v1 import executions_pb2, executions_pb2_grpc, notebooks_pb2, notebooks_pb2_grpc
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -79,6 +79,22 @@ def _until(what: str, seen: object) -> None:
     while not seen():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+def _leave(endpoint: str, notebook: str, sources: list[str]) -> list[str]:
+    """Has cells run, and is gone: no session is there that would ask what becomes of them."""
+    with grpc.insecure_channel(endpoint) as channel:
+        stub = executions_pb2_grpc.ExecutionsStub(channel)
+        return [
+            stub.Enqueue(
+                executions_pb2.Start(
+                    notebook_id=notebook,
+                    request_id=source,
+                    source=executions_pb2.NewCell(cell_id=source, source=source),
+                )
+            ).execution_id
+            for source in sources
+        ]
 
 
 def test_notebooks_go_to_several_nodes_and_any_controller_leads_there(two: Nodes) -> None:
@@ -359,6 +375,30 @@ def test_a_slow_way_to_the_database_costs_time_and_nothing_else(folder: Path, da
                 assert (node.state, node.fence) == ("serving", 1), "it has had one lease all the time"
         finally:
             nodes.close()
+
+
+def test_what_waits_for_room_goes_where_there_is_some(folder: Path, database: str) -> None:
+    """A node is added to a cluster that is full: what waits for that runs there, whether its client is still there."""
+    nodes = Nodes(folder, database, CELLYARD_CAPACITY__SANDBOXES="1")
+    try:
+        nodes.start("a")
+        with nodes.session("full", "a") as first:
+            pid = first.run("import os; os.getpid()").value
+            left = _leave(nodes.process("a").endpoint, "left", ["'ran'", "'ran too'"])
+            with nodes.session("followed", "a") as session, ThreadPoolExecutor() as pool:
+                followed = pool.submit(session.run, "'ran'")
+                with nodes.client("a") as client:
+                    _until("it does not wait", lambda: client.list_nodes()[0].waiting == 2)
+                    nodes.start("b")
+                    _until("nobody runs it", lambda: client.get_execution("left", left[1]).end)
+                    assert [client.get_execution("left", each).value for each in left] == ["ran", "ran too"]
+                    assert nodes.where("left", "a") == "b"
+                    nodes.start("c")
+                    assert followed.result(ANSWERS_WITHIN_S).value == "ran"
+                    assert nodes.where("followed", "a") == "c"
+            assert first.run("os.getpid()").value == pid, "who has a kernel keeps it"
+    finally:
+        nodes.close()
 
 
 def test_an_end_by_signal_leaves_no_notebook_behind(two: Nodes) -> None:

@@ -7,15 +7,15 @@ import uuid
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, delete, update
+from sqlalchemy import Engine, delete, select, update
 from tests.integration.cluster.conftest import NodeHere
 
-from cellyard_controller.cluster import leases, owners
+from cellyard_controller.cluster import handed_over, leases, owners
 from cellyard_controller.cluster.leases import Identity, Taken
 from cellyard_controller.cluster.nodes import NodeState
 from cellyard_controller.cluster.owners import Hold
 from cellyard_controller.errors import Moved, NotebookNotFound, NotOwner, QuotaExceeded
-from cellyard_controller.ids import NotebookId, NotebookRef, TenantName
+from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.store.schema import nodes, notebooks
 
 Make = Callable[..., NodeHere]
@@ -80,6 +80,54 @@ async def test_a_notebook_that_is_placed_elsewhere_is_had_there_before_anybody_i
         await second.ownerships.own(ref, create=False)  # and does not send them back
         with pytest.raises(NotOwner):
             await first.ownerships.own(ref, create=False)
+
+
+def handed_to(engine: Engine, node: NodeHere) -> list[NotebookKey]:
+    with engine.begin() as connection:
+        return handed_over.find(connection, node.name)
+
+
+def key_of(engine: Engine, ref: NotebookRef) -> NotebookKey:
+    with engine.begin() as connection:
+        return NotebookKey(
+            connection.execute(select(notebooks.c.key).where(notebooks.c.notebook_id == ref.notebook_id)).scalar_one()
+        )
+
+
+async def test_a_notebook_is_handed_over_in_one_step_with_the_word_of_it(engine: Engine, node: Make) -> None:
+    first, second, third = node("first"), node("second"), node("second_")  # a name that is the beginning of another
+    async with first.running(), second.running(), third.running():
+        ref = new()
+        await first.ownerships.own(ref, create=True)
+        key = key_of(engine, ref)
+        assert await first.ownerships.hand_over(ref, key, second.name)
+        assert hold(engine, ref, second) is Hold.HERE
+        assert (handed_to(engine, first), handed_to(engine, second), handed_to(engine, third)) == ([], [key], [])
+        with pytest.raises(NotOwner):
+            await first.ownerships.own(ref, create=False)
+        assert not await first.ownerships.hand_over(ref, key, third.name), "it is not its own any more"
+        await second.ownerships.own(ref, create=False)
+        assert await second.ownerships.hand_over(ref, key, first.name)
+        assert await first.ownerships.own(ref, create=False) is None
+        assert await first.ownerships.hand_over(ref, key, second.name), "again"
+        with engine.begin() as connection:
+            handed_over.settle(connection, second.name, [key])
+        assert (handed_to(engine, first), handed_to(engine, second)) == ([key], [])
+
+
+async def test_nothing_is_handed_over_to_who_does_not_serve(engine: Engine, node: Make) -> None:
+    first, second = node("first"), node("second")
+    async with first.running():
+        ref = new()
+        await first.ownerships.own(ref, create=True)
+        key = key_of(engine, ref)
+        assert not await first.ownerships.hand_over(ref, key, "nobody")
+        async with second.running():
+            await second.ownerships.drain()
+            assert not await first.ownerships.hand_over(ref, key, second.name)
+        assert not await first.ownerships.hand_over(ref, key, second.name), "it has left"
+        await first.ownerships.own(ref, create=False)
+        assert hold(engine, ref, first) is Hold.HERE
 
 
 async def test_a_node_that_is_told_of_a_notebook_and_no_longer_serves_is_passed_over(

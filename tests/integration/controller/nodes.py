@@ -10,7 +10,7 @@ import grpc
 from cellyard_controller.app import Controller
 from cellyard_controller.config import Config
 from cellyard_controller.errors import Moved, NotOwner
-from cellyard_controller.ids import NotebookId, NotebookRef, TenantName
+from cellyard_controller.ids import NotebookId, NotebookKey, NotebookRef, TenantName
 from cellyard_controller.runtimes.fake import FakeRuntime
 
 from .conftest import NOWHERE, Stubs
@@ -30,6 +30,8 @@ class Table:
         self.endpoints: dict[str, str] = {}
         self.settling: set[NotebookRef] = set()
         """Whose owner cannot be told for the moment."""
+        self.handed: list[NotebookKey] = []
+        """What was handed over."""
 
     def give(self, notebook_id: str, node: str) -> None:
         self.owners[ref(notebook_id)] = node
@@ -43,6 +45,8 @@ class Said:
         self.asked: list[tuple[str, str]] = []
         self.believes: dict[str, str] = {}
         """What this node believes instead of the table."""
+        self.hands_over: bool | Exception = True
+        """What becomes of handing over."""
 
     async def own(self, ref: NotebookRef, *, create: bool) -> None:
         self.asked.append(("own", ref.notebook_id))
@@ -57,6 +61,15 @@ class Said:
 
     async def give_up(self, ref: NotebookRef) -> None:
         self.asked.append(("give_up", ref.notebook_id))
+
+    async def hand_over(self, ref: NotebookRef, key: NotebookKey, to: str) -> bool:
+        self.asked.append(("hand_over", ref.notebook_id))
+        if isinstance(self.hands_over, Exception):
+            raise self.hands_over
+        if self.hands_over:
+            self.table.owners[ref] = to
+            self.table.handed.append(key)
+        return self.hands_over
 
 
 class Node:

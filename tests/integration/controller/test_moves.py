@@ -301,3 +301,99 @@ async def test_a_start_leaves_alone_what_is_another_nodes(nodes: Nodes, here: No
     assert not here.rooms.loaded
     there.runtime.open("open")
     assert (await asyncio.wait_for(run, WITHIN)).end == ex.EXECUTION_END_SUCCEEDED
+
+
+@pytest.fixture
+async def full(nodes: Nodes) -> Node:
+    """A node with room for one sandbox, which somebody has."""
+    node = await nodes.start("a", capacity={"sandboxes": 1})
+    await node.stubs.run("first", "value 1")
+    return node
+
+
+@pytest.fixture
+async def roomy(nodes: Nodes, full: Node) -> Node:
+    return await nodes.start("b")
+
+
+async def waiting(node: Node, count: int = 1) -> None:
+    """Returns once so many claims wait for room."""
+    await until(lambda: node.controller.supervisor.waiting() == ["capacity"] * count)
+
+
+async def enqueue(node: Node, source: str, **more: Any) -> str:
+    start = ex.Start(notebook_id="nb", request_id=source, source=ex.NewCell(cell_id=source, source=source), **more)
+    execution_id: str = (await node.stubs.executions.Enqueue(start)).execution_id
+    return execution_id
+
+
+async def ends(node: Node, execution_id: str) -> list[str]:
+    """How an execution ends: its end, and why."""
+    attached = node.stubs.executions.Attach(ex.AttachExecution(notebook_id="nb", execution_id=execution_id))
+    await asyncio.wait_for(asked(attached), WITHIN)
+    found = await node.stubs.executions.Get(ex.GetExecution(notebook_id="nb", execution_id=execution_id))
+    return [ex.ExecutionEnd.Name(found.end).removeprefix("EXECUTION_END_").lower(), found.end_reason]
+
+
+async def test_what_waits_for_room_runs_where_it_is_passed_on_to(nodes: Nodes, full: Node, roomy: Node) -> None:
+    ids = [await enqueue(full, f"value {number}") for number in range(3)]
+    starting = full.stubs.kernels.Start(kr.StartKernel(notebook_id="nb", request_id="k"))
+    session = full.stubs.sessions.Attach(ss.AttachSession(notebook_id="nb", session_id="s"))
+    assert await session.read()
+    await waiting(full)
+    await full.rooms.pass_on({ref("nb"): "b", ref("first"): "b", ref("nowhere"): "b"})
+    assert full.owns.asked[-1] == ("hand_over", "nb"), "who has a kernel is left alone, and who is not here"
+    for stream in (starting, session):
+        with pytest.raises(grpc.aio.AioRpcError, match="moved to another node") as ended:
+            await asyncio.wait_for(to_its_end(stream), WITHIN)
+        assert told(ended.value)[0].metadata["retryable"] == "true"
+    await roomy.rooms.take_over(nodes.table.handed, (EndReason.NODE_LOST, "not of these"))
+    assert [await ends(roomy, each) for each in ids] == [["succeeded", ""]] * 3
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await full.stubs.kernels.Get(kr.GetKernel(notebook_id="nb"))
+    assert told(refused.value)[0].metadata["node"] == "b"
+    assert not full.controller.supervisor.queue()
+    assert [each.notebook.notebook_id for each in full.controller.supervisor.sandboxes()] == ["first"]
+
+
+@pytest.mark.parametrize("fails", [False, StoreFailed("the database went away")])
+async def test_what_cannot_be_passed_on_goes_on_where_it_is(full: Node, roomy: Node, fails: bool | Exception) -> None:
+    """The other node does not serve any more; or nobody can say what has become of it."""
+    execution_id = await enqueue(full, "value 1")
+    await waiting(full)
+    full.owns.hands_over = fails
+    if fails:
+        with pytest.raises(StoreFailed):
+            await full.rooms.pass_on({ref("nb"): "b"})
+        await full.rooms.pass_on({})
+    else:
+        await full.rooms.pass_on({ref("nb"): "b"})
+    await waiting(full)
+    await full.stubs.kernels.Shutdown(kr.ShutdownKernel(notebook_id="first", request_id="s"))
+    assert await ends(full, execution_id) == ["succeeded", ""]
+    assert not roomy.rooms.loaded
+
+
+async def test_what_has_got_its_room_meanwhile_is_not_passed_on(full: Node, roomy: Node) -> None:
+    execution_id = await enqueue(full, "value 1")
+    await waiting(full)
+    await full.stubs.kernels.Shutdown(kr.ShutdownKernel(notebook_id="first", request_id="s"))
+    assert await ends(full, execution_id) == ["succeeded", ""]
+    await full.rooms.pass_on({ref("nb"): "b"})
+    assert ("hand_over", "nb") not in full.owns.asked
+
+
+async def test_a_start_timeout_goes_along(nodes: Nodes, full: Node, roomy: Node) -> None:
+    """It is of what was accepted, not of where that waits."""
+    execution_id = await enqueue(full, "value 1")
+    await waiting(full)
+    async with full.rooms.use(ref("nb")) as room:
+        (before,) = room._runner.queue.waiting
+    roomy.runtime.hang_engine()
+    await full.rooms.pass_on({ref("nb"): "b"})
+    await roomy.rooms.take_over(nodes.table.handed, (EndReason.NODE_LOST, "not of these"))
+    async with roomy.rooms.use(ref("nb")) as room:
+        (after,) = room._runner.queue.waiting
+    assert (after.execution_id, after.start_deadline) == (execution_id, before.start_deadline)
+    roomy.runtime.resume_engine()
+    assert await ends(roomy, execution_id) == ["succeeded", ""]
