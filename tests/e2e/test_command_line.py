@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -207,11 +208,26 @@ def test_completing_starts_no_controller_and_says_nothing(tmp_path: Path) -> Non
     assert completed("cellyard notebooks show ", {"CELLYARD_ENDPOINT": "no endpoint"}) == []
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_for_a_shell_is_printed(shell: str) -> None:
-    done = run("--show-completion", shell, env={})
-    assert done.returncode == 0
+@pytest.mark.parametrize(
+    ("shell", "says"),
+    [("bash", "complete -o default -F"), ("zsh", "#compdef cellyard"), ("fish", "complete --command cellyard")],
+)
+def test_the_script_for_the_shell_that_asks_is_printed(tmp_path: Path, shell: str, says: str) -> None:
+    """Shells are known by the names of their processes."""
+    (tmp_path / shell).symlink_to(shutil.which("bash") or "")
+    done = subprocess.run(
+        [
+            tmp_path / shell,
+            "-c",
+            f"{shlex.quote(str(Path(sys.executable).with_name('cellyard')))} --show-completion; exit $?",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
     assert "_CELLYARD_COMPLETE" in done.stdout
+    assert says in done.stdout
 
 
 def parsed(words: list[str]) -> None:

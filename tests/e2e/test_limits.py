@@ -128,9 +128,9 @@ def test_processes_that_are_refused_are_told_with_their_limit(box: cellyard.Sess
 
 
 def test_a_sandbox_that_is_held_back_says_how_many_processors_it_has(box: cellyard.Session, limited: Process) -> None:
-    # So little that even a machine on which nine others want to run has more for it, and its limit is what counts.
+    # So little that even a machine on which nineteen others want to run has more for it, and its limit is what counts.
     (container,) = limited.containers()
-    subprocess.run(["docker", "update", "--cpus", "0.1", container.id], check=True, capture_output=True)
+    subprocess.run(["docker", "update", "--cpus", "0.05", container.id], check=True, capture_output=True)
     result, warned = run(
         box,
         "import subprocess, sys\nburn = 'import time\\nend = time.time() + 4\\nwhile time.time() < end: pass'\n"
@@ -138,9 +138,9 @@ def test_a_sandbox_that_is_held_back_says_how_many_processors_it_has(box: cellya
         "[process.wait() for process in burning]",
     )
     assert result.success
-    assert warned["cpu"].details["limit"] == "0.1"
+    assert warned["cpu"].details["limit"] == "0.05"
     assert int(warned["cpu"].details["held_back"]) >= 5
-    assert "its limit of processors is 0.1" in warned["cpu"].message
+    assert "its limit of processors is 0.05" in warned["cpu"].message
 
 
 FILL = """
