@@ -9,7 +9,7 @@ from tests.controller_process import Process
 
 from .conftest import MIB, Careless, unharmed
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
 
 FLOODS = {
     "1 GB to stdout": "line = 'x' * 9999\nfor _ in range(100_000): print(line)",
