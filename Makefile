@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench setup venv semantic serve proto sync cli-docs screenshots docs seccomp image runsc redis postgres haproxy chromium systemd soak clean
+.PHONY: help run test check bench setup venv semantic serve proto sync cli-docs screenshots docs seccomp image runsc redis postgres haproxy chromium systemd nodes soak clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -30,6 +30,9 @@ docs: venv ## the site, into site/
 
 bench: image ## the benchmarks; tables, and JSON in bench-results/
 	@$(VENV)/bin/python -m pytest -m bench -q -s --timeout 0 tests/bench $(PYTEST_ARGS)
+
+nodes: image postgres ## of the long tests: three machines, one after the other fails (4 min, alone on this one)
+	@$(VENV)/bin/python -m pytest -m soak --timeout 0 tests/cluster/test_nodes_fail.py $(PYTEST_ARGS)
 
 soak: image ## the long tests
 	@$(VENV)/bin/python -m pytest -m soak --timeout 0 tests $(PYTEST_ARGS)
