@@ -361,6 +361,8 @@ class Rooms:
             seat = self._seats.get(ref)
             if seat is None or not await seat.room.pass_on(_moved(ref)):
                 return
+            if self._seats.get(ref) is not seat:
+                return  # it was lost meanwhile
             key = seat.room.key
             self._closed.add(key)
             del self._seats[ref]

@@ -14,7 +14,8 @@ from google.rpc import error_details_pb2, status_pb2
 import cellyard
 from cellyard import errors
 from cellyard._rpc_errors import translate
-from cellyard_controller.errors import Moved
+from cellyard_controller.errors import Moved, Refused
+from cellyard_controller.notebooks.room import Room
 from cellyard_controller.sandboxes.lifecycle import EndReason
 from cellyard_controller.store import StoreFailed
 from cellyard_proto.v1 import executions_pb2 as ex
@@ -372,6 +373,26 @@ async def test_what_cannot_be_passed_on_goes_on_where_it_is(full: Node, roomy: N
     await full.stubs.kernels.Shutdown(kr.ShutdownKernel(notebook_id="first", request_id="s"))
     assert await ends(full, execution_id) == ["succeeded", ""]
     assert not roomy.rooms.loaded
+
+
+async def test_what_is_lost_while_it_is_passed_on_is_lost(
+    full: Node, roomy: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease ends at that moment: who takes over sees to all of it."""
+    await enqueue(full, "value 1")
+    await waiting(full)
+    pass_on, losing = Room.pass_on, list[asyncio.Task[None]]()
+
+    async def lost_meanwhile(room: Room, why: Refused) -> bool:
+        done = await pass_on(room, why)
+        losing.append(asyncio.create_task(full.rooms.disown()))
+        await until(lambda: not full.rooms.loaded)
+        return done
+
+    monkeypatch.setattr(Room, "pass_on", lost_meanwhile)
+    await full.rooms.pass_on({ref("nb"): "b"})
+    await asyncio.wait_for(losing[0], WITHIN)
+    assert ("hand_over", "nb") not in full.owns.asked
 
 
 async def test_what_has_got_its_room_meanwhile_is_not_passed_on(full: Node, roomy: Node) -> None:
