@@ -92,6 +92,8 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         tenant = TenantName(message.tenant) or (None if caller.operator else caller.tenant)
         if tenant != caller.tenant:
             caller.must_be_operator()
+            if tenant is not None and tenant != LOCAL:
+                await self._store.read(partial(records.require, name=tenant))
         first, last = _day(message.from_day), _day(message.to_day)
         days = await self._store.read(partial(usage.by_day, tenant=tenant, first=first, last=last))
         owners = [tenant] if tenant is not None else await self._store.read(kept.owners)

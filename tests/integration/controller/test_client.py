@@ -100,6 +100,9 @@ async def test_a_tenant_sees_its_usage_and_the_operator_all(flavour: str, endpoi
         assert (kept.tenant, kept.notebooks) == ("alice", 1)
         assert kept.storage_bytes > 0
         assert day in (await operator.usage()).days
+        with pytest.raises(cellyard.InvalidRequest, match="the tenant 'nobody' does not exist"):
+            await operator.usage("nobody")
+        assert (await operator.usage("local")).days == ()
         assert not (await operator.usage("alice", to_day=day.day.replace(year=2000, day=1))).days
 
 
