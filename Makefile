@@ -31,7 +31,7 @@ docs: venv ## the site, into site/
 bench: image ## the benchmarks; tables, and JSON in bench-results/
 	@$(VENV)/bin/python -m pytest -m bench -q -s --timeout 0 tests/bench $(PYTEST_ARGS)
 
-nodes: image postgres ## of the long tests: three machines, one after the other fails (4 min, alone on this one)
+nodes: image redis postgres haproxy chromium systemd ## of the long tests: three machines, one after the other fails (4 min, alone on this one)
 	@$(VENV)/bin/python -m pytest -m soak --timeout 0 tests/cluster/test_nodes_fail.py $(PYTEST_ARGS)
 
 soak: image ## the long tests

@@ -1,4 +1,4 @@
-"""The reference of the configuration: every field of config.py with its names, its default and its meaning."""
+"""The reference of the configuration: every field of the sections with its names, its default and its meaning."""
 
 from __future__ import annotations
 
