@@ -19,6 +19,7 @@ from cellyard_controller.cluster.membership import Membership
 from cellyard_controller.cluster.nodes import NodeState, NodeView
 from cellyard_controller.cluster.owners import Inherited
 from cellyard_controller.cluster.ownerships import Ownerships
+from cellyard_controller.cluster.placement import Wish
 from cellyard_controller.cluster.reports import NodeReport, describe, read
 from cellyard_controller.cluster.sharing import Sharing, Usual
 from cellyard_controller.cluster.standing import Standing, Terms
@@ -262,13 +263,12 @@ class Cluster:
         assert self._sandboxes is not None
         asked_before = steady() - self._membership.terms.renew_every_s
         others = {node.name for node in self._membership.serving} - {self.name}
-        found: dict[NotebookRef, str] = {}
+        avoid, found = self._all_but(others), dict[NotebookRef, str]()
         for claim in self._sandboxes.queue() if others else ():
-            if claim.waited is None or claim.waited.reason != "capacity" or claim.asked_at > asked_before:
+            if claim.waited is None or not claim.waited.for_room or claim.asked_at > asked_before:
                 continue
-            quota = self._quota(claim.ref.tenant)
-            avoid, now = self._all_but(others), self._membership.now
-            to = self._sharing.room_elsewhere(claim.ref, claim.kind, claim.need, avoid, quota, now)
+            wish = Wish(claim.ref, claim.kind, claim.need, avoid=avoid)
+            to = self._sharing.room(wish, self._quota(claim.ref.tenant), self._membership.now)
             if to is not None:
                 found[claim.ref] = to
             if len(found) == _PASSED_ON_AT_ONCE:

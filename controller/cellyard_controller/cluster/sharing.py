@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -84,24 +85,12 @@ class Sharing:
 
     def place(self, ref: NotebookRef, last: str, avoid: frozenset[str], quota: Bounds, now: float) -> str | None:
         """A node for a notebook that nobody has; None where none could ever hold it."""
-        kind, need = self._usual
-        reach = shares.reach(quota, self._used(ref.tenant), self._unit())
-        chosen = place(Wish(ref, kind, need, last_node=last, avoid=avoid, reach=reach), self._fleet, now)
-        if chosen is None:
-            return None
-        self._fleet.placed(chosen.node, kind, need)
-        return chosen.node
+        wish = Wish(ref, *self._usual, last_node=last, avoid=avoid)
+        return self._placed(wish, quota, now, set(Why))
 
-    def room_elsewhere(
-        self, ref: NotebookRef, kind: Kind, need: Need, avoid: frozenset[str], quota: Bounds, now: float
-    ) -> str | None:
-        """A node where a sandbox like this would start at once; None where there is none."""
-        reach = shares.reach(quota, self._used(ref.tenant), self._unit())
-        chosen = place(Wish(ref, kind, need, avoid=avoid, reach=reach), self._fleet, now)
-        if chosen is None or chosen.why is Why.LINE:
-            return None
-        self._fleet.placed(chosen.node, kind, need)
-        return chosen.node
+    def room(self, wish: Wish, quota: Bounds, now: float) -> str | None:
+        """A node where what is wished for would start at once; None where there is none."""
+        return self._placed(wish, quota, now, set(Why) - {Why.LINE})
 
     def failing(self, name: str) -> bool:
         """Whether a node serves and nothing comes up on it."""
@@ -109,6 +98,14 @@ class Sharing:
         return node is not None and node.report.failing
 
     # Inside
+
+    def _placed(self, wish: Wish, quota: Bounds, now: float, reasons: Collection[Why]) -> str | None:
+        reach = shares.reach(quota, self._used(wish.ref.tenant), self._unit())
+        chosen = place(replace(wish, reach=reach), self._fleet, now)
+        if chosen is None or chosen.why not in reasons:
+            return None
+        self._fleet.placed(chosen.node, wish.kind, wish.need)
+        return chosen.node
 
     def _note(self, nodes: Sequence[Node], now: float) -> None:
         serves = self._name in self._fleet.serving

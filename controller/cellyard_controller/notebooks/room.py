@@ -19,7 +19,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from cellyard_controller.changes import Changes
 from cellyard_controller.clock import steady
 from cellyard_controller.config import Config, EnvironmentsConfig
-from cellyard_controller.errors import Refused, Unavailable
+from cellyard_controller.errors import Moved, Refused, Unavailable
 from cellyard_controller.executions import queue as q
 from cellyard_controller.executions.counts import Counts
 from cellyard_controller.executions.journal import Journal
@@ -254,9 +254,11 @@ class Room:
         )
         """Packages for its kernel, for everybody."""
 
-    def _settle(self, config: EnvironmentsConfig, settings: KernelSettings) -> KernelSettings:
+    async def _settle(self, config: EnvironmentsConfig, settings: KernelSettings) -> KernelSettings:
         try:
-            metadata = self._pages.document.metadata(NOTEBOOK_METADATA)
+            metadata = (await self._pages.current()).metadata(NOTEBOOK_METADATA)
+        except Moved:
+            raise  # what it lists is not known for the moment: another environment would be a guess
         except Unavailable:
             metadata = None  # a damaged document keeps nobody from running code
         return settled(settings, metadata, config)

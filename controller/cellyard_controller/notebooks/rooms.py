@@ -102,8 +102,8 @@ class Rooms:
         self._removals: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
         """What is given up."""
-        self._closed: set[NotebookKey] = set()
-        """What was to be passed on, and is perhaps this node's still."""
+        self._not_handed_over: set[NotebookKey] = set()
+        """What was to be, is closed, and is perhaps this node's still."""
         self._disowned = 0
         """How often notebooks were lost: what was being opened meanwhile may be one of them."""
         self._last_busy = time.monotonic()
@@ -173,9 +173,9 @@ class Rooms:
         this node's, goes on here with the next call."""
         for ref, to in moves.items():
             await self._pass_on(ref, to)
-        for key in list(self._closed):
+        for key in list(self._not_handed_over):
             await self._recover(key, LOST_ELSEWHERE)
-            self._closed.discard(key)
+            self._not_handed_over.discard(key)
 
     async def make_way(self) -> None:
         """Lets go of the notebooks that nobody uses, with kernels that are idle: this node is being emptied."""
@@ -364,12 +364,12 @@ class Rooms:
             if self._seats.get(ref) is not seat:
                 return  # it was lost meanwhile
             key = seat.room.key
-            self._closed.add(key)
+            self._not_handed_over.add(key)
             del self._seats[ref]
             self.changes.tell()
             await self._end(seat)
             if await self._ownership.hand_over(ref, key, to):
-                self._closed.discard(key)
+                self._not_handed_over.discard(key)
                 log.info("a notebook that waits for room goes to another node", notebook_id=ref.notebook_id, to=to)
 
     async def _give_up(self, ref: NotebookRef) -> None:

@@ -62,7 +62,7 @@ class Seating:
         calling: Calling,
         audit: Audit,
         owner: SandboxOwner,
-        settle: Callable[[KernelSettings], KernelSettings],
+        settle: Callable[[KernelSettings], Awaitable[KernelSettings]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         ask: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     ) -> None:
@@ -91,19 +91,19 @@ class Seating:
     @property
     def waits_for_room(self) -> bool:
         """Whether a sandbox is wanted, for which this machine has no room."""
-        return self._claim is not None and self._waited is not None and self._waited.reason == "capacity"
+        return self._claim is not None and self._waited is not None and self._waited.for_room
 
     # Wanting a kernel
 
     async def choose(self, settings: KernelSettings, change: Change) -> None:
         """Notes which kernel is to be started where none runs; refuses what does not fit the one that does.
 
-        Raises KernelMismatch, CapabilityUnavailable, InvalidRequest.
+        Raises KernelMismatch, CapabilityUnavailable, InvalidRequest, Moved.
         """
         if self._kernel.running:
             self._check_fits(settings)
             return
-        settings = self._settle(settings)
+        settings = await self._settle(settings)
         await self._supervisor.check(settings)
         sealed = self._seal.close(settings_to_json(settings))
         change.rows.append(partial(records.change, key=self._notebook, kernel_settings=sealed))

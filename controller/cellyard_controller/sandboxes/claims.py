@@ -33,6 +33,11 @@ class Waited:
     """How many claims are served before it."""
     eta_s: float | None
 
+    @property
+    def for_room(self) -> bool:
+        """Whether it is the machine that has none left, and not the tenant's quota."""
+        return self.reason == "capacity"
+
     def __str__(self) -> str:
         return _REASONS[self.reason]
 
@@ -42,13 +47,12 @@ class ClaimView:
     """A claim that has no sandbox yet, as it is told."""
 
     ref: NotebookRef
-    template: str
+    kind: Kind
+    need: Need
     waited: Waited | None
     """What it waits for that others have; None where its sandbox is being made."""
     asked_at: float
     """By the steady clock."""
-    kind: Kind
-    need: Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Claim:
     def view(self) -> ClaimView:
         """As it is told."""
         asked_at = steady() - (time.monotonic() - self.asked_at)
-        return ClaimView(self.request.ref, self.kind.template, self.waited, asked_at, self.kind, self.need)
+        return ClaimView(self.request.ref, self.kind, self.need, self.waited, asked_at)
 
     def as_waiting(self) -> Waiting:
         """As the scheduler sees it."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import stat
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,8 +14,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from tests.package_index import PackageIndex
 
+from cellyard_controller.ids import LOCAL, NotebookId, NotebookRef
 from cellyard_controller.runtimes import SandboxSpec
 from cellyard_controller.runtimes.fake import FakeRuntime
+from cellyard_controller.store.errors import StoreAway
 from cellyard_proto.v1 import executions_pb2 as ex
 from cellyard_proto.v1 import kernels_pb2 as ker
 from cellyard_proto.v1 import notebooks_pb2 as nb
@@ -139,6 +142,26 @@ async def test_a_run_starts_what_the_notebooks_metadata_lists(stubs: Stubs, runt
     kernel = await stubs.kernels.Get(ker.GetKernel(notebook_id="n"))
     assert kernel.env_source == "uv:inline"
     assert runtime.specs[0].environment is not None
+
+
+async def test_a_document_that_is_not_known_for_a_moment_costs_no_environment(
+    yard: Yard, stubs: Stubs, runtime: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store was away while an edit was taken back: a run gets what the notebook lists, or is refused."""
+    await set_metadata(stubs, "n", INLINE)
+
+    async def away(_work: Any) -> Any:
+        raise StoreAway("the database is starting up")
+
+    async with yard.controller.rooms.use(NotebookRef(LOCAL, NotebookId("n"))) as room:
+        with monkeypatch.context() as gone:
+            gone.setattr(room._pages, "_store", SimpleNamespace(read=away))
+            await room._inbox.ask(lambda: room._pages.take_back(StoreAway("the database went away")))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stubs.run("n", "value 1")
+            assert refusal(refused.value).metadata["retryable"] == "true"
+        assert (await stubs.run("n", "value 1")).end == ex.EXECUTION_END_SUCCEEDED
+    assert (await stubs.kernels.Get(ker.GetKernel(notebook_id="n"))).env_source == "uv:inline"
 
 
 @pytest.mark.parametrize("metadata", ["no json", "[]", json.dumps({"runt": {"uv": {"dependencies": []}}})])

@@ -104,7 +104,7 @@ class Overview:
                 yield {
                     "tenant": claim.ref.tenant,
                     "notebook_id": claim.ref.notebook_id,
-                    "template": claim.template,
+                    "template": claim.kind.template,
                     "since": shown(claim.asked_at),
                     "reason": waited.reason if waited else "start",
                     "message": str(waited) if waited else "its sandbox is being made",
