@@ -192,10 +192,11 @@ def usage(
 
 def _used(connection: Any, blobs: Any, request: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     from cellyard_controller.executions import usage as used
-    from cellyard_controller.tenants import kept
+    from cellyard_controller.tenants import kept, records
 
-    days = used.by_day(connection, request.tenant or None, request.from_day, request.to_day)
-    owners = [request.tenant] if request.tenant else kept.owners(connection)
+    tenant = records.require_any(connection, request.tenant) if request.tenant else None
+    days = used.by_day(connection, tenant, request.from_day, request.to_day)
+    owners = [tenant] if tenant else kept.owners(connection)
     return [asdict(day) for day in days], [asdict(kept.measured(connection, blobs, owner)) for owner in owners]
 
 

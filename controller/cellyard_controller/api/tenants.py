@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import date
 from functools import partial
 
 from cellyard_controller.api.access import Access, Caller, unary
-from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions import usage
 from cellyard_controller.ids import LOCAL, TenantName
 from cellyard_controller.store import Store
@@ -92,10 +90,10 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         tenant = TenantName(message.tenant) or (None if caller.operator else caller.tenant)
         if tenant != caller.tenant:
             caller.must_be_operator()
-            if tenant is not None and tenant != LOCAL:
-                await self._store.read(partial(records.require, name=tenant))
-        first, last = _day(message.from_day), _day(message.to_day)
-        days = await self._store.read(partial(usage.by_day, tenant=tenant, first=first, last=last))
+        if tenant is not None:
+            await self._store.read(partial(records.require_any, name=tenant))
+        select = partial(usage.by_day, tenant=tenant, first=message.from_day, last=message.to_day)
+        days = await self._store.read(select)
         owners = [tenant] if tenant is not None else await self._store.read(kept.owners)
         keeping = [
             await self._store.read(partial(kept.measured, blobs=self._store.blobs, tenant=owner)) for owner in owners
@@ -103,13 +101,6 @@ class Tenants(tenants_pb2_grpc.TenantsServicer):
         return pb.GetUsageResponse(
             days=[pb.DayOfUsage(**asdict(day)) for day in days], kept=[pb.Kept(**asdict(each)) for each in keeping]
         )
-
-
-def _day(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat() if text else ""
-    except ValueError:
-        raise InvalidRequest(f"{text[:40]!r} is no day: write it as 2024-02-29") from None
 
 
 def _grant(message: pb.TokenGrant) -> Grant:

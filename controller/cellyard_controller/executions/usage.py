@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import date
 
 from sqlalchemy import Connection, bindparam, case, select
 
+from cellyard_controller.errors import InvalidRequest
 from cellyard_controller.executions.model import Execution
 from cellyard_controller.ids import TenantName
 from cellyard_controller.store.dialects import Insert, Inserting
@@ -52,7 +54,8 @@ def add(connection: Connection, used: Day) -> None:
 
 
 def by_day(connection: Connection, tenant: TenantName | None, first: str, last: str) -> list[Day]:
-    """Usage by tenant and day; None for all tenants, empty days for any."""
+    """Usage by tenant and day; None for all tenants, empty days for any. Raises InvalidRequest for what is no day."""
+    first, last = _day(first), _day(last)
     query = select(usage).order_by(usage.c.tenant, usage.c.day)
     if tenant is not None:
         query = query.where(usage.c.tenant == tenant)
@@ -61,6 +64,13 @@ def by_day(connection: Connection, tenant: TenantName | None, first: str, last: 
     if last:
         query = query.where(usage.c.day <= last)
     return [Day(**row._mapping) for row in connection.execute(query)]
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat() if text else ""
+    except ValueError:
+        raise InvalidRequest(f"{text[:40]!r} is no day: write it as 2024-02-29") from None
 
 
 def of_execution(tenant: TenantName, ended: Execution) -> Day:

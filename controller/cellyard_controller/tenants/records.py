@@ -56,6 +56,11 @@ def require(connection: Connection, name: str) -> TenantName:
     return TenantName(name)
 
 
+def require_any(connection: Connection, name: str) -> TenantName:
+    """Likewise; `local` is one too."""
+    return LOCAL if name == LOCAL else require(connection, name)
+
+
 def set_quotas(connection: Connection, name: str, changes: Mapping[str, str]) -> TenantRecord:
     """Changes what a tenant may have, the quotas that are named. Raises InvalidRequest."""
     require(connection, name)

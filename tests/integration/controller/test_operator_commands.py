@@ -52,6 +52,22 @@ def test_lists_are_columns_that_programs_can_part(tmp_path: Path) -> None:
     assert tokens[1:] == ["full", "never", "never", "-"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["nobody"], "the tenant 'nobody' does not exist"),
+        (["--since", "yesterday"], "'yesterday' is no day: write it as 2024-02-29"),
+    ],
+)
+def test_usage_of_nobody_and_of_no_day_is_refused_without_a_controller_too(
+    tmp_path: Path, asked: list[str], says: str
+) -> None:
+    done = run("tenants", "usage", *asked, "--data", "d", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"cellyard: {says}\n")
+    done = run("tenants", "usage", "local", "--data", "d", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "local keeps 0 notebooks, 0 bytes\n")
+
+
 def test_nothing_in_a_table_does_something_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     cli_tables.table(("a", "b"), [("\x1b[2J", None), ("x", "\u202e")])
     assert capsys.readouterr().out == "\\x1b[2J  -\nx        \\u202e\n"
